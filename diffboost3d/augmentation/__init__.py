@@ -1,0 +1,1 @@
+"""Mixing and changing training volumes: cuboid merging and the classical stack."""

@@ -1,0 +1,91 @@
+"""Checking one pair of files before anything is learned from it; what is wrong is said in one line that names the file."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffboost3d.cases.layouts import Pair
+from diffboost3d.cases.records import Finding
+from diffboost3d.errors import DataError
+from diffboost3d.imaging.files import Volume, read
+
+KEPT_UNLABELLED = "the image is used unlabelled"
+SKIPPED = "the case is skipped"
+
+
+@dataclass(frozen=True)
+class CheckedPair:
+    """A readable image and its whole-number label, or None."""
+
+    image: Volume
+    label: NDArray[np.int64] | None
+
+
+def check_pair(pair: Pair, known: Collection[int] | None) -> tuple[CheckedPair | None, Finding | None]:
+    """Read and check a pair.
+
+    Args:
+        known: the label values that may occur; None: any whole number from 0.
+
+    Returns:
+        (None, finding) where the case can't be used; (pair, finding) where only its label can't; (pair, None) else.
+    """
+    try:
+        image = read(pair.image)
+        _check_image(pair, image)
+    except DataError as error:
+        return None, Finding(pair.id, str(error), SKIPPED)
+    if pair.missing:
+        return CheckedPair(image, None), Finding(pair.id, f"its label {pair.missing} is missing", KEPT_UNLABELLED)
+    if pair.label is None:
+        return CheckedPair(image, None), None
+    try:
+        return CheckedPair(image, _checked_label(pair, image, known)), None
+    except DataError as error:
+        return None, Finding(pair.id, str(error), SKIPPED)
+
+
+def _check_image(pair: Pair, image: Volume) -> None:
+    if not np.isfinite(image.array).all():
+        count = int((~np.isfinite(image.array)).sum())
+        raise DataError(f"{pair.image}: {count} voxels are NaN or infinite; replace them by real values")
+    if image.array.min() == image.array.max():
+        raise DataError(f"{pair.image}: empty, every voxel is {image.array.flat[0]:g}")
+    matrix = image.grid.matrix[:3, :3]
+    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
+        raise DataError(f"{pair.image}: its affine has no volume; the header is damaged")
+    if image.grid.is_sheared:
+        raise DataError(
+            f"{pair.image}: its axes are not at right angles (sheared affine, gantry tilt); resample it first"
+        )
+
+
+def _checked_label(pair: Pair, image: Volume, known: Collection[int] | None) -> NDArray[np.int64]:
+    assert pair.label is not None
+    label = read(pair.label)
+    if difference := image.grid.difference(label.grid):
+        raise DataError(f"{pair.label}: the label lies on another grid than its image ({difference})")
+    if not np.isfinite(label.array).all():
+        raise DataError(f"{pair.label}: the label has NaN or infinite voxels")
+    whole = np.round(label.array).astype(np.int64)
+    if np.abs(whole - label.array).max() > 1e-3:
+        raise DataError(
+            f"{pair.label}: the label has values that are no whole numbers, e.g. {_fraction(label.array):g}"
+        )
+    values = np.unique(whole)
+    if known is not None and (unknown := sorted(set(values.tolist()) - set(known))):
+        raise DataError(
+            f"{pair.label}: label value {', '.join(map(str, unknown))} is unknown; known: {', '.join(map(str, sorted(known)))}"
+        )
+    if values[0] < 0:
+        raise DataError(f"{pair.label}: label value {values[0]} is negative")
+    return whole
+
+
+def _fraction(array: NDArray[Any]) -> float:
+    return float(array[np.abs(np.round(array) - array) > 1e-3].flat[0])

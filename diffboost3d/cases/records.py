@@ -1,0 +1,155 @@
+"""The records that flow between stages: small, frozen, written as JSON with relative paths."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from diffboost3d.imaging.geometry import Grid
+from diffboost3d.imaging.intensity import IntensityMap
+
+MANIFEST_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image of the data set.
+
+    Attributes:
+        id: unique name, also the folder name in `prepared/`.
+        patient: cases of one patient never span a split.
+        image, label: paths relative to the manifest's `source`; label None: unlabelled.
+        source_grid: voxel grid of the files; grid: of the prepared arrays (canonical, target spacing).
+        intensity: units of the file <-> [-1, 1].
+        digest: SHA-256 of the prepared arrays' inputs and settings.
+    """
+
+    id: str
+    patient: str
+    image: str
+    label: str | None
+    source_grid: Grid
+    grid: Grid
+    intensity: IntensityMap
+    digest: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `prepare` found and made.
+
+    Attributes:
+        labels: name -> value in the user's files, background (0) included; in prepared labels the values are 0, 1, 2, ...
+            in this order.
+        source: the data folder, relative to the workspace.
+        spatial_dims: 2 where every case is a single slice, else 3.
+        physical: whether distances are in mm (NIfTI) or in pixels (pictures).
+    """
+
+    name: str
+    modality: str
+    prompt: str
+    labels: dict[str, int]
+    source: str
+    spatial_dims: int
+    physical: bool
+    licence: str
+    cases: tuple[Case, ...]
+    version: int = MANIFEST_VERSION
+
+    @property
+    def label_count(self) -> int:
+        """Number of labels without the background."""
+        return len(self.labels) - 1
+
+    @property
+    def foreground(self) -> dict[str, int]:
+        """Label name -> value in prepared arrays (1, 2, ...)."""
+        return {name: index for index, name in enumerate(self.labels) if index > 0}
+
+    def case(self, identifier: str) -> Case:
+        """The case of that id."""
+        return next(case for case in self.cases if case.id == identifier)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON value; `from_json` reads it back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Manifest:
+        """Inverse of `to_json`."""
+        cases = tuple(_case(item) for item in value["cases"])
+        return cls(**{**value, "cases": cases})
+
+
+def _case(value: dict[str, Any]) -> Case:
+    grids = {name: Grid.of(value[name]["shape"], value[name]["affine"]) for name in ("source_grid", "grid")}
+    return Case(**{**value, **grids, "intensity": IntensityMap(**value["intensity"])})
+
+
+@dataclass(frozen=True)
+class Split:
+    """Case ids of one fold; the four parts share no patient but that unlabelled ones may be siblings of training ones."""
+
+    training: tuple[str, ...]
+    unlabelled: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+    @classmethod
+    def from_json(cls, value: dict[str, list[str]]) -> Split:
+        """From {"training": [ids], "unlabelled": [ids], "validation": [ids], "test": [ids]}."""
+        return cls(**{part: tuple(value.get(part, ())) for part in SPLIT_PARTS})
+
+
+SPLIT_PARTS = tuple(field.name for field in dataclasses.fields(Split))
+
+
+@dataclass(frozen=True)
+class SyntheticRecord:
+    """What made one synthetic volume, and from which case; lies beside it as JSON.
+
+    Attributes:
+        model: digest of the fine-tuned generator. seed: of its noise. path: relative to the record's folder.
+    """
+
+    case: str
+    fold: int
+    sample: int
+    seed: int
+    model: str
+    digest: str
+    path: str
+    prompt: str
+    steps: int
+    guidance_scale: float
+    strength: float
+    unit: str
+    synthetic: bool = True
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of one test case."""
+
+    arm: str
+    fold: int
+    seed: int
+    case: str
+    label: str
+    metric: str
+    value: float
+    unit: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong with a case: what, in one line that names the file, and what became of the case."""
+
+    case: str
+    problem: str
+    outcome: str
+
+    def __str__(self) -> str:
+        return f"{self.case}: {self.problem}; {self.outcome}"

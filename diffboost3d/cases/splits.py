@@ -1,0 +1,184 @@
+"""Folds by patient: training (labelled and unlabelled), validation inside training, and test cases never seen by them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffboost3d.cases.records import SPLIT_PARTS, Case, Split
+from diffboost3d.errors import DataError
+from diffboost3d.seeds import generator
+
+
+def patients_of(ids: Sequence[str], rule: str) -> dict[str, str]:
+    """Case id -> patient.
+
+    Args:
+        ids: case ids.
+        rule: "case" (each its own), "consecutive_numbers" (ids whose last numbers follow each other are one patient), or a
+            regular expression whose first group is the patient.
+
+    Raises:
+        DataError: an id doesn't match the rule.
+    """
+    if rule == "case":
+        return {case: case for case in ids}
+    if rule == "consecutive_numbers":
+        return _runs(ids)
+    patients = {}
+    for case in ids:
+        match = re.search(rule, case)
+        if match is None:
+            raise DataError(f"data.patients={rule!r} doesn't match the case {case!r}")
+        patients[case] = match.group(1)
+    return patients
+
+
+def _runs(ids: Sequence[str]) -> dict[str, str]:
+    numbered = []
+    for case in ids:
+        match = re.search(r"(\d+)\D*$", case)
+        if match is None:
+            raise DataError(f"data.patients=consecutive_numbers: the case {case!r} has no number")
+        numbered.append((int(match.group(1)), case))
+    patients: dict[str, str] = {}
+    previous: tuple[int, str] | None = None
+    for number, case in sorted(numbered):
+        follows = previous is not None and number - previous[0] <= 1
+        patients[case] = patients[previous[1]] if follows and previous else case
+        previous = (number, case)
+    return patients
+
+
+def draw_splits(
+    cases: Sequence[Case],
+    folds: int,
+    labelled: int | None,
+    unlabelled: int | None,
+    validation_fraction: float,
+    seed: int,
+) -> list[Split]:
+    """One split a fold: every labelled case is tested in just one fold.
+
+    Args:
+        labelled: training cases kept labelled; the others serve unlabelled. None: all.
+        unlabelled: unlabelled images kept; None: all.
+        validation_fraction: validation cases as a share of the labelled training cases (at least one patient), taken from
+            the training side on top of them.
+
+    Raises:
+        DataError: fewer patients than the folds, training and validation need.
+    """
+    with_label = _by_patient([case for case in cases if case.label is not None])
+    patients = sorted(with_label)
+    if len(patients) < max(folds, 3):
+        raise DataError(
+            f"{folds} folds need at least {max(folds, 3)} labelled patients (training, validation, test); "
+            f"there are {len(patients)}"
+        )
+    generator(seed, "folds").shuffle(patients)
+    return [
+        _draw_split(cases, with_label, patients, fold, folds, labelled, unlabelled, validation_fraction, seed)
+        for fold in range(folds)
+    ]
+
+
+def _by_patient(cases: Sequence[Case]) -> dict[str, list[str]]:
+    grouped: dict[str, list[str]] = {}
+    for case in cases:
+        grouped.setdefault(case.patient, []).append(case.id)
+    return grouped
+
+
+def _draw_split(
+    cases: Sequence[Case],
+    with_label: dict[str, list[str]],
+    patients: list[str],
+    fold: int,
+    folds: int,
+    labelled: int | None,
+    unlabelled: int | None,
+    validation_fraction: float,
+    seed: int,
+) -> Split:
+    tested = set(patients[fold::folds])
+    side = [patient for patient in patients if patient not in tested]
+    generator(seed, "training", fold).shuffle(side)
+    available = sum(len(with_label[patient]) for patient in side)
+    wanted = min(labelled or available, available)
+    validated, side = _take(side, with_label, max(1, round(validation_fraction * wanted)))
+    training_patients, _ = _take(side, with_label, wanted)
+    training = [case for patient in training_patients for case in with_label[patient]][:wanted]
+    if not training:
+        raise DataError(f"fold {fold} has no training case left beside its validation cases; use fewer folds")
+    away = tested | set(validated)
+    rest = [case.id for case in cases if case.patient not in away and case.id not in set(training)]
+    generator(seed, "unlabelled", fold).shuffle(rest)
+    return Split(
+        tuple(sorted(training)),
+        tuple(sorted(rest[:unlabelled])),
+        tuple(sorted(case for patient in validated for case in with_label[patient])),
+        tuple(sorted(case for patient in tested for case in with_label[patient])),
+    )
+
+
+def _take(patients: list[str], cases: dict[str, list[str]], wanted: int) -> tuple[list[str], list[str]]:
+    """The first patients that together have `wanted` cases, and the others."""
+    count, index = 0, 0
+    while index < len(patients) and count < wanted:
+        count += len(cases[patients[index]])
+        index += 1
+    return patients[:index], patients[index:]
+
+
+def read_splits(path: Path, cases: Sequence[Case]) -> tuple[list[Split], list[str]]:
+    """Splits that the user pins: a JSON list of folds, each {"training", "unlabelled", "validation", "test": [ids]}.
+
+    Returns:
+        The splits, and one line for every listed case that had to be left out (skipped by the checks).
+
+    Raises:
+        DataError: not of that form, a patient on two sides, an empty part.
+    """
+    if not path.is_file():
+        raise DataError(f"data.splits={path}: no such file")
+    try:
+        folds = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: is no valid JSON ({error})") from error
+    if not isinstance(folds, list) or not folds or not all(isinstance(fold, dict) for fold in folds):
+        raise DataError(f"{path}: should be a list of folds, each with {', '.join(SPLIT_PARTS)}")
+    lines: list[str] = []
+    return [_pinned(path, index, fold, cases, lines) for index, fold in enumerate(folds)], lines
+
+
+def _pinned(path: Path, index: int, fold: dict[str, list[str]], cases: Sequence[Case], lines: list[str]) -> Split:
+    if unknown := sorted(set(fold) - set(SPLIT_PARTS)):
+        raise DataError(f"{path}: fold {index} has the unknown part {unknown[0]!r}; allowed: {', '.join(SPLIT_PARTS)}")
+    known = {case.id: case for case in cases}
+    kept: dict[str, list[str]] = {}
+    side_of: dict[str, str] = {}
+    for part in SPLIT_PARTS:
+        kept[part] = []
+        for case in fold.get(part, []):
+            if case not in known:
+                lines.append(f"{path.name}: fold {index}, {part}: no usable case {case!r}; it is left out")
+            elif part != "unlabelled" and known[case].label is None:
+                lines.append(f"{path.name}: fold {index}, {part}: case {case!r} has no label; it is left out")
+            else:
+                kept[part].append(case)
+                _check_side(path, index, part, known[case], side_of)
+        if not kept[part] and part != "unlabelled":
+            raise DataError(f"{path}: fold {index} has no usable {part} case")
+    return Split.from_json(kept)
+
+
+def _check_side(path: Path, index: int, part: str, case: Case, side_of: dict[str, str]) -> None:
+    side = "training" if part == "unlabelled" else part
+    if side_of.setdefault(case.patient, side) != side:
+        raise DataError(
+            f"{path}: fold {index} has the patient of {case.id!r} in both {side_of[case.patient]} and {side}; a patient "
+            "may be on one side only"
+        )

@@ -1,0 +1,238 @@
+"""The workspace: the only place that knows file names, when a result is finished, and who may write.
+
+Every stage writes its results first and its record last. A result without a record is unfinished; a record whose digest
+differs from the one asked for is stale, which is said, and made anew. That is the whole of resume.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from diffboost3d.cases.atomic import remove_partial, replacing, write_json, write_text
+from diffboost3d.cases.records import Manifest, Score, Split
+from diffboost3d.errors import WorkspaceError
+
+RECORD = "record.json"
+PACKAGES = (
+    "diffboost3d",
+    "torch",
+    "monai",
+    "torchio",
+    "diffusers",
+    "transformers",
+    "SimpleITK",
+    "nibabel",
+    "numpy",
+    "scipy",
+)
+
+
+class Workspace:
+    """A folder of results; every path below it is named here."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    # --- names -------------------------------------------------------------------------------------------------------
+    @property
+    def manifest_path(self) -> Path:
+        return self.root / "manifest.json"
+
+    @property
+    def splits_path(self) -> Path:
+        return self.root / "splits.json"
+
+    @property
+    def findings_path(self) -> Path:
+        return self.root / "findings.json"
+
+    @property
+    def prepared_folder(self) -> Path:
+        return self.root / "prepared"
+
+    @property
+    def scores_path(self) -> Path:
+        return self.root / "scores.csv"
+
+    @property
+    def summary_path(self) -> Path:
+        return self.root / "summary.json"
+
+    @property
+    def report_path(self) -> Path:
+        return self.root / "report" / "index.html"
+
+    def prepared(self, case: str, kind: str = "image") -> Path:
+        """`kind` is image, label or edge."""
+        return self.prepared_folder / case / f"{kind}.nii.gz"
+
+    def pretrained(self, fold: int) -> Path:
+        """Folder of the generator pre-trained on the fold's training-side images (so that no test image is seen)."""
+        return self.root / "diffusion" / "pretrained" / f"fold{fold}"
+
+    def finetuned(self, fold: int) -> Path:
+        return self.root / "diffusion" / f"fold{fold}"
+
+    def synthetic(self, fold: int) -> Path:
+        return self.root / "synthetic" / f"fold{fold}"
+
+    def synthetic_volume(self, fold: int, case: str, sample: int, ending: str) -> Path:
+        return self.synthetic(fold) / case / f"{sample:02d}{ending}"
+
+    def synthetic_record(self, fold: int, case: str, sample: int) -> Path:
+        return self.synthetic(fold) / case / f"{sample:02d}.json"
+
+    def segmenter(self, fold: int, arm: str, seed: int) -> Path:
+        return self.root / "segmentation" / f"fold{fold}" / arm / f"seed{seed}"
+
+    def prediction(self, fold: int, arm: str, seed: int, case: str, ending: str) -> Path:
+        return self.segmenter(fold, arm, seed) / "predictions" / f"{case}{ending}"
+
+    def config_path(self, stage: str) -> Path:
+        return self.root / "config" / f"{stage}.yaml"
+
+    def relative(self, path: Path) -> str:
+        """`path` as seen from the workspace, for records."""
+        return os.path.relpath(path, self.root)
+
+    # --- opening -----------------------------------------------------------------------------------------------------
+    @contextmanager
+    def opened(self, main_process: bool = True) -> Iterator[None]:
+        """Make the folder, take its lock (main process), and clear what a killed run left half-written.
+
+        Raises:
+            WorkspaceError: the folder can't be written, or another run holds it.
+        """
+        if not main_process:
+            yield
+            return
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock = (self.root / ".lock").open("w")
+        except OSError as error:
+            raise WorkspaceError(
+                f"workspace {self.root} can't be written ({error.strerror}); choose another"
+            ) from error
+        with lock:
+            _lock(lock, self.root)
+            remove_partial(self.root)
+            yield
+
+    def log(self, line: str) -> None:
+        """Print a line (above any progress bar) and keep it in log.txt."""
+        from tqdm import tqdm
+
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+        with (self.root / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {line}\n")
+
+    # --- records -----------------------------------------------------------------------------------------------------
+    def read_manifest(self) -> Manifest:
+        """Raises WorkspaceError where `prepare` has not run."""
+        return Manifest.from_json(self._read(self.manifest_path, "prepare"))
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        write_json(self.manifest_path, manifest.to_json())
+
+    def read_splits(self) -> list[Split]:
+        """One split a fold. Raises WorkspaceError where `prepare` has not run."""
+        return [Split.from_json(value) for value in self._read(self.splits_path, "prepare")]
+
+    def read_split(self, fold: int) -> Split:
+        """The split of one fold. Raises WorkspaceError where there are fewer folds."""
+        splits = self.read_splits()
+        if fold >= len(splits):
+            raise WorkspaceError(f"there is no fold {fold}: {self.splits_path} has folds 0 to {len(splits) - 1}")
+        return splits[fold]
+
+    def write_splits(self, splits: Sequence[Split]) -> None:
+        write_json(self.splits_path, [dataclasses.asdict(split) for split in splits])
+
+    def _read(self, path: Path, stage: str) -> Any:
+        if not path.is_file():
+            raise WorkspaceError(f"{path} is missing: run `diffboost3d {stage}` with this workspace first")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def is_current(self, folder: Path, digest: str) -> bool:
+        """Whether `folder` holds a finished result of just this configuration and input; a stale one is said so."""
+        path = folder / RECORD
+        if not path.is_file():
+            return False
+        if json.loads(path.read_text(encoding="utf-8"))["digest"] == digest:
+            return True
+        self.log(f"{self.relative(folder)} is of another configuration or input: it is made anew")
+        path.unlink()
+        return False
+
+    def require(self, folder: Path, stage: str) -> dict[str, Any]:
+        """The record of a finished result. Raises WorkspaceError naming the stage to run where there is none."""
+        record: dict[str, Any] = self._read(folder / RECORD, stage)
+        return record
+
+    def finish(self, folder: Path, stage: str, digest: str, started: str, **facts: Any) -> None:
+        """Write the record that makes a result finished."""
+        write_json(
+            folder / RECORD,
+            {"stage": stage, "digest": digest, "started": started, "ended": now(), **facts, "versions": versions()},
+        )
+
+    # --- scores ------------------------------------------------------------------------------------------------------
+    def write_scores(self, scores: Sequence[Score]) -> None:
+        """All scores as one tidy CSV."""
+        with replacing(self.scores_path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow([field.name for field in dataclasses.fields(Score)])
+            for score in scores:
+                writer.writerow([f"{x:.6g}" if isinstance(x, float) else x for x in dataclasses.astuple(score)])
+
+    def read_scores(self) -> list[Score]:
+        """Raises WorkspaceError where `evaluate` has not run."""
+        if not self.scores_path.is_file():
+            raise WorkspaceError(f"{self.scores_path} is missing: run `diffboost3d evaluate` with this workspace first")
+        kinds = {"fold": int, "seed": int, "value": float}
+        with self.scores_path.open(newline="", encoding="utf-8") as file:
+            return [Score(**{k: kinds.get(k, str)(v) for k, v in row.items()}) for row in csv.DictReader(file)]
+
+    def write_config(self, stage: str, text: str) -> None:
+        """Keep the resolved configuration of a stage."""
+        write_text(self.config_path(stage), text)
+
+
+def _lock(file: Any, root: Path) -> None:
+    """Hold the workspace until the process ends, in whatever way."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: two runs on one workspace are then the user's care
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise WorkspaceError(f"workspace {root} is in use by another run; wait for it or choose another") from error
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that shape results."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

@@ -1,0 +1,185 @@
+"""Composing the configuration from `configs/` and command-line overrides with Hydra, and refusing what can't be right."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffboost3d.errors import ConfigError
+from diffboost3d.schema import Config
+
+
+def configs_folder() -> Path:
+    """The `configs/` folder: beside the package in a checkout, inside it in an installed wheel."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise ConfigError(f"the configs folder is missing beside {package}; install diffboost3d again")
+
+
+def compose(overrides: Sequence[str] = ()) -> Config:
+    """The typed, validated configuration.
+
+    Args:
+        overrides: Hydra overrides: `key=value`, `group=choice`, `+arm@arm.mine=none`.
+
+    Raises:
+        ConfigError: one line naming the key or value refused and what is allowed.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    with initialize_config_dir(str(configs_folder()), version_base="1.3"):
+        try:
+            raw = hydra_compose("config", list(overrides))
+        except Exception as error:  # Hydra raises many types; each is a refused override
+            raise ConfigError(_hydra_message(error, overrides)) from error
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), raw)
+        config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise ConfigError(_typed_message(error)) from error
+    validate(config)
+    return config
+
+
+def _hydra_message(error: Exception, overrides: Sequence[str]) -> str:
+    """One line of what Hydra said in several, with the nearest key where a key is unknown."""
+    text = str(error)
+    if match := re.search(r"Could not override '([^']+)'", text):
+        return _unknown_key(match.group(1))
+    if match := re.search(r"Could not find '([^']+)'\s*\n\s*\nAvailable options in '[^']*':\n((?:\s+\S+\n?)+)", text):
+        group, _, choice = match.group(1).rpartition("/")
+        return f"{group}={choice} is unknown; allowed: {', '.join(match.group(2).split())}"
+    if match := re.search(r"Could not override '?([\w/@.]+)'?\.\s*No match in the defaults list", text):
+        return _unknown_key(match.group(1))
+    first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+    return f"{first.rstrip('.')} (in: {' '.join(overrides)})"
+
+
+def _unknown_key(name: str) -> str:
+    allowed = [path for path, _ in _leaves(Config())]
+    near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
+    last = name.rpartition(".")[2]
+    near = near or [path for path in allowed if path.rpartition(".")[2] == last][:1]
+    parent = name.rpartition(".")[0]
+    here = sorted({path[len(parent) + 1 :].split(".")[0] for path in allowed if path.startswith(f"{parent}.")})
+    here = here or sorted({path.split(".")[0] for path in allowed})
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"unknown key {name!r}; {hint}allowed{f' in {parent}' if parent else ''}: {', '.join(here)}"
+
+
+def _typed_message(error: Exception) -> str:
+    full_key = getattr(error, "full_key", None) or "?"
+    first = str(getattr(error, "msg", None) or error).splitlines()[0]
+    if re.search(r"Key '.*' not in", first):
+        return _unknown_key(str(full_key))
+    return f"{full_key}: {first}"
+
+
+def _leaves(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, dataclass field) of every value below a section."""
+    for one in dataclasses.fields(section):
+        value = getattr(section, one.name)
+        path = f"{prefix}{one.name}"
+        if dataclasses.is_dataclass(value):
+            yield from _leaves(value, f"{path}.")
+        else:
+            yield path, one
+
+
+def validate(config: Config) -> None:
+    """Refuse impossible values. Raises ConfigError naming the key, the value found and the allowed ones."""
+    for path, one in _leaves(config):
+        value: Any = config
+        for part in path.split("."):
+            value = getattr(value, part)
+        _check_value(path, value, one.metadata)
+    for name, arm in config.arm.items():
+        for one in dataclasses.fields(arm):
+            _check_value(f"arm.{name}.{one.name}", getattr(arm, one.name), one.metadata)
+    _check_together(config)
+
+
+def _check_value(path: str, value: Any, allowed: Any) -> None:
+    if value is None:
+        return
+    length = allowed.get("length")
+    if length and len(value) not in length:
+        raise ConfigError(f"{path} has {len(value)} values; it takes {' or '.join(map(str, length))}")
+    for element in value if isinstance(value, list) else [value]:
+        choices, low, high = allowed.get("choices"), allowed.get("low"), allowed.get("high")
+        if choices is not None and element not in choices:
+            raise ConfigError(f"{path}={element} is refused; allowed: {', '.join(map(str, choices))}")
+        if (low is not None and not element >= low) or (high is not None and not element <= high):
+            bounds = (
+                f"at least {low}" if high is None else f"at most {high}" if low is None else f"from {low} to {high}"
+            )
+            raise ConfigError(f"{path}={element} is refused; allowed: {bounds}")
+
+
+def _check_together(config: Config) -> None:
+    """Rules that bind several keys."""
+    for fold in config.folds:
+        if config.data.splits is None and fold >= config.data.folds:
+            raise ConfigError(
+                f"folds={config.folds}: there is no fold {fold}; data.folds={config.data.folds} "
+                f"allows 0 to {config.data.folds - 1}"
+            )
+    for arm in config.arms:
+        if arm not in config.arm:
+            raise ConfigError(f"arms: {arm!r} is unknown; allowed: {', '.join(config.arm)}")
+    for name in ("arms", "seeds", "folds"):
+        values = getattr(config, name)
+        if not values or len(set(values)) != len(values):
+            raise ConfigError(f"{name}={values} is refused; it takes one or more values, each once")
+    for path, (low, high) in {
+        "prepare.intensity.window_hu": config.prepare.intensity.window_hu,
+        "prepare.intensity.percentiles": config.prepare.intensity.percentiles,
+        "diffusion.pretrain.scale": config.diffusion.pretrain.scale,
+        "diffusion.finetune.scale": config.diffusion.finetune.scale,
+        "classical.scale": config.classical.scale,
+    }.items():
+        if not low <= high or (low == high and "scale" not in path):
+            raise ConfigError(f"{path}=[{low}, {high}] is refused; the first must be below the second")
+    if config.data.patients not in ("case", "consecutive_numbers"):
+        _check_patient_pattern(config.data.patients)
+
+
+def _check_patient_pattern(pattern: str) -> None:
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise ConfigError(f"data.patients={pattern!r} is no regular expression ({error})") from error
+    if groups < 1:
+        raise ConfigError(
+            f"data.patients={pattern!r} is refused; allowed: case, consecutive_numbers, or a regular expression with "
+            "a group, e.g. '(patient\\d+)_'"
+        )
+
+
+def to_plain(section: Any) -> Any:
+    """A section as plain JSON-able dictionaries and lists."""
+    return dataclasses.asdict(section) if dataclasses.is_dataclass(section) else section  # type: ignore[arg-type]
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration as YAML."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256 (16 hex digits) of sections and plain values: equal content, equal digest."""
+    text = json.dumps([to_plain(part) for part in parts], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

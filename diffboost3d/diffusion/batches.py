@@ -1,0 +1,129 @@
+"""Training slices for the generator: image and control of a random slice, moved together, with its noise and timestep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from diffboost3d.diffusion.codecs import Codec
+from diffboost3d.diffusion.text import tokenize
+from diffboost3d.seeds import generator
+
+
+@dataclass(frozen=True)
+class SliceSource:
+    """A prepared volume: image (I, J, K) in [-1, 1] and control (C, I, J, K) in [0, 1]."""
+
+    image: NDArray[np.float32]
+    control: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class SliceDraw:
+    """What is random about one training slice."""
+
+    source: int
+    position: int
+    degrees: float
+    scale: float
+    shift: tuple[float, float]
+    drop_text: bool
+    drop_control: bool
+    timestep: int
+    noise_seed: int
+
+
+@dataclass(frozen=True)
+class SlicePlan:
+    """How slices are drawn: size (A, B) in voxels, jitter, drops, and the key of the random draws."""
+
+    size: tuple[int, int]
+    axis: int
+    rotation_degrees: float
+    scale: tuple[float, float]
+    drop_text: float
+    drop_control: float
+    timesteps: int
+    seed: int
+    purpose: str
+
+
+class SliceDataset(Dataset[dict[str, torch.Tensor]]):
+    """Sample number -> image (1, A, B), control (C, A, B), tokens (T,), noise (c, h, w), timestep (); nothing else is random."""
+
+    def __init__(self, sources: Sequence[SliceSource], prompt: str, length: int, codec: Codec, plan: SlicePlan) -> None:
+        self.sources, self.codec, self.plan = sources, codec, plan
+        self.tokens, self.no_tokens = tokenize(prompt, length), tokenize("", length)
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        draw = self.draw(number)
+        source = self.sources[draw.source]
+        image = torch.from_numpy(np.take(source.image, draw.position, axis=self.plan.axis))[None]
+        control = torch.from_numpy(np.take(source.control, draw.position, axis=self.plan.axis + 1))
+        moved = move_slice(torch.cat([image, control]), self.plan.size, draw.degrees, draw.scale, draw.shift)
+        control = moved[1:].clamp(0.0, 1.0)
+        shape = self.codec.encode(moved[None, :1]).shape[1:]
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(draw.noise_seed))
+        return {
+            "image": moved[:1],
+            "control": torch.zeros_like(control) if draw.drop_control else control,
+            "tokens": self.no_tokens if draw.drop_text else self.tokens,
+            "noise": noise,
+            "timestep": torch.tensor(draw.timestep),
+        }
+
+    def draw(self, number: int) -> SliceDraw:
+        """The random choices of a sample."""
+        plan = self.plan
+        random = generator(plan.seed, plan.purpose, number)
+        source = int(random.integers(len(self.sources)))
+        image = self.sources[source].image
+        position = int(random.integers(image.shape[plan.axis]))
+        sides = [size for axis, size in enumerate(image.shape) if axis != plan.axis]
+        free = [max(0, side - wanted) / 2 for side, wanted in zip(sides, plan.size, strict=True)]
+        return SliceDraw(
+            source,
+            position,
+            degrees=float(random.uniform(-plan.rotation_degrees, plan.rotation_degrees)),
+            scale=float(random.uniform(*plan.scale)),
+            shift=(float(random.uniform(-free[0], free[0])), float(random.uniform(-free[1], free[1]))),
+            drop_text=bool(random.random() < plan.drop_text),
+            drop_control=bool(random.random() < plan.drop_control),
+            timestep=int(random.integers(plan.timesteps)),
+            noise_seed=int(random.integers(2**62)),
+        )
+
+
+def move_slice(
+    channels: torch.Tensor, size: tuple[int, int], degrees: float, scale: float, shift: tuple[float, float]
+) -> torch.Tensor:
+    """Rotate and scale channels (C, A, B) about their centre and cut a window (C, *size) that is `shift` voxels off centre.
+
+    All channels move alike; beyond the border the nearest voxel is repeated in all of them, so that control and image agree
+    there too.
+    """
+    cos, sin = math.cos(math.radians(degrees)) / scale, math.sin(math.radians(degrees)) / scale
+    sides = channels.shape[1:]
+    window_a = torch.arange(size[0], dtype=torch.float32) - (size[0] - 1) / 2
+    window_b = torch.arange(size[1], dtype=torch.float32) - (size[1] - 1) / 2
+    a, b = torch.meshgrid(window_a, window_b, indexing="ij")
+    at_a = cos * a - sin * b + shift[0]
+    at_b = sin * a + cos * b + shift[1]
+    # grid_sample wants (last axis, first axis) in [-1, 1] from first to last voxel centre
+    grid = torch.stack([at_b * 2 / max(1, sides[1] - 1), at_a * 2 / max(1, sides[0] - 1)], dim=-1)
+    return F.grid_sample(channels[None], grid[None], mode="bilinear", padding_mode="border", align_corners=True)[0]
+
+
+def training_size(shapes: Sequence[tuple[int, ...]], axis: int, divisor: int, largest: int) -> tuple[int, int]:
+    """Slice size (A, B) that covers every volume, as multiples of `divisor`, at most `largest` (rounded down) a side."""
+    sides = np.max([[size for index, size in enumerate(shape) if index != axis] for shape in shapes], axis=0)
+    limit = max(divisor, largest // divisor * divisor)
+    a, b = (min(limit, math.ceil(side / divisor) * divisor) for side in sides)
+    return int(a), int(b)

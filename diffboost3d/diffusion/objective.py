@@ -1,0 +1,39 @@
+"""The training objective: mean squared error of the predicted noise or velocity (arXiv 2006.11239; v: 2202.00512)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from diffboost3d.diffusion.codecs import Codec
+from diffboost3d.diffusion.networks import ConditionalDenoiser
+
+
+class DenoisingObjective(torch.nn.Module):
+    """Batch -> {"loss"}; the batch is as `SliceDataset` makes it, each slice with its own noise, timestep and drops."""
+
+    def __init__(self, denoiser: ConditionalDenoiser, scheduler: Any, codec: Codec) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.scheduler = scheduler
+        self.codec = codec
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Mean loss of the batch, scalar."""
+        return {"loss": self.losses(batch).mean()}
+
+    def losses(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Loss of each slice (B,)."""
+        clean = self.codec.encode(batch["image"])
+        noisy = self.scheduler.add_noise(clean, batch["noise"], batch["timestep"])
+        target = self.target(clean, batch["noise"], batch["timestep"])
+        predicted = self.denoiser(noisy, batch["timestep"], batch["tokens"], batch["control"])
+        return (predicted.float() - target.float()).square().mean(dim=(1, 2, 3))
+
+    def target(self, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """What the network should predict: the noise, or v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) clean."""
+        if self.scheduler.config.prediction_type == "epsilon":
+            return noise
+        velocity: torch.Tensor = self.scheduler.get_velocity(clean, noise, timesteps)
+        return velocity

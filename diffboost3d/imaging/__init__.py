@@ -1,0 +1,1 @@
+"""What lies in space: grids, files, intensity maps, edges and slices."""

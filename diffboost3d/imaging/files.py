@@ -1,0 +1,156 @@
+"""Reading and writing images: NIfTI volumes and 8-bit grey 2D pictures, with the header, type and units of a template kept.
+
+Arrays are (I, J, K) in the file's voxel order; a picture is (width, height, 1) on an identity affine.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffboost3d.cases.atomic import replacing
+from diffboost3d.errors import DataError
+from diffboost3d.imaging.geometry import Grid
+
+VOLUME_ENDINGS = (".nii.gz", ".nii")
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+ENDINGS = VOLUME_ENDINGS + PICTURE_ENDINGS
+SYNTHETIC_NOTE = b"synthetic: diffboost3d"
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An image in memory: array (I, J, K) in the file's units, its grid, the type it has on disk."""
+
+    array: NDArray[Any]
+    grid: Grid
+    dtype: str
+
+
+def ending_of(path: Path | str) -> str:
+    """The known ending of a file name, or "" where it is none of `ENDINGS`."""
+    name = str(path).lower()
+    return next((ending for ending in ENDINGS if name.endswith(ending)), "")
+
+
+def stem_of(path: Path | str) -> str:
+    """The file name without its known ending."""
+    name = Path(path).name
+    return name[: len(name) - len(ending_of(name))] if ending_of(name) else name
+
+
+def read(path: Path) -> Volume:
+    """Read an image.
+
+    Raises:
+        DataError: missing, cut off, not an image, of more than three dimensions, or of several channels.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    return _read_nifti(path) if ending_of(path) in VOLUME_ENDINGS else _read_picture(path)
+
+
+def _read_nifti(path: Path) -> Volume:
+    import nibabel as nib
+
+    try:
+        image = nib.load(path)
+        shape = image.shape
+        if len(shape) > 3 and any(size > 1 for size in shape[3:]) or len(shape) < 2:
+            raise DataError(
+                f"{path}: {len(shape)}D image of shape {'x'.join(map(str, shape))}; give one 3D volume a file"
+            )
+        array = np.asanyarray(image.dataobj)
+    except (nib.filebasedimages.ImageFileError, EOFError, OSError, zlib.error, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path}: can't be read ({reason}); the file is damaged or no NIfTI") from error
+    array = array.reshape((*shape, 1, 1)[:3])
+    return Volume(array, Grid.of(array.shape, image.affine), str(image.get_data_dtype()))
+
+
+def _read_picture(path: Path) -> Volume:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            array = np.asarray(picture)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"{path}: can't be read ({error}); the file is damaged or no picture") from error
+    if array.ndim == 3:
+        colours = array[..., :3]
+        if (colours != colours[..., :1]).any():
+            raise DataError(f"{path}: a colour picture; convert it to grey first")
+        array = colours[..., 0]
+    array = np.ascontiguousarray(array.T)[:, :, None]
+    return Volume(array, Grid.of(array.shape, np.eye(4)), str(array.dtype))
+
+
+def write_like(path: Path, array: NDArray[Any], template: Path, synthetic: bool = False) -> None:
+    """Write an array (I, J, K) with the header, affine, type and scaling of `template`; atomic.
+
+    Integers are rounded and clipped to the type's range. `synthetic` puts a note in the NIfTI description.
+    """
+    if ending_of(template) in VOLUME_ENDINGS:
+        _write_nifti_like(path, array, template, SYNTHETIC_NOTE if synthetic else None)
+    else:
+        _write_picture(path, array)
+
+
+def _write_nifti_like(path: Path, array: NDArray[Any], template: Path, note: bytes | None) -> None:
+    import nibabel as nib
+
+    source = nib.load(template)
+    header = source.header.copy()
+    dtype = source.get_data_dtype()
+    slope, intercept = source.dataobj.slope, source.dataobj.inter
+    raw = (array.astype(np.float64) - intercept) / slope
+    if np.issubdtype(dtype, np.integer):
+        limits = np.iinfo(dtype)
+        raw = np.clip(np.round(raw), limits.min, limits.max)
+    header.set_slope_inter(slope, intercept)
+    if note:
+        header["descrip"] = note
+    image = type(source)(raw.astype(dtype).reshape(source.shape), None, header)
+    with replacing(path) as temporary:
+        nib.save(image, temporary)
+
+
+def _write_picture(path: Path, array: NDArray[Any]) -> None:
+    from PIL import Image
+
+    pixels = np.clip(np.round(array[:, :, 0]), 0, 255).astype(np.uint8).T
+    with replacing(path) as temporary:
+        Image.fromarray(np.ascontiguousarray(pixels)).save(temporary)
+
+
+def write_label_like(path: Path, label: NDArray[Any], template: Path) -> None:
+    """Write a label (I, J, K) in the geometry of the image `template`, in the smallest unsigned type; atomic."""
+    if ending_of(template) not in VOLUME_ENDINGS:
+        return _write_picture(path, label)
+    import nibabel as nib
+
+    source = nib.load(template)
+    header = source.header.copy()
+    dtype = np.uint8 if label.max(initial=0) < 256 else np.uint16
+    header.set_data_dtype(dtype)
+    header.set_slope_inter(1, 0)
+    header["cal_min"], header["cal_max"] = 0, 0
+    with replacing(path) as temporary:
+        nib.save(type(source)(label.astype(dtype).reshape(source.shape), None, header), temporary)
+    return None
+
+
+def write_prepared(path: Path, array: NDArray[Any], grid: Grid) -> None:
+    """Write an array (I, J, K) as NIfTI on `grid` in its own type (float32 or uint8); equal arrays give equal bytes."""
+    import nibabel as nib
+
+    image = nib.Nifti1Image(array, grid.matrix)
+    image.header.set_xyzt_units("mm")
+    with replacing(path) as temporary:
+        nib.save(image, temporary)

@@ -1,0 +1,275 @@
+"""The typed configuration: every key, its type, its default, its bounds and its meaning.
+
+The defaults stand in `configs/`; those given here only serve a Python caller. Bounds and choices travel with the field,
+so that the refusal of a value and the reference page are made of the same table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+COMMANDS = ("prepare", "pretrain", "finetune", "synthesize", "train", "evaluate", "report", "run", "demo")
+
+
+def key(
+    default: Any,
+    meaning: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[Any, ...] | None = None,
+    length: tuple[int, ...] | None = None,
+) -> Any:
+    """A dataclass field with its meaning and its allowed values.
+
+    Args:
+        default: plain value, list or dictionary (copied for every instance).
+        meaning: one sentence; units where the number has one.
+        low, high: inclusive bounds, also of every element of a list.
+        choices: the allowed values, also of every element of a list.
+        length: the allowed lengths of a list.
+    """
+    metadata = {"meaning": meaning, "low": low, "high": high, "choices": choices, "length": length}
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: default.copy(), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def section(kind: type) -> Any:
+    """A nested section of the configuration."""
+    return field(default_factory=kind)
+
+
+@dataclass
+class DataConfig:
+    root: str | None = key(None, "Folder with the images and labels.")
+    name: str | None = key(None, "Name of the data set; null takes it from dataset.json or the folder.")
+    modality: str | None = key(None, "CT, MRI, Ultrasound, ...; null takes it from dataset.json.")
+    layout: str = key(
+        "auto", "How the folder is laid out; auto recognises it.", choices=("auto", "msd", "nnunet", "plain")
+    )
+    labels: dict[str, int] | None = key(
+        None, "Label names and values, background 0 included; null: dataset.json, else the values found."
+    )
+    patients: str = key(
+        "case",
+        "What makes a patient: 'case' (every case), 'consecutive_numbers' (runs of following file numbers are one), or a "
+        "regular expression whose first group is the patient.",
+    )
+    folds: int = key(3, "Number of cross-validation folds.", low=2)
+    labelled: int | None = key(
+        None, "Labelled training cases kept in each fold, the others serve unlabelled; null keeps all.", low=1
+    )
+    unlabelled: int | None = key(None, "Unlabelled training images kept in each fold; null keeps all.", low=0)
+    validation_fraction: float = key(
+        0.2, "Validation cases, as a share of the labelled training cases; at least one patient.", low=0.01, high=0.5
+    )
+    splits: str | None = key(None, "JSON file that pins the splits of all folds; null draws them by patient.")
+
+
+@dataclass
+class IntensityConfig:
+    kind: str = key(
+        "auto",
+        "How intensities become [-1, 1]; auto: ct_window for CT, else percentiles.",
+        choices=("auto", "ct_window", "percentiles"),
+    )
+    window_hu: list[float] = key([-160.0, 240.0], "CT window, low and high, in HU.", length=(2,))
+    percentiles: list[float] = key([0.5, 99.5], "Percentiles of the volume.", low=0, high=100, length=(2,))
+
+
+@dataclass
+class EdgeConfig:
+    sigmas_mm: list[float] = key([1.0, 2.0], "Scales of the soft edges, in mm.", low=0.01)
+    quantile: float = key(0.98, "Edge strength at this quantile of the volume becomes 1.", low=0.5, high=1.0)
+    thin: bool = key(True, "Thin the edges to their ridges (non-maximum suppression).")
+
+
+@dataclass
+class PrepareConfig:
+    spacing_mm: list[float] | None = key(
+        None, "Target spacing in mm along R, A, S; null: the median over the cases.", low=0.01, length=(3,)
+    )
+    image_interpolation: str = key("bspline", "Image resampling.", choices=("linear", "bspline"))
+    label_interpolation: str = key("gaussian", "Label resampling.", choices=("nearest", "gaussian"))
+    intensity: IntensityConfig = section(IntensityConfig)
+    edges: EdgeConfig = section(EdgeConfig)
+    workers: int = key(0, "Processes that prepare cases at the same time; 0: one for each core.", low=0)
+
+
+@dataclass
+class DenoiserConfig:
+    channels: list[int] = key([32, 64, 96], "Channels of each U-Net level.", low=8)
+    layers_per_level: int = key(1, "Residual blocks a level.", low=1)
+    attention_levels: int = key(1, "How many of the deepest levels attend to the text.", low=1)
+    head_channels: int = key(32, "Channels of one attention head.", low=4)
+    text_width: int = key(64, "Width of the text encoder.", low=16)
+    text_layers: int = key(2, "Layers of the text encoder.", low=1)
+    text_length: int = key(48, "Bytes of the prompt that are read.", low=8)
+    control: str = key(
+        "separate",
+        "Label boundaries as control channels of their own, or added to the image edges and clipped (published).",
+        choices=("separate", "added"),
+    )
+    neighbours: int = key(1, "Neighbouring slices on each side whose edges are control channels too.", low=0)
+
+
+@dataclass
+class CodecConfig:
+    name: str = key("haar", "What is diffused.", choices=("haar", "pixel"))
+    factor: int = key(2, "Down-sampling factor of the codec.", choices=(1, 2, 4, 8))
+
+
+@dataclass
+class ScheduleConfig:
+    timesteps: int = key(1000, "Timesteps of the diffusion process.", low=2)
+    betas: str = key("squaredcos_cap_v2", "Noise schedule.", choices=("squaredcos_cap_v2", "scaled_linear", "linear"))
+    prediction: str = key("v_prediction", "What the network predicts.", choices=("v_prediction", "epsilon"))
+    zero_terminal_snr: bool = key(True, "The last timestep is pure noise (arXiv 2305.08891).")
+
+
+@dataclass
+class DiffusionTrainingConfig:
+    steps: int = key(2000, "Optimiser steps.", low=0)
+    batch: int = key(16, "Slices a step, over all processes.", low=1)
+    learning_rate: float = key(3e-4, "Peak learning rate (AdamW).", low=0)
+    warmup_steps: int = key(50, "Steps of linear warm-up.", low=0)
+    weight_decay: float = key(0.01, "Weight decay (AdamW).", low=0)
+    clip_norm: float = key(1.0, "Gradient norm is clipped to this.", low=0)
+    accumulation: int = key(1, "Batches whose gradients are added up before a step.", low=1)
+    ema_decay: float = key(0.995, "Decay of the averaged weights; 0: no averaging.", low=0, high=0.99999)
+    drop_text: float = key(0.1, "Share of slices trained without text.", low=0, high=1)
+    drop_control: float = key(0.1, "Share of slices trained without control.", low=0, high=1)
+    rotation_degrees: float = key(10.0, "Largest in-plane rotation of image and control together.", low=0, high=180)
+    scale: list[float] = key([0.9, 1.1], "Range of in-plane scaling of image and control.", low=0.1, length=(2,))
+    trained: str = key("all", "What is trained; control locks the base U-Net.", choices=("all", "control"))
+    checkpoint_every: int = key(100, "Steps between checkpoints.", low=1)
+    images_every: int = key(250, "Steps between image grids in TensorBoard.", low=1)
+    validate_every: int = key(250, "Steps between validation losses.", low=1)
+
+
+@dataclass
+class DiffusionConfig:
+    denoiser: DenoiserConfig = section(DenoiserConfig)
+    codec: CodecConfig = section(CodecConfig)
+    schedule: ScheduleConfig = section(ScheduleConfig)
+    pretrain: DiffusionTrainingConfig = section(DiffusionTrainingConfig)
+    finetune: DiffusionTrainingConfig = section(DiffusionTrainingConfig)
+    slice_axis: int | None = key(
+        None, "Axis of slicing in the prepared volume (0 R, 1 A, 2 S); null: the coarsest.", choices=(0, 1, 2)
+    )
+    max_size: int = key(256, "Largest side of a training slice in voxels; larger slices are cropped.", low=16)
+
+
+@dataclass
+class SynthesizeConfig:
+    samples: int = key(4, "Synthetic volumes for each labelled training case (K).", low=1)
+    steps: int = key(10, "Denoising steps (DDIM).", low=1)
+    eta: float = key(0.0, "Stochasticity of DDIM.", low=0, high=1)
+    guidance_scale: float = key(1.0, "Classifier-free guidance; 1: none, and half the cost.", low=0)
+    control_strength: float = key(1.0, "Scale of the control residuals.", low=0)
+    strength: float = key(1.0, "1: from pure noise; below: from the partly noised real volume.", low=0.01, high=1)
+    noise: str = key(
+        "shared",
+        "Noise along the slice axis: independent, shared (a part rho is common), ar1 (correlated over correlation_mm).",
+        choices=("independent", "shared", "ar1"),
+    )
+    rho: float = key(0.5, "Share of the noise variance that all slices of a volume have in common.", low=0, high=1)
+    correlation_mm: float = key(4.0, "Distance in mm over which ar1 noise falls to 1/e.", low=0.01)
+    batch: int = key(64, "Slices denoised at once.", low=1)
+
+
+@dataclass
+class MergeConfig:
+    alpha: float = key(0.6, "Probability that a cuboid is real.", low=0, high=1)
+    cell_mm: float | None = key(None, "Edge of the cuboids in mm, on every axis.", low=0.01)
+    cell: list[int] = key([16], "Edge of the cuboids in voxels, one number or one an axis.", low=1, length=(1, 3))
+    feather: float = key(0.0, "Width in voxels over which cuboid borders blend; labels stay hard.", low=0)
+    at: str = key(
+        "image", "What is merged: the images, or (published code) the predictions.", choices=("image", "prediction")
+    )
+
+
+@dataclass
+class ArmConfig:
+    merge: str = key("none", "What real volumes are merged with.", choices=("none", "real", "synthetic"))
+    classical: bool = key(False, "The classical stack, after the merge.")
+
+
+@dataclass
+class ClassicalConfig:
+    rotation_degrees: float = key(30.0, "Largest rotation about each axis.", low=0, high=180)
+    scale: list[float] = key([0.7, 1.4], "Range of scaling.", low=0.1, length=(2,))
+    elastic_probability: float = key(0.2, "How often a case is deformed elastically.", low=0, high=1)
+    elastic_magnitude: list[float] = key([0.0, 3.0], "Range of the elastic displacement in voxels.", low=0, length=(2,))
+    mirror_axes: list[int] = key([0, 1, 2], "Axes that may be mirrored.", choices=(0, 1, 2))
+    spatial_probability: float = key(0.3, "How often a case is rotated and scaled.", low=0, high=1)
+
+
+@dataclass
+class NetworkConfig:
+    name: str = key("unet", "Segmentation network (MONAI).", choices=("unet", "unetr"))
+    arguments: dict[str, Any] = key({}, "Constructor arguments of the network, besides channels and dimensions.")
+    divisor: int = key(8, "Input sizes are multiples of this.", low=1)
+
+
+@dataclass
+class TrainConfig:
+    steps: int = key(2000, "Optimiser steps.", low=1)
+    batch: int = key(2, "Volumes (patches) a step, over all processes.", low=1)
+    patch: list[int] | None = key(
+        None, "Patch in voxels; null: the largest training volume, at most max_patch.", low=1, length=(3,)
+    )
+    max_patch: int = key(96, "Largest side of an automatic patch.", low=8)
+    foreground_probability: float = key(0.5, "How often a patch is centred on a labelled voxel.", low=0, high=1)
+    learning_rate: float = key(2e-3, "Peak learning rate (AdamW), decayed by a cosine.", low=0)
+    warmup_steps: int = key(20, "Steps of linear warm-up.", low=0)
+    weight_decay: float = key(1e-4, "Weight decay (AdamW).", low=0)
+    clip_norm: float = key(1.0, "Gradient norm is clipped to this.", low=0)
+    accumulation: int = key(1, "Batches whose gradients are added up before a step.", low=1)
+    ema_decay: float = key(0.0, "Decay of the averaged weights; 0: no averaging.", low=0, high=0.99999)
+    include_background: bool = key(False, "Background counts in the Dice loss.")
+    validate_every: int = key(100, "Steps between validations.", low=1)
+    checkpoint_every: int = key(100, "Steps between checkpoints.", low=1)
+    images_every: int = key(500, "Steps between image grids in TensorBoard.", low=1)
+    overlap: float = key(0.5, "Overlap of the sliding window.", low=0, high=0.95)
+
+
+@dataclass
+class EvaluateConfig:
+    tolerance_mm: float = key(
+        1.0, "Tolerance of the normalised surface Dice, in mm (pixels in 2D without spacing).", low=0
+    )
+    reference: str = key("none", "Arm that the gains are measured against.")
+
+
+@dataclass
+class RuntimeConfig:
+    device: str = key("auto", "auto, cpu, cuda or mps.", choices=("auto", "cpu", "cuda", "mps"))
+    precision: str = key("no", "Mixed precision.", choices=("no", "bf16", "fp16"))
+    workers: int = key(0, "Loader processes of each training; 0: in the training process.", low=0)
+    threads: int = key(0, "CPU threads; 0: as torch chooses.", low=0)
+
+
+@dataclass
+class Config:
+    workspace: str = key("ws", "Folder that holds every result.")
+    prompt: str | None = key(None, "Text of the data set, e.g. 'Hippocampus, MRI'; null: name and modality.")
+    preset: str = key("standard", "The preset that was composed.")
+    cohort: str = key("mr", "Built-in cohort of `demo`.", choices=("mr", "ct", "ultrasound"))
+    seed: int = key(0, "Seed of splits, generator and synthetic volumes.", low=0)
+    seeds: list[int] = key([0], "Seeds of the segmenters; one training each.", low=0)
+    folds: list[int] = key([0], "Folds that run.", low=0)
+    arms: list[str] = key(["none", "diffboost"], "Arms that are trained and compared.")
+    data: DataConfig = section(DataConfig)
+    prepare: PrepareConfig = section(PrepareConfig)
+    diffusion: DiffusionConfig = section(DiffusionConfig)
+    synthesize: SynthesizeConfig = section(SynthesizeConfig)
+    merge: MergeConfig = section(MergeConfig)
+    classical: ClassicalConfig = section(ClassicalConfig)
+    network: NetworkConfig = section(NetworkConfig)
+    train: TrainConfig = section(TrainConfig)
+    evaluate: EvaluateConfig = section(EvaluateConfig)
+    arm: dict[str, ArmConfig] = field(default_factory=dict, metadata={"meaning": "Definition of every arm."})
+    runtime: RuntimeConfig = section(RuntimeConfig)

@@ -1,0 +1,1 @@
+"""The segmenter: networks, training batches, learning and inference."""

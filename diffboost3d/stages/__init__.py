@@ -1,0 +1,1 @@
+"""One module a command: read records, call the methods, write records."""

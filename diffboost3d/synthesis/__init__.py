@@ -1,0 +1,1 @@
+"""Slices into coherent volumes."""
