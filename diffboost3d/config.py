@@ -40,7 +40,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 
     with initialize_config_dir(str(configs_folder()), version_base="1.3"):
         try:
-            raw = hydra_compose("config", list(overrides))
+            raw = hydra_compose("config", [_quoted(override) for override in overrides])
         except Exception as error:  # Hydra raises many types; each is a refused override
             raise ConfigError(_hydra_message(error, overrides)) from error
     try:
@@ -50,6 +50,25 @@ def compose(overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(_typed_message(error)) from error
     validate(config)
     return config
+
+
+def _quoted(override: str) -> str:
+    """Put Hydra's quotes around plain text, so that `prompt=Hippocampus, MRI` and paths of any letters need none."""
+    name, separator, value = override.partition("=")
+    if name not in _text_keys() or value in ("", "null") or value[0] in "'\"":
+        return override
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
+    return f"{name}{separator}'{escaped}'"
+
+
+def _text_keys() -> set[str]:
+    """Keys of free text: strings without a list of choices."""
+    return {
+        path
+        for path, one in _leaves(Config())
+        if str(one.type) in ("str", "str | None") and one.metadata.get("choices") is None and path != "preset"
+    }
 
 
 def _hydra_message(error: Exception, overrides: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ white, so a schedule means the same as in pixels. `pixel`: space to depth.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 
 
 class Codec:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 
 from diffboost3d.diffusion.codecs import Codec
 from diffboost3d.diffusion.networks import ConditionalDenoiser
@@ -29,6 +31,12 @@ class SamplingPlan:
     eta: float = 0.0
 
 
+def padded_size(size: Sequence[int], divisor: int) -> tuple[int, int]:
+    """Sides (A', B') rounded up to multiples of the denoiser's divisor."""
+    a, b = (math.ceil(side / divisor) * divisor for side in size)
+    return a, b
+
+
 @torch.inference_mode()
 def sample(
     denoiser: ConditionalDenoiser,
@@ -47,15 +55,15 @@ def sample(
     Sides that are no multiple of the network's are padded by repeating the border, and cut off again.
 
     Args:
-        noise: (B, 1, A, B), standard normal, in image space (the codec keeps it white).
+        noise: (B, 1, A', B'), standard normal, in image space (the codec keeps it white); sides as `padded_size` says.
         tokens, no_tokens: (1, T), of the prompt and of the empty prompt. control: (B, C, A, B) in [0, 1].
         start: images (B, 1, A, B) to start from where `plan.strength` < 1.
         generator: for eta > 0.
     """
-    sides = noise.shape[-2:]
-    padding = [part for side in reversed(sides) for part in (0, -side % denoiser.plan.divisor)]
+    sides = control.shape[-2:]
+    padding = [part for side, whole in zip(sides[::-1], noise.shape[:-3:-1], strict=True) for part in (0, whole - side)]
     control = F.pad(control, padding, mode="replicate")
-    latents, timesteps = _begin(scheduler, codec, plan, F.pad(noise, padding, mode="reflect"), start, padding)
+    latents, timesteps = _begin(scheduler, codec, plan, noise, start, padding)
     text = denoiser.embed(tokens).expand(len(noise), -1, -1)
     no_text = denoiser.embed(no_tokens).expand(len(noise), -1, -1) if plan.guidance_scale != 1.0 else None
     for timestep in timesteps:

@@ -61,7 +61,7 @@ def _read_nifti(path: Path) -> Volume:
     try:
         image = nib.load(path)
         shape = image.shape
-        if len(shape) > 3 and any(size > 1 for size in shape[3:]) or len(shape) < 2:
+        if (len(shape) > 3 and any(size > 1 for size in shape[3:])) or len(shape) < 2:
             raise DataError(
                 f"{path}: {len(shape)}D image of shape {'x'.join(map(str, shape))}; give one 3D volume a file"
             )

@@ -1,0 +1,155 @@
+"""The command line: a command word and Hydra overrides become a configuration and a stage; mistakes become one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from diffboost3d import __version__
+from diffboost3d.errors import ConfigError, DiffBoostError
+
+COMMANDS = {
+    "run": "everything below in order, on a folder of your own: data.root=FOLDER",
+    "demo": "everything on a built-in cohort: cohort=mr|ct|ultrasound",
+    "prepare": "check, align, resample and normalise the cases; edges; splits",
+    "pretrain": "train the generator on all training-side images, without labels",
+    "finetune": "train it further on the labelled training cases",
+    "synthesize": "make synthetic volumes of the labelled training cases",
+    "train": "train a segmenter for every arm, fold and seed",
+    "evaluate": "predict and score the test cases",
+    "report": "table, figures and one page",
+}
+
+READS = {
+    "run": "data.root",
+    "demo": "nothing",
+    "prepare": "data.root",
+    "pretrain": "prepare",
+    "finetune": "prepare, pretrain",
+    "synthesize": "prepare, finetune",
+    "train": "prepare, and synthesize for the diffboost arms",
+    "evaluate": "prepare, train",
+    "report": "evaluate",
+}
+
+KEYS = {
+    "run": "data.root workspace prompt preset arms folds seeds data.labelled data.splits data.patients network",
+    "demo": "cohort workspace seed arms",
+    "prepare": "data.* prepare.* prompt seed",
+    "pretrain": "diffusion.* prompt seed folds runtime.*",
+    "finetune": "diffusion.finetune.* seed folds runtime.*",
+    "synthesize": "synthesize.* seed folds runtime.*",
+    "train": "arms seeds folds merge.* classical.* network train.* runtime.*",
+    "evaluate": "arms seeds folds evaluate.*",
+    "report": "arms seeds folds",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command. Returns the exit status: 0, 1 for data and workspaces, 2 for a refused call or configuration."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _main(words)
+    except DiffBoostError as error:
+        print(f"diffboost3d: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("diffboost3d: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _main(words: list[str]) -> int:
+    if "--version" in words:
+        print(f"diffboost3d {__version__}")
+        return 0
+    command = words[0] if words and not words[0].startswith("-") else None
+    if command is not None and command not in COMMANDS:
+        raise ConfigError(f"unknown command {command!r}; allowed: {', '.join(COMMANDS)}")
+    if command is None or "--help" in words or "-h" in words:
+        print(_command_help(command) if command else _help())
+        return 0 if words else 2
+    overrides, shows_config = _options(words[1:])
+    return _show(command, overrides) if shows_config else _run(command, overrides)
+
+
+def _options(words: list[str]) -> tuple[list[str], bool]:
+    """Overrides, and whether `--cfg job` asks for the configuration only."""
+    shows = "--cfg" in words
+    if shows:
+        at = words.index("--cfg")
+        if words[at + 1 : at + 2] != ["job"]:
+            raise ConfigError("--cfg takes the word job: it prints the resolved configuration")
+        words = words[:at] + words[at + 2 :]
+    for word in words:
+        if word.startswith("-"):
+            raise ConfigError(f"unknown option {word!r}; allowed: --help, --cfg job, and overrides key=value")
+        if "=" not in word and not word.startswith("~"):
+            raise ConfigError(f"{word!r} is no override; write key=value, e.g. workspace=ws")
+    return words, shows
+
+
+def _defaults(command: str, overrides: list[str]) -> list[str]:
+    """What the demo sets before the user's overrides."""
+    if command != "demo":
+        return overrides
+    given = {word.lstrip("+").split("=")[0] for word in overrides}
+    cohort = next((word.split("=", 1)[1] for word in overrides if word.startswith("cohort=")), "mr")
+    own = {"preset": "demo", "workspace": f"diffboost3d-demo/{cohort}"}
+    return [f"{key}={value}" for key, value in own.items() if key not in given] + overrides
+
+
+def _show(command: str, overrides: list[str]) -> int:
+    from diffboost3d.config import compose, to_yaml
+
+    print(to_yaml(compose(_defaults(command, overrides))), end="")
+    return 0
+
+
+def _run(command: str, overrides: list[str]) -> int:
+    from diffboost3d.config import compose, to_yaml
+
+    config = compose(_defaults(command, overrides))
+    from diffboost3d.cases.workspace import Workspace
+
+    workspace = Workspace(config.workspace)
+    main_process = os.environ.get("RANK", "0") == "0"  # as torchrun and accelerate set it, before torch is loaded
+    with workspace.opened(main_process):
+        if main_process:
+            workspace.write_config(command, to_yaml(config))
+            workspace.log(f"diffboost3d {command} {' '.join(overrides)}")
+        import_module(f"diffboost3d.stages.{command}").run(config, workspace)
+    return 0
+
+
+def _help() -> str:
+    commands = "\n".join(f"  {name:<11} {meaning}" for name, meaning in COMMANDS.items())
+    return f"""diffboost3d {__version__}: a folder of NIfTI volumes with labels in, a better segmenter out.
+
+usage: diffboost3d COMMAND [key=value ...]
+
+commands:
+{commands}
+
+the one command for a folder of your own:
+  diffboost3d run data.root=FOLDER workspace=ws prompt="Hippocampus, MRI" preset=quick
+
+  diffboost3d COMMAND --help     what a command reads and which keys it takes
+  diffboost3d COMMAND --cfg job  the resolved configuration, without running
+  preset=quick|standard|paper    how much is trained
+
+Every command goes on where it was stopped, and keeps what is finished. Results: workspace/report/index.html."""
+
+
+def _command_help(command: str) -> str:
+    from diffboost3d.config import configs_folder
+
+    return f"""diffboost3d {command}: {COMMANDS[command]}
+
+usage: diffboost3d {command} [key=value ...] [--cfg job]
+
+reads     {READS[command]}
+keys      {KEYS[command].replace(" ", ", ")}
+          any of {configs_folder()}/config.yaml can be set; `--cfg job` shows them all
+workspace workspace=ws (default) holds every result; the same command again goes on from there"""

@@ -1,0 +1,95 @@
+"""Which arms are compared with which, on which scores, and what is said about it in one plain sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from diffboost3d.evaluation.statistics import PairedComparison, smallest_holm_p
+
+SIGNIFICANCE = 0.05
+_ALSO_AGAINST = {"diffboost": ("cutmix",), "diffboost_classical": ("cutmix_classical",)}
+
+# (fold, seed, label) -> value: what one arm scored on one case
+Grid = Mapping[tuple[int, int, str], float]
+
+
+@dataclass(frozen=True)
+class PairedCases:
+    """Differences, arm minus reference, by case; and the cases scored in one arm only or on other seeds or labels."""
+
+    differences: Mapping[str, float]
+    left_out: tuple[str, ...]
+
+
+def arm_pairs(arms: Sequence[str], reference: str) -> list[tuple[str, str]]:
+    """Return the (arm, reference) pairs worth testing among the `arms` present, each once.
+
+    Every other arm meets `reference`. Arms built on classical augmentation also meet "classical", and diffboost meets
+    the plain cut-and-paste of the same kind, so that a gain is not credited to the wrong ingredient.
+    """
+    pairs: dict[tuple[str, str], None] = {}
+    for arm in arms:
+        against = [reference]
+        if arm.endswith("_classical"):
+            against.append("classical")
+        against.extend(_ALSO_AGAINST.get(arm, ()))
+        pairs |= dict.fromkeys((arm, other) for other in against if other in arms and other != arm)
+    return [pair for pair in pairs if pair[0] != reference]
+
+
+def case_mean(grid: Grid) -> float:
+    """Average one case's scores: over the labels of a run (fold and seed), then over runs. Raises for an empty grid."""
+    runs: dict[tuple[int, int], list[float]] = {}
+    for (fold, seed, _), value in grid.items():
+        runs.setdefault((fold, seed), []).append(value)
+    return sum(sum(values) / len(values) for values in runs.values()) / len(runs)
+
+
+def pair_cases(arm: Mapping[str, Grid], reference: Mapping[str, Grid]) -> PairedCases:
+    """Pair two arms' scores by case; only cases with the same folds, seeds and labels in both arms enter."""
+    differences, left_out = {}, []
+    for case in sorted(arm.keys() | reference.keys()):
+        if case in arm and case in reference and arm[case].keys() == reference[case].keys():
+            differences[case] = case_mean(arm[case]) - case_mean(reference[case])
+        else:
+            left_out.append(case)
+    return PairedCases(differences, tuple(left_out))
+
+
+def verdict(comparison: PairedComparison, seeds: int, comparisons: int) -> str:
+    """Say in one sentence whether an arm helps, judged on Dice, for instance
+
+    "diffboost helps: +2.1 Dice points over none (95 % interval 1.0 to 3.2, n = 50 cases, 2 seeds)".
+
+    `comparisons` is the size of the family that Holm's adjustment was over. A gain or a loss is claimed only when the
+    adjusted p-value is below 0.05 and the interval leaves out 0. With too few cases for any p-value to get there the
+    sentence says so, since "no gain" would claim more than was measured.
+    """
+    who, reference, interval = comparison.arm, comparison.reference, comparison.difference
+    if comparison.cases == 0:
+        return f"{who} can't be compared with {reference}: no case is scored in both on the same seeds and labels"
+    measured = (
+        f"{points(interval.mean, sign=True)} Dice points over {reference} "
+        f"(95 % interval {points(interval.low)} to {points(interval.high)}, "
+        f"n = {_count(comparison.cases, 'case')}, {_count(seeds, 'seed')})"
+    )
+    if comparison.cases == 1:
+        measured = f"{points(interval.mean, sign=True)} Dice points over {reference} (n = 1 case)"
+    if comparison.p_holm < SIGNIFICANCE and interval.low > 0:
+        return f"{who} helps: {measured}"
+    if comparison.p_holm < SIGNIFICANCE and interval.high < 0:
+        return f"{who} hurts: {measured}"
+    if smallest_holm_p(comparison.cases, comparisons) >= SIGNIFICANCE:
+        return f"{who}: too few cases to tell: {measured}"
+    return f"{who} brings no detectable gain: {measured}"
+
+
+def points(fraction: float, sign: bool = False) -> str:
+    """Write a fraction as percent points with one decimal, without a negative zero."""
+    number = round(100 * fraction, 1) + 0.0
+    return f"{number:+.1f}" if sign else f"{number:.1f}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

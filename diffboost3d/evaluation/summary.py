@@ -1,0 +1,184 @@
+"""From one score for each arm, fold, seed, case, label and metric to the numbers that answer "which arm is better"."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from diffboost3d.cases.records import Score
+from diffboost3d.evaluation.comparisons import PairedCases, arm_pairs, case_mean, pair_cases, verdict
+from diffboost3d.evaluation.metrics import METRICS
+from diffboost3d.evaluation.statistics import Interval, PairedComparison, bootstrap_mean, compare_paired
+
+# {arm: {case: {(fold, seed, label): value}}} of one metric
+Grids = dict[str, dict[str, dict[tuple[int, int, str], float]]]
+
+
+def summarise(scores: Sequence[Score], reference: str = "none", seed: int = 0) -> dict[str, Any]:
+    """Summarise scores as a JSON-able dictionary; `seed` is the bootstrap's.
+
+    Each case gives one value an arm and metric: the mean over labels, then over seeds. The keys are
+
+    - `reference`, `cases`, `folds`, `seeds`, `labels`, and `metrics` as `[{name, unit, higher_is_better}]`;
+    - `arms`: `{arm: {metric: {mean, low, high, cases, labels: {label: {mean, low, high, cases}}, seeds: {...}}}}` with
+      the reference first; low and high are the 95 % bootstrap interval over cases, and `seeds` is `{seed: mean}`, so
+      that the spread between training seeds is visible;
+    - `comparisons`: `[{metric, arm, reference, difference: {mean, low, high}, p_value, p_holm, cases, left_out,
+      verdict}]`, arm minus reference over cases scored in both on the same folds, seeds and labels, Holm's adjustment
+      within a metric; `left_out` counts the other cases and `verdict` is a sentence for Dice and None for the rest;
+    - `notes`: sentences on what is missing or was left out.
+
+    Numbers that don't exist (the interval of one case) are None. Scores that aren't finite are left out and counted in
+    `notes`. No scores give empty lists. Raises ValueError when a score occurs twice.
+    """
+    finite = [score for score in scores if math.isfinite(score.value)]
+    arms = _in_order((score.arm for score in finite), reference)
+    metrics = _in_order((score.metric for score in finite), *(metric.name for metric in METRICS))
+    grids = {metric: score_grids(finite, metric) for metric in metrics}
+    paired = {metric: _pair_arms(grids[metric], arms, reference) for metric in metrics}
+    seeds = sorted({score.seed for score in finite})
+    return {
+        "reference": reference,
+        "cases": len({score.case for score in finite}),
+        "folds": sorted({score.fold for score in finite}),
+        "seeds": seeds,
+        "labels": _in_order(score.label for score in finite),
+        "metrics": [_describe_metric(metric, finite) for metric in metrics],
+        "arms": {
+            arm: {metric: _summarise_arm(grids[metric][arm], seed) for metric in metrics if arm in grids[metric]}
+            for arm in arms
+        },
+        "comparisons": [row for metric in metrics for row in _compare(metric, paired[metric], grids[metric], seed)],
+        "notes": _notes(len(scores) - len(finite), arms, reference, paired),
+    }
+
+
+def score_grids(scores: Iterable[Score], metric: str) -> Grids:
+    """Arrange one metric's scores as `{arm: {case: {(fold, seed, label): value}}}`, arms as they occur, cases sorted.
+
+    Raises ValueError for a score that occurs twice.
+    """
+    grids: Grids = {}
+    for score in scores:
+        if score.metric != metric:
+            continue
+        grid = grids.setdefault(score.arm, {}).setdefault(score.case, {})
+        key = (score.fold, score.seed, score.label)
+        if key in grid:
+            raise ValueError(
+                f"{score.metric} of case {score.case}, label {score.label} is scored twice in arm {score.arm}, "
+                f"fold {score.fold}, seed {score.seed}"
+            )
+        grid[key] = score.value
+    return {arm: dict(sorted(cases.items())) for arm, cases in grids.items()}
+
+
+def case_values(scores: Iterable[Score], metric: str) -> dict[str, dict[str, float]]:
+    """Return `{arm: {case: value}}` of a metric, each value a mean over labels and then seeds; nan scores left out."""
+    grids = score_grids((score for score in scores if math.isfinite(score.value)), metric)
+    return {arm: {case: case_mean(grid) for case, grid in cases.items()} for arm, cases in grids.items()}
+
+
+def _summarise_arm(cases: Mapping[str, Mapping[tuple[int, int, str], float]], seed: int) -> dict[str, Any]:
+    labels = _in_order(label for grid in cases.values() for (_, _, label) in grid)
+    seeds = sorted({run_seed for grid in cases.values() for (_, run_seed, _) in grid})
+    return {
+        **_describe([case_mean(grid) for grid in cases.values()], seed),
+        "labels": {label: _describe(_means_where(cases, label=label), seed) for label in labels},
+        "seeds": {str(run_seed): _mean(_means_where(cases, seed=run_seed)) for run_seed in seeds},
+    }
+
+
+def _means_where(
+    cases: Mapping[str, Mapping[tuple[int, int, str], float]], label: str | None = None, seed: int | None = None
+) -> list[float]:
+    """Average each case over its scores of one label or one seed; cases without any are left out."""
+    parts = [
+        {key: value for key, value in grid.items() if label in (None, key[2]) and seed in (None, key[1])}
+        for grid in cases.values()
+    ]
+    return [case_mean(part) for part in parts if part]
+
+
+def _pair_arms(grids: Grids, arms: Sequence[str], reference: str) -> dict[tuple[str, str], PairedCases]:
+    present = [arm for arm in arms if arm in grids]
+    return {(arm, other): pair_cases(grids[arm], grids[other]) for arm, other in arm_pairs(present, reference)}
+
+
+def _compare(
+    metric: str, paired: Mapping[tuple[str, str], PairedCases], grids: Grids, seed: int
+) -> list[dict[str, Any]]:
+    differences = {pair: list(cases.differences.values()) for pair, cases in paired.items()}
+    rows = []
+    for comparison in compare_paired(differences, seed=seed):
+        pair = (comparison.arm, comparison.reference)
+        seeds = {
+            run_seed for case in paired[pair].differences for (_, run_seed, _) in grids[comparison.arm][case]
+        }  # the seeds of the cases that entered
+        rows.append(_row(metric, comparison, len(paired[pair].left_out), len(seeds), len(differences)))
+    return rows
+
+
+def _row(metric: str, comparison: PairedComparison, left_out: int, seeds: int, comparisons: int) -> dict[str, Any]:
+    return {
+        "metric": metric,
+        "arm": comparison.arm,
+        "reference": comparison.reference,
+        "difference": _interval(comparison.difference),
+        "p_value": comparison.p_value,
+        "p_holm": comparison.p_holm,
+        "cases": comparison.cases,
+        "left_out": left_out,
+        "verdict": verdict(comparison, seeds, comparisons) if metric == "dice" else None,
+    }
+
+
+def _notes(
+    unusable: int, arms: Sequence[str], reference: str, paired: Mapping[str, Mapping[tuple[str, str], PairedCases]]
+) -> list[str]:
+    notes = []
+    if unusable:
+        notes.append(f"{unusable} scores aren't finite numbers and were left out")
+    if arms and reference not in arms:
+        notes.append(f"the reference arm {reference} has no scores, so no arm is compared with it")
+    missing: dict[tuple[str, str], set[str]] = {}
+    for pairs in paired.values():
+        for pair, cases in pairs.items():
+            missing.setdefault(pair, set()).update(cases.left_out)
+    notes += [
+        f"{arm} against {other}: left out {len(cases)} cases not scored in both on the same folds, seeds and labels"
+        for (arm, other), cases in missing.items()
+        if cases
+    ]
+    return notes
+
+
+def _describe_metric(name: str, scores: Sequence[Score]) -> dict[str, Any]:
+    units = {score.unit for score in scores if score.metric == name}
+    if len(units) > 1:
+        raise ValueError(f"{name} is given in several units: {', '.join(sorted(units))}")
+    known = {metric.name: metric.higher_is_better for metric in METRICS}
+    return {"name": name, "unit": units.pop(), "higher_is_better": known.get(name, True)}
+
+
+def _describe(values: Sequence[float], seed: int) -> dict[str, Any]:
+    return {**_interval(bootstrap_mean(values, seed=seed)), "cases": len(values)}
+
+
+def _interval(interval: Interval) -> dict[str, float | None]:
+    return {name: _or_none(getattr(interval, name)) for name in ("mean", "low", "high")}
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _in_order(names: Iterable[str], *first: str) -> list[str]:
+    """Return the distinct names as they first occur, those in `first` ahead of the rest."""
+    distinct = dict.fromkeys(names)
+    return [name for name in first if name in distinct] + [name for name in distinct if name not in first]

@@ -1,0 +1,111 @@
+"""Training the segmenter: loss, validation by sliding window, and pictures with contours, for `training.fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffboost3d.segmentation.batches import PatchDataset, TrainingCase
+from diffboost3d.segmentation.inference import probabilities
+
+COLOURS = np.array([[230, 159, 0], [86, 180, 233], [0, 158, 115], [240, 228, 66], [204, 121, 167]], dtype=np.uint8)
+
+
+class SegmentationObjective(torch.nn.Module):
+    """Batch -> {"loss"}: Dice + cross entropy of softmax probabilities (MONAI's DiceCELoss).
+
+    A batch with `other`, `other_label` and `mask` is merged at the prediction: logits of two passes and both labels are mixed
+    by the mask, as the released code of the paper does.
+    """
+
+    def __init__(self, network: torch.nn.Module, include_background: bool) -> None:
+        super().__init__()
+        from monai.losses import DiceCELoss
+
+        self.network = network
+        self.loss = DiceCELoss(include_background=include_background, to_onehot_y=True, softmax=True)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Loss of image (B, 1, I, J, K) against label (B, 1, I, J, K)."""
+        logits, label = self.network(batch["image"]), batch["label"]
+        if "mask" in batch:
+            mask = batch["mask"].bool()
+            logits = torch.where(mask, logits, self.network(batch["other"]))
+            label = torch.where(mask, label, batch["other_label"])
+        return {"loss": self.loss(logits.float(), label)}
+
+
+class SegmentationLearner:
+    """Trains a segmentation network on patches; see `training.Learner`.
+
+    Args:
+        validation: whole prepared cases; their mean Dice is the score that chooses the checkpoint.
+        labels: names of the foreground labels, for the scalars.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        dataset: PatchDataset,
+        validation: Sequence[TrainingCase],
+        labels: Sequence[str],
+        overlap: float,
+        include_background: bool,
+    ) -> None:
+        self.module: torch.nn.Module = SegmentationObjective(network, include_background)
+        self.network = network
+        self.dataset = dataset
+        self._validation, self._labels, self._overlap = validation, labels, overlap
+
+    def validate(self, device: torch.device) -> dict[str, float]:
+        """Dice of each label and their mean, over the validation cases; "score" is the mean."""
+        table = np.array([self._dice(self._predict(case, device), case.label) for case in self._validation])
+        means = np.nanmean(table, axis=0)
+        named = {f"dice_{name}": float(value) for name, value in zip(self._labels, means, strict=True)}
+        return {**named, "score": float(np.nanmean(table))}
+
+    def _predict(self, case: TrainingCase, device: torch.device) -> NDArray[np.int64]:
+        classes = probabilities(self.network, case.image, self.dataset.patch, self._overlap, device)
+        return np.asarray(classes.argmax(axis=0))
+
+    def _dice(self, prediction: NDArray[Any], truth: NDArray[Any]) -> list[float]:
+        """Dice of each label; 1 where it is in neither."""
+        from monai.metrics import compute_dice
+        from monai.networks.utils import one_hot
+
+        shown = [torch.from_numpy(np.asarray(array, dtype=np.int64))[None, None] for array in (prediction, truth)]
+        both = [one_hot(array, len(self._labels) + 1) for array in shown]
+        scores = compute_dice(*both, include_background=False, ignore_empty=False)
+        return [float(value) for value in scores[0]]
+
+    def images(self, device: torch.device) -> dict[str, NDArray[np.uint8]]:
+        """Two pictures: training patches with their labels, and validation cases with the predicted labels."""
+        patches = [self.dataset[number] for number in range(4)]
+        training = [overlay(patch["image"][0].numpy(), patch["label"][0].numpy()) for patch in patches]
+        predicted = [overlay(case.image, self._predict(case, device)) for case in self._validation[:4]]
+        return {"training_patches": side_by_side(training), "validation_predictions": side_by_side(predicted)}
+
+
+def overlay(image: NDArray[Any], label: NDArray[Any]) -> NDArray[np.uint8]:
+    """The slice with most label of a volume (I, J, K) in [-1, 1], as a picture (J, I, 3) with coloured label borders."""
+    k = int((label > 0).sum(axis=(0, 1)).argmax())
+    grey = np.clip((image[:, :, k] + 1) * 127.5, 0, 255).astype(np.uint8)
+    picture = np.repeat(grey[..., None], 3, axis=2)
+    flat = label[:, :, k]
+    border = np.zeros(flat.shape, bool)
+    for axis in (0, 1):
+        border |= flat != np.roll(flat, 1, axis)
+    border &= flat > 0
+    picture[border] = COLOURS[(flat[border] - 1) % len(COLOURS)]
+    return np.ascontiguousarray(picture.transpose(1, 0, 2)[::-1])
+
+
+def side_by_side(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Pictures in a row, the lower ones filled with black."""
+    height = max(picture.shape[0] for picture in pictures)
+    filled = [np.pad(picture, ((0, height - picture.shape[0]), (0, 2), (0, 0))) for picture in pictures]
+    return np.concatenate(filled, axis=1)

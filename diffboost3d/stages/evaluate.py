@@ -1,0 +1,123 @@
+"""`evaluate`: the test cases, touched here for the first time: predictions on their own grid, and scores against their files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from diffboost3d.cases.atomic import write_json
+from diffboost3d.cases.records import Case, Manifest, Score
+from diffboost3d.cases.workspace import Workspace, now
+from diffboost3d.config import digest
+from diffboost3d.evaluation.metrics import METRICS, score_labels
+from diffboost3d.evaluation.summary import summarise
+from diffboost3d.imaging.files import PICTURE_ENDINGS, ending_of, read, write_label_like
+from diffboost3d.schema import Config
+from diffboost3d.segmentation.inference import label_in_source, probabilities
+from diffboost3d.segmentation.networks import VolumeNetwork, build_network
+from diffboost3d.stages.inputs import accelerator_of, cases_of, prepared
+from diffboost3d.training import load_tensors
+
+MODEL = "model.safetensors"
+
+
+def run(config: Config, workspace: Workspace) -> None:
+    """Score every trained segmenter of folds x arms x seeds on the fold's test cases; write scores.csv and summary.json."""
+    manifest = workspace.read_manifest()
+    accelerator = accelerator_of(config)
+    scores: list[Score] = []
+    for fold in config.folds:
+        cases = cases_of(manifest, workspace.read_split(fold).test)
+        for arm in config.arms:
+            for seed in config.seeds:
+                scores += _evaluate_cell(config, workspace, manifest, accelerator, cases, fold, arm, seed)
+    if accelerator.is_main_process:
+        workspace.write_scores(scores)
+        summary = summarise(scores, reference=config.evaluate.reference, seed=config.seed)
+        write_json(workspace.summary_path, summary)
+    accelerator.wait_for_everyone()
+
+
+def _evaluate_cell(
+    config: Config,
+    workspace: Workspace,
+    manifest: Manifest,
+    accelerator: Any,
+    cases: list[Case],
+    fold: int,
+    arm: str,
+    seed: int,
+) -> list[Score]:
+    """Scores of one segmenter; cases that are scored already are not predicted again."""
+    from tqdm import tqdm
+
+    started = now()
+    model = workspace.require(workspace.segmenter(fold, arm, seed), "train")["digest"]
+    folder = workspace.segmenter(fold, arm, seed) / "predictions"
+    digests = {
+        case.id: digest(model, case.digest, config.evaluate.tolerance_mm, config.train.overlap) for case in cases
+    }
+    own = digest(list(digests.values()))
+    if not workspace.is_current(folder, own):
+        rank, processes = accelerator.process_index, accelerator.num_processes
+        todo = [case for case in cases if not _is_scored(folder, case, digests[case.id])][rank::processes]
+        network, patch = _load_network(workspace, fold, arm, seed, accelerator.device)
+        title = f"evaluate fold {fold}, {arm}, seed {seed}"
+        for case in tqdm(todo, desc=title, unit="case", disable=rank > 0):
+            classes = probabilities(
+                network, prepared(workspace, case, "image"), patch, config.train.overlap, accelerator.device
+            )
+            _score_case(config, workspace, manifest, case, classes, fold, arm, seed, digests[case.id])
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            workspace.finish(folder, "evaluate", own, started, cases=len(cases))
+    return [score for case in cases for score in _read_scores(folder, case)]
+
+
+def _load_network(
+    workspace: Workspace, fold: int, arm: str, seed: int, device: Any
+) -> tuple[VolumeNetwork, tuple[int, int, int]]:
+    tensors, facts = load_tensors(workspace.segmenter(fold, arm, seed) / MODEL)
+    i, j, k = facts["patch"]
+    network = build_network(facts["network"], facts["spatial_dims"], facts["classes"], (i, j, k), facts["arguments"])
+    network.load_state_dict(tensors)
+    return network.to(device).eval(), (i, j, k)
+
+
+def _score_case(
+    config: Config,
+    workspace: Workspace,
+    manifest: Manifest,
+    case: Case,
+    classes: Any,
+    fold: int,
+    arm: str,
+    seed: int,
+    own: str,
+) -> None:
+    """Write the prediction in the form of the case's image and, last, its scores against the untouched label file."""
+    source = workspace.root / manifest.source
+    prediction = label_in_source(classes, case, list(manifest.labels.values()))
+    ending = ".png" if ending_of(case.image) in PICTURE_ENDINGS else ending_of(case.image)
+    path = workspace.prediction(fold, arm, seed, case.id, ending)
+    write_label_like(path, prediction, source / case.image)
+    assert case.label is not None  # test cases are labelled: `splits` sees to it
+    truth = read(source / case.label).array.round().astype(int)
+    table = score_labels(prediction, truth, manifest.labels, case.source_grid.spacing_mm, config.evaluate.tolerance_mm)
+    units = {metric.name: metric.unit if manifest.physical else metric.unit.replace("mm", "px") for metric in METRICS}
+    scores = [
+        Score(arm, fold, seed, case.id, label, metric, float(value), units[metric])
+        for label, row in table.items()
+        for metric, value in row.items()
+    ]
+    write_json(path.parent / f"{case.id}.json", {"digest": own, "scores": [dataclasses.asdict(one) for one in scores]})
+
+
+def _is_scored(folder: Any, case: Case, own: str) -> bool:
+    path = folder / f"{case.id}.json"
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["digest"] == own
+
+
+def _read_scores(folder: Any, case: Case) -> list[Score]:
+    return [Score(**row) for row in json.loads((folder / f"{case.id}.json").read_text(encoding="utf-8"))["scores"]]

@@ -1,0 +1,74 @@
+"""Reading what earlier stages left, for the stages that learn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffboost3d.cases.records import Case, Manifest
+from diffboost3d.cases.workspace import Workspace
+from diffboost3d.imaging.edges import control_image
+from diffboost3d.imaging.files import read
+from diffboost3d.schema import Config, DiffusionTrainingConfig, TrainConfig
+from diffboost3d.training import TrainingPlan, make_accelerator
+
+
+def accelerator_of(config: Config) -> Any:
+    """The Accelerate object that `runtime` asks for."""
+    return make_accelerator(config.runtime.device, config.runtime.precision, config.runtime.threads)
+
+
+def prepared(workspace: Workspace, case: Case, kind: str) -> NDArray[Any]:
+    """The prepared image, label or edge map (I, J, K) of a case."""
+    return read(workspace.prepared(case.id, kind)).array
+
+
+def cases_of(manifest: Manifest, ids: Iterable[str]) -> list[Case]:
+    """Cases by id, in that order."""
+    by_id = {case.id: case for case in manifest.cases}
+    return [by_id[identifier] for identifier in ids]
+
+
+def slice_axis(config: Config, manifest: Manifest) -> int:
+    """Axis of slicing: as configured, else the one of coarsest spacing (by the first case; all share one spacing)."""
+    if manifest.spatial_dims == 2:
+        return 2
+    wanted = config.diffusion.slice_axis
+    return manifest.cases[0].grid.slice_axis if wanted is None else wanted
+
+
+def control_of(
+    config: Config, manifest: Manifest, workspace: Workspace, case: Case, with_label: bool
+) -> NDArray[np.float32]:
+    """The control image (C, I, J, K) of a case, with or without its label boundaries."""
+    denoiser = config.diffusion.denoiser
+    return control_image(
+        prepared(workspace, case, "edge"),
+        prepared(workspace, case, "label") if with_label else None,
+        list(manifest.foreground.values()),
+        slice_axis(config, manifest),
+        denoiser.neighbours,
+        denoiser.control,
+    )
+
+
+def training_plan(section: DiffusionTrainingConfig | TrainConfig, seed: int, workers: int) -> TrainingPlan:
+    """The numbers that `training.fit` needs."""
+    return TrainingPlan(
+        steps=section.steps,
+        batch=section.batch,
+        learning_rate=section.learning_rate,
+        warmup_steps=section.warmup_steps,
+        weight_decay=section.weight_decay,
+        clip_norm=section.clip_norm,
+        accumulation=section.accumulation,
+        ema_decay=section.ema_decay,
+        validate_every=section.validate_every,
+        checkpoint_every=section.checkpoint_every,
+        images_every=section.images_every,
+        seed=seed,
+        workers=workers,
+    )

@@ -1,0 +1,277 @@
+"""`prepare`: a data folder becomes checked, canonical, resampled cases with one intensity map each, edges and splits."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffboost3d.cases.atomic import write_json
+from diffboost3d.cases.checks import KEPT_UNLABELLED, check_pair
+from diffboost3d.cases.layouts import Folder, Pair, read_folder
+from diffboost3d.cases.records import Case, Finding, Manifest
+from diffboost3d.cases.splits import draw_splits, patients_of, read_splits
+from diffboost3d.cases.workspace import RECORD, Workspace
+from diffboost3d.config import digest
+from diffboost3d.errors import ConfigError, DataError
+from diffboost3d.imaging.edges import soft_edges
+from diffboost3d.imaging.files import VOLUME_ENDINGS, ending_of, read, write_prepared
+from diffboost3d.imaging.geometry import Grid, resample
+from diffboost3d.imaging.intensity import fit_intensity_map
+from diffboost3d.schema import Config, PrepareConfig
+
+
+@dataclass(frozen=True)
+class _Surveyed:
+    """A usable pair (its label left away where that is missing), its grid and the label values in it."""
+
+    pair: Pair
+    grid: Grid
+    label_values: frozenset[int]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What all cases share."""
+
+    settings: PrepareConfig
+    values: tuple[int, ...]
+    spacing_mm: tuple[float, float, float]
+    intensity_kind: str
+
+
+def run(config: Config, workspace: Workspace) -> None:
+    """Prepare every usable case of `data.root`, then draw the splits.
+
+    Raises:
+        ConfigError: no data.root. DataError: no usable case, or too few for the folds.
+    """
+    if config.data.root is None:
+        raise ConfigError("data.root is missing: give the folder with the images, e.g. data.root=PATH/hippocampus")
+    root = Path(config.data.root)
+    folder = read_folder(root, config.data.layout)
+    labels, from_files = _labels(config, folder)
+    surveyed, findings = _survey(config, folder, None if from_files else set(labels.values()))
+    if from_files:
+        labels = _found_labels(surveyed)
+    modality = config.data.modality or folder.modality or "image"
+    task = _Task(
+        config.prepare, tuple(labels.values()), _target_spacing(config, surveyed), _intensity_kind(config, modality)
+    )
+    pairs = [one.pair for one in surveyed]
+    patients = patients_of([pair.id for pair in pairs], config.data.patients)
+    cases, more = _prepare_all(config, workspace, root, pairs, patients, task)
+    _report_findings(workspace, [*findings, *more], len(cases))
+    name = config.data.name or folder.name
+    manifest = Manifest(
+        name=name,
+        modality=modality,
+        prompt=config.prompt if config.prompt is not None else f"{name}, {modality}",
+        labels=labels,
+        source=os.path.relpath(root, workspace.root),
+        spatial_dims=2 if all(case.grid.spatial_dims == 2 for case in cases) else 3,
+        physical=all(ending_of(case.image) in VOLUME_ENDINGS for case in cases),
+        licence=folder.licence,
+        cases=tuple(cases),
+    )
+    _refuse_mixed_dimensions(manifest)
+    workspace.write_manifest(manifest)
+    _split(config, workspace, manifest)
+
+
+# --- survey: which cases, labels, spacing ----------------------------------------------------------------------------
+def _labels(config: Config, folder: Folder) -> tuple[dict[str, int], bool]:
+    """Label names and values, background first, and whether they still have to be found in the files."""
+    named = config.data.labels or folder.labels
+    if named is None:
+        return {"background": 0}, True
+    if 0 not in named.values() or len(set(named.values())) != len(named) or len(named) < 2:
+        raise DataError(f"labels {named}: need a background of value 0 and other labels, each value once")
+    return dict(sorted(named.items(), key=lambda pair: pair[1])), False
+
+
+def _survey(config: Config, folder: Folder, known: set[int] | None) -> tuple[list[_Surveyed], list[Finding]]:
+    """Check every pair; the usable ones and what was found."""
+
+    def one(pair: Pair) -> tuple[_Surveyed | None, Finding | None]:
+        checked, finding = check_pair(pair, known)
+        if checked is None:
+            return None, finding
+        values = frozenset() if checked.label is None else frozenset(np.unique(checked.label).tolist())
+        kept = pair if checked.label is not None else dataclasses.replace(pair, label=None)
+        return _Surveyed(kept, checked.image.grid, values), finding
+
+    results = list(_in_parallel(config, one, folder.pairs, "check"))
+    usable = [surveyed for surveyed, _ in results if surveyed is not None]
+    findings = [finding for _, finding in results if finding is not None]
+    if not usable:
+        first = f"; the first: {findings[0]}" if findings else ""
+        raise DataError(f"{folder.name}: none of {len(folder.pairs)} cases can be used{first}")
+    return usable, findings
+
+
+def _found_labels(surveyed: list[_Surveyed]) -> dict[str, int]:
+    """Names for the label values that the files have."""
+    foreground = sorted(set().union(*(one.label_values for one in surveyed)) - {0})
+    if not foreground:
+        raise DataError("no label file has any foreground; nothing can be learned")
+    return {"background": 0, **{f"label_{value}": value for value in foreground}}
+
+
+def _target_spacing(config: Config, surveyed: list[_Surveyed]) -> tuple[float, float, float]:
+    """As configured, else the median over the cases, rounded to a micrometre; only headers enter, of all cases alike."""
+    if config.prepare.spacing_mm is not None:
+        i, j, k = config.prepare.spacing_mm
+    else:
+        spacings = [one.grid.canonical().spacing_mm for one in surveyed]
+        i, j, k = (round(float(x), 3) for x in np.median(spacings, axis=0))
+    return (i, j, k)
+
+
+def _intensity_kind(config: Config, modality: str) -> str:
+    kind = config.prepare.intensity.kind
+    if kind != "auto":
+        return kind
+    return "ct_window" if modality.strip().upper() == "CT" else "percentiles"
+
+
+def _refuse_mixed_dimensions(manifest: Manifest) -> None:
+    if manifest.spatial_dims == 3 and (flat := [case.id for case in manifest.cases if case.grid.spatial_dims == 2]):
+        raise DataError(f"{flat[0]} is a single slice among volumes; keep 2D and 3D cases in folders of their own")
+
+
+# --- preparing -------------------------------------------------------------------------------------------------------
+def _prepare_all(
+    config: Config, workspace: Workspace, root: Path, pairs: list[Pair], patients: dict[str, str], task: _Task
+) -> tuple[list[Case], list[Finding]]:
+    def one(pair: Pair) -> Case | Finding:
+        try:
+            return _prepare(workspace, root, pair, patients[pair.id], task)
+        except (DataError, ValueError) as error:
+            return Finding(pair.id, f"{pair.image}: {error}", "the case is skipped")
+
+    results = list(_in_parallel(config, one, pairs, "prepare"))
+    cases = [result for result in results if isinstance(result, Case)]
+    if not cases:
+        raise DataError(f"{root}: no case could be prepared; the first: {results[0]}")
+    return cases, [result for result in results if isinstance(result, Finding)]
+
+
+def _prepare(workspace: Workspace, root: Path, pair: Pair, patient: str, task: _Task) -> Case:
+    """Prepare one case, or keep what an earlier run made of the same files and settings."""
+    image = read(pair.image)
+    canonical = image.grid.canonical()
+    grid = canonical if canonical.spatial_dims == 2 else canonical.with_spacing(task.spacing_mm)
+    settings = task.settings
+    bounds = settings.intensity
+    intensity = fit_intensity_map(
+        image.array, task.intensity_kind, _pair_of(bounds.window_hu), _pair_of(bounds.percentiles)
+    )
+    own = digest(
+        _file_digest(pair.image),
+        None if pair.label is None else _file_digest(pair.label),
+        settings.image_interpolation,
+        settings.label_interpolation,
+        settings.edges,
+        task.values,
+        task.spacing_mm,
+        dataclasses.asdict(intensity),
+    )
+    case = Case(
+        id=pair.id,
+        patient=patient,
+        image=os.path.relpath(pair.image, root),
+        label=None if pair.label is None else os.path.relpath(pair.label, root),
+        source_grid=image.grid,
+        grid=grid,
+        intensity=intensity,
+        digest=own,
+    )
+    record = workspace.prepared_folder / pair.id / RECORD
+    if not (record.is_file() and f'"{own}"' in record.read_text(encoding="utf-8")):
+        _write_prepared(workspace, pair, image.array, case, task)
+        write_json(record, {"digest": own})
+    return case
+
+
+def _write_prepared(workspace: Workspace, pair: Pair, array: NDArray[Any], case: Case, task: _Task) -> None:
+    settings = task.settings
+    image = resample(case.intensity.forward(array), case.source_grid, case.grid, settings.image_interpolation)
+    image = np.clip(image, -1.0, 1.0).astype(np.float32)
+    edges = soft_edges(
+        image, case.grid.spacing_mm, settings.edges.sigmas_mm, settings.edges.quantile, settings.edges.thin
+    )
+    write_prepared(workspace.prepared(case.id, "image"), image, case.grid)
+    write_prepared(workspace.prepared(case.id, "edge"), edges, case.grid)
+    if pair.label is not None:
+        label = _indexed(np.round(read(pair.label).array).astype(np.int64), task.values)
+        label = resample(label, case.source_grid, case.grid, settings.label_interpolation)
+        write_prepared(workspace.prepared(case.id, "label"), label.astype(np.uint8), case.grid)
+
+
+def _indexed(label: NDArray[np.int64], values: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The user's label values as 0, 1, 2, ... in the order of the manifest."""
+    return np.searchsorted(np.asarray(values), label).astype(np.uint8)
+
+
+def _pair_of(values: list[float]) -> tuple[float, float]:
+    return (values[0], values[1])
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _in_parallel(config: Config, function: Any, items: Any, title: str) -> Iterable[Any]:
+    """Results in order, by threads (NumPy, SciPy, SimpleITK and zlib let each other run), with a progress bar."""
+    from tqdm import tqdm
+
+    workers = config.prepare.workers or os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        return list(tqdm(pool.map(function, items), total=len(items), desc=title, unit="case"))
+
+
+# --- what is said and split ------------------------------------------------------------------------------------------
+def _report_findings(workspace: Workspace, findings: list[Finding], usable: int) -> None:
+    """One line a finding, on screen, in the log and in findings.json; they are of the last run."""
+    for finding in findings:
+        workspace.log(f"! {finding}")
+    write_json(
+        workspace.findings_path,
+        [{"case": one.case, "problem": one.problem, "outcome": one.outcome} for one in findings],
+    )
+    skipped = sum(finding.outcome != KEPT_UNLABELLED for finding in findings)
+    workspace.log(f"prepare: {usable} cases ready, {skipped} skipped")
+
+
+def _split(config: Config, workspace: Workspace, manifest: Manifest) -> None:
+    data = config.data
+    if data.splits is not None:
+        splits, lines = read_splits(Path(data.splits), manifest.cases)
+        for line in lines:
+            workspace.log(f"! {line}")
+    else:
+        splits = draw_splits(
+            manifest.cases, data.folds, data.labelled, data.unlabelled, data.validation_fraction, config.seed
+        )
+    for fold in config.folds:
+        if fold >= len(splits):
+            raise ConfigError(
+                f"folds={config.folds}: there is no fold {fold}; {data.splits} has 0 to {len(splits) - 1}"
+            )
+    workspace.write_splits(splits)
+    for fold in config.folds:
+        split = splits[fold]
+        workspace.log(
+            f"fold {fold}: {len(split.training)} labelled training, {len(split.unlabelled)} unlabelled, "
+            f"{len(split.validation)} validation, {len(split.test)} test cases"
+        )

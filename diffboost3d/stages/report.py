@@ -1,0 +1,192 @@
+"""`report`: the scores as a table in the terminal, and one self-contained page with figures and provenance."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffboost3d.augmentation.merge import cell_in_voxels, draw_cuboids, merge_images
+from diffboost3d.cases.atomic import write_text
+from diffboost3d.cases.records import Case, Manifest, Score
+from diffboost3d.cases.workspace import Workspace, versions
+from diffboost3d.config import to_plain
+from diffboost3d.imaging.files import ending_of, read
+from diffboost3d.imaging.geometry import resample
+from diffboost3d.report.figures import Panel, gain_plot, montage, per_case_plot
+from diffboost3d.report.page import PageFigure, Section, build_page
+from diffboost3d.report.tables import arms_table, to_text
+from diffboost3d.schema import Config
+from diffboost3d.seeds import seed_of
+from diffboost3d.stages.inputs import cases_of, prepared, slice_axis
+
+SHOWN_CASES = 3
+
+
+def run(config: Config, workspace: Workspace) -> None:
+    """Write report/index.html from scores.csv and summary.json; print the table and the page's path."""
+    manifest = workspace.read_manifest()
+    scores = workspace.read_scores()
+    summary = json.loads(workspace.summary_path.read_text(encoding="utf-8"))
+    sections = [
+        _results(summary),
+        Section("Cases", "One dot a test case, averaged over labels and seeds.", (_per_case(scores),)),
+        *_synthetic_section(config, workspace, manifest),
+        *_prediction_section(config, workspace, manifest, scores),
+        _data_section(workspace, manifest, config),
+    ]
+    subtitle = f"{manifest.prompt} · {summary['cases']} test cases · preset {config.preset}"
+    page = build_page(f"{manifest.name}: does augmentation help?", subtitle, sections, _provenance(config))
+    write_text(workspace.report_path, page)
+    workspace.log("\n" + to_text(arms_table(summary)))
+    for row in summary["comparisons"]:
+        if row["metric"] == "dice" and row["reference"] == config.evaluate.reference:
+            workspace.log(row["verdict"])
+    workspace.log(f"\nreport: {workspace.report_path}")
+
+
+def _results(summary: dict[str, Any]) -> Section:
+    verdicts = [f"- {row['verdict']}" for row in summary["comparisons"] if row["metric"] == "dice"]
+    notes = [f"- {note}" for note in summary["notes"]]
+    figures = ()
+    if verdicts:
+        figures = (
+            PageFigure(gain_plot(summary), "Forest plot of paired Dice differences", "Paired Dice differences."),
+        )
+    text = "Mean over test cases with its 95 % bootstrap interval.\n\n" + "\n".join(verdicts)
+    return Section("Results", text + ("\n\n" + "\n".join(notes) if notes else ""), figures, arms_table(summary))
+
+
+def _per_case(scores: list[Score]) -> PageFigure:
+    return PageFigure(per_case_plot(scores), "Dice of every test case by arm", "Bars: mean and 95 % interval.")
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+def _synthetic_section(config: Config, workspace: Workspace, manifest: Manifest) -> list[Section]:
+    """Real | edge | synthetic | merged of some training cases of the first fold, across and along the slice axis."""
+    fold = config.folds[0]
+    cases = [
+        case
+        for case in cases_of(manifest, workspace.read_split(fold).training)
+        if workspace.synthetic_record(fold, case.id, 0).is_file()
+    ][:SHOWN_CASES]
+    if not cases:
+        return []
+    axis = slice_axis(config, manifest)
+    rows = [_synthetic_row(config, workspace, case, fold, axis) for case in cases]
+    figures = [
+        PageFigure(montage(rows, [case.id for case in cases]), "Real, edge, synthetic and merged slices", "In plane.")
+    ]
+    if manifest.spatial_dims == 3:
+        across = (axis + 1) % 3
+        rows = [_synthetic_row(config, workspace, case, fold, across) for case in cases]
+        caption = "Re-sliced across the synthesis plane: here slices that don't fit together would show as streaks."
+        figures.append(PageFigure(montage(rows, [case.id for case in cases]), "The same, re-sliced", caption))
+    text = "Labels are those of the real case; they steer the synthesis as boundaries."
+    return [Section("Synthetic volumes", text, tuple(figures))]
+
+
+def _synthetic_row(config: Config, workspace: Workspace, case: Case, fold: int, axis: int) -> list[Panel]:
+    import torch
+
+    real, label = prepared(workspace, case, "image"), prepared(workspace, case, "label")
+    record = workspace.synthetic_record(fold, case.id, 0)
+    path = record.parent / json.loads(record.read_text(encoding="utf-8"))["path"]
+    fake = resample(case.intensity.forward(read(path).array), case.source_grid, case.grid, "linear")
+    merge = config.merge
+    cell = cell_in_voxels(merge.cell, merge.cell_mm, case.grid.spacing_mm)
+    random = torch.Generator().manual_seed(seed_of(config.seed, "report", case.id))
+    mask = draw_cuboids(real.shape, cell, merge.alpha, random).mask(real.shape)
+    mixed = merge_images(mask, torch.from_numpy(real)[None], torch.from_numpy(fake)[None], merge.feather)[0].numpy()
+    at = _fullest(label, axis)
+    panels = {
+        "real": (real, label),
+        "edges": (prepared(workspace, case, "edge") * 2 - 1, None),
+        "synthetic": (fake, label),
+    }
+    panels |= {"merged": (mixed, None)}
+    return [_panel(title, image, drawn, axis, at, case) for title, (image, drawn) in panels.items()]
+
+
+def _prediction_section(config: Config, workspace: Workspace, manifest: Manifest, scores: list[Score]) -> list[Section]:
+    """Truth and each arm's prediction of the worst, a middle and the best test case (by the reference arm)."""
+    fold, seed = config.folds[0], config.seeds[0]
+    values: dict[str, list[float]] = {}
+    for score in scores:
+        if (score.arm, score.fold, score.seed, score.metric) == (config.arms[0], fold, seed, "dice"):
+            values.setdefault(score.case, []).append(score.value)
+    order = sorted(values, key=lambda case: float(np.mean(values[case])))
+    chosen = list(dict.fromkeys([order[0], order[len(order) // 2], order[-1]])) if order else []
+    rows = [_prediction_row(config, workspace, manifest, case, fold, seed) for case in cases_of(manifest, chosen)]
+    if not rows:
+        return []
+    text = f"The worst, a middle and the best test case of fold {fold} by the arm {config.arms[0]}."
+    figure = PageFigure(montage(rows, chosen), "Test cases with the true and the predicted labels", "Contours: labels.")
+    return [Section("Predictions", text, (figure,))]
+
+
+def _prediction_row(
+    config: Config, workspace: Workspace, manifest: Manifest, case: Case, fold: int, seed: int
+) -> list[Panel]:
+    source = workspace.root / manifest.source
+    image = case.intensity.forward(read(source / case.image).array)
+    truth = read(source / str(case.label)).array.round().astype(int)
+    axis = case.source_grid.slice_axis
+    at = _fullest(truth, axis)
+    panels = [_panel("truth", image, truth, axis, at, case, case.source_grid.spacing_mm)]
+    for arm in config.arms:
+        path = workspace.prediction(
+            fold, arm, seed, case.id, ".png" if not manifest.physical else ending_of(case.image)
+        )
+        if path.is_file():
+            predicted = read(path).array.astype(int)
+            panels.append(_panel(arm, image, predicted, axis, at, case, case.source_grid.spacing_mm))
+    return panels
+
+
+def _panel(
+    title: str,
+    image: NDArray[Any],
+    label: NDArray[Any] | None,
+    axis: int,
+    at: int,
+    case: Case,
+    spacing_mm: tuple[float, float, float] | None = None,
+) -> Panel:
+    """The plane `at` across `axis` of a volume (I, J, K) in [-1, 1]."""
+    spacing = [space for index, space in enumerate(spacing_mm or case.grid.spacing_mm) if index != axis]
+    flat = None if label is None else np.take(label, at, axis=axis)
+    return Panel(title, np.take(image, at, axis=axis), flat, (spacing[0], spacing[1]), -1.0, 1.0)
+
+
+def _fullest(label: NDArray[Any], axis: int) -> int:
+    """The plane across `axis` with most labelled voxels."""
+    return int((label > 0).sum(axis=tuple(index for index in range(3) if index != axis)).argmax())
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+def _data_section(workspace: Workspace, manifest: Manifest, config: Config) -> Section:
+    findings = json.loads(workspace.findings_path.read_text(encoding="utf-8"))
+    lines = [f"- {one['case']}: {one['problem']}; {one['outcome']}" for one in findings]
+    parts = []
+    for fold in config.folds:
+        split = workspace.read_split(fold)
+        parts.append(
+            f"- Fold {fold}: {len(split.training)} labelled training, {len(split.unlabelled)} unlabelled, "
+            f"{len(split.validation)} validation, {len(split.test)} test cases."
+        )
+    spacing = " x ".join(f"{space:g}" for space in manifest.cases[0].grid.spacing_mm)
+    grid = f"prepared at {spacing} mm" if manifest.physical else "in pixels"
+    text = f"{len(manifest.cases)} cases of {manifest.name}, {grid}; licence: {manifest.licence}.\n\n" + "\n".join(
+        parts
+    )
+    return Section(
+        "Data",
+        text + ("\n\nFindings:\n\n" + "\n".join(lines) if lines else "\n\nNothing was found wrong with any case."),
+    )
+
+
+def _provenance(config: Config) -> dict[str, Any]:
+    return {"configuration": to_plain(config), "versions": versions()}

@@ -1,0 +1,31 @@
+"""`run`: every stage in order; finished ones are kept."""
+
+from __future__ import annotations
+
+import time
+from importlib import import_module
+
+from diffboost3d.cases.workspace import Workspace
+from diffboost3d.config import to_yaml
+from diffboost3d.schema import Config
+
+STAGES = ("prepare", "pretrain", "finetune", "synthesize", "train", "evaluate", "report")
+SYNTHESIS = ("pretrain", "finetune", "synthesize")
+
+
+def run(config: Config, workspace: Workspace) -> None:
+    """Run the stages; those of synthesis only where an arm merges synthetic volumes."""
+    begun = time.monotonic()
+    synthetic = any(config.arm[name].merge == "synthetic" for name in config.arms)
+    for stage in STAGES:
+        if stage in SYNTHESIS and not synthetic:
+            continue
+        started = time.monotonic()
+        workspace.write_config(stage, to_yaml(config))
+        import_module(f"diffboost3d.stages.{stage}").run(config, workspace)
+        workspace.log(f"{stage}: {_minutes(time.monotonic() - started)}")
+    workspace.log(f"all: {_minutes(time.monotonic() - begun)}")
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60} min {int(seconds) % 60} s"

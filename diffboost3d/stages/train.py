@@ -1,0 +1,179 @@
+"""`train`: one segmenter for every fold, arm and seed, on real training cases and what its arm merges them with."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffboost3d.augmentation.classical import ClassicalPlan, ClassicalStack
+from diffboost3d.cases.records import Case, Manifest, Split
+from diffboost3d.cases.workspace import Workspace, now
+from diffboost3d.config import digest
+from diffboost3d.errors import ConfigError
+from diffboost3d.imaging.files import read
+from diffboost3d.imaging.geometry import resample
+from diffboost3d.schema import ArmConfig, Config
+from diffboost3d.seeds import seed_of
+from diffboost3d.segmentation.batches import MergePlan, PatchDataset, Size, TrainingCase, patch_size
+from diffboost3d.segmentation.learning import SegmentationLearner
+from diffboost3d.segmentation.networks import build_network
+from diffboost3d.stages.inputs import accelerator_of, cases_of, prepared, training_plan
+from diffboost3d.training import fit, save_tensors
+
+MODEL = "model.safetensors"
+
+
+def run(config: Config, workspace: Workspace) -> None:
+    """Train every cell of folds x arms x seeds that isn't finished. Arms that merge synthetic volumes need `synthesize`."""
+    manifest = workspace.read_manifest()
+    accelerator = accelerator_of(config)
+    for fold in config.folds:
+        split = workspace.read_split(fold)
+        for name in config.arms:
+            for seed in config.seeds:
+                _run_cell(config, workspace, manifest, accelerator, split, fold, name, seed)
+
+
+def _run_cell(
+    config: Config,
+    workspace: Workspace,
+    manifest: Manifest,
+    accelerator: Any,
+    split: Split,
+    fold: int,
+    name: str,
+    seed: int,
+) -> None:
+    started = now()
+    arm = config.arm[name]
+    folder = workspace.segmenter(fold, name, seed)
+    synthetic = _synthetic_paths(config, workspace, split, fold) if arm.merge == "synthetic" else {}
+    own = _digest(config, manifest, split, arm, seed, workspace, fold, synthetic)
+    title = f"train fold {fold}, {name}, seed {seed}"
+    if workspace.is_current(folder, own):
+        workspace.log(f"{title}: done already")
+        return
+    training = [
+        _load(workspace, manifest, case, synthetic.get(case.id, [])) for case in cases_of(manifest, split.training)
+    ]
+    validation = [_load(workspace, manifest, case, []) for case in cases_of(manifest, split.validation)]
+    patch = patch_size(
+        [case.label.shape for case in training], config.network.divisor, config.train.max_patch, config.train.patch
+    )
+    learner = _learner(config, manifest, arm, training, validation, patch, seed)
+    plan = training_plan(config.train, seed, config.runtime.workers)
+    facts = fit(learner, plan, folder, own, accelerator, title, workspace.log)
+    if accelerator.is_main_process:
+        description = {"network": config.network.name, "arguments": config.network.arguments, "patch": patch}
+        description |= {"classes": manifest.label_count + 1, "spatial_dims": manifest.spatial_dims}
+        save_tensors(folder / MODEL, learner.network.state_dict(), description)
+        workspace.finish(folder, "train", own, started, arm=name, fold=fold, seed=seed, **facts, **description)
+    accelerator.wait_for_everyone()
+
+
+def _digest(
+    config: Config,
+    manifest: Manifest,
+    split: Split,
+    arm: ArmConfig,
+    seed: int,
+    workspace: Workspace,
+    fold: int,
+    synthetic: dict[str, list[str]],
+) -> str:
+    """Digest of all that shapes a segmenter; what the arm doesn't use is left out."""
+    cases = cases_of(manifest, [*split.training, *split.validation])
+    volumes = [
+        json.loads(workspace.synthetic_record(fold, case, sample).read_text(encoding="utf-8"))["digest"]
+        for case, paths in synthetic.items()
+        for sample in range(len(paths))
+    ]
+    return digest(
+        config.train,
+        config.network,
+        arm,
+        config.merge if arm.merge != "none" else None,
+        config.classical if arm.classical else None,
+        seed,
+        config.runtime.precision,
+        [case.digest for case in cases],
+        [len(split.training), len(split.validation)],
+        volumes,
+    )
+
+
+def _synthetic_paths(config: Config, workspace: Workspace, split: Split, fold: int) -> dict[str, list[str]]:
+    """Case id -> its synthetic volumes, the first `synthesize.samples` of them."""
+    workspace.require(workspace.synthetic(fold), "synthesize")
+    paths: dict[str, list[str]] = {}
+    for case in split.training:
+        records = [workspace.synthetic_record(fold, case, sample) for sample in range(config.synthesize.samples)]
+        if any(not record.is_file() for record in records):
+            raise ConfigError(
+                f"synthesize.samples={config.synthesize.samples}: {case} has fewer synthetic volumes; run "
+                "`diffboost3d synthesize` with the same number first"
+            )
+        texts = [json.loads(record.read_text(encoding="utf-8"))["path"] for record in records]
+        paths[case] = [str(record.parent / text) for record, text in zip(records, texts, strict=True)]
+    return paths
+
+
+def _load(workspace: Workspace, manifest: Manifest, case: Case, synthetic: list[str]) -> TrainingCase:
+    """A prepared case with its synthetic volumes, these brought to the prepared grid and [-1, 1] again."""
+    from pathlib import Path
+
+    return TrainingCase(
+        prepared(workspace, case, "image"),
+        prepared(workspace, case, "label"),
+        tuple(_prepared_again(Path(path), case) for path in synthetic),
+    )
+
+
+def _prepared_again(path: Any, case: Case) -> NDArray[np.float32]:
+    volume = case.intensity.forward(read(path).array)
+    moved = resample(volume, case.source_grid, case.grid, "linear")
+    return np.clip(moved, -1.0, 1.0).astype(np.float32)
+
+
+def _learner(
+    config: Config,
+    manifest: Manifest,
+    arm: ArmConfig,
+    training: list[TrainingCase],
+    validation: list[TrainingCase],
+    patch: Size,
+    seed: int,
+) -> SegmentationLearner:
+    import torch
+
+    spacing_mm = manifest.cases[0].grid.spacing_mm
+    merge, classical = config.merge, config.classical
+    plan = MergePlan(arm.merge, merge.alpha, tuple(merge.cell), merge.cell_mm, merge.feather, merge.at)
+    stack = ClassicalPlan(
+        classical.rotation_degrees,
+        (classical.scale[0], classical.scale[1]),
+        classical.spatial_probability,
+        classical.elastic_probability,
+        (classical.elastic_magnitude[0], classical.elastic_magnitude[1]),
+        tuple(classical.mirror_axes),
+    )
+    dataset = PatchDataset(
+        training,
+        patch,
+        spacing_mm,
+        plan,
+        ClassicalStack(stack, spacing_mm, manifest.spatial_dims) if arm.classical else None,
+        config.train.foreground_probability,
+        seed,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed, "segmenter"))
+        network = build_network(
+            config.network.name, manifest.spatial_dims, manifest.label_count + 1, patch, config.network.arguments
+        )
+    return SegmentationLearner(
+        network, dataset, validation, list(manifest.foreground), config.train.overlap, config.train.include_background
+    )
