@@ -38,7 +38,10 @@ class Learner(Protocol):
     """
 
     module: torch.nn.Module
-    dataset: Dataset[Tensors]
+
+    @property
+    def dataset(self) -> Dataset[Tensors]:
+        """Training samples by number."""
 
     def validate(self, device: torch.device) -> dict[str, float]:
         """Scalars of the current weights; "score" (higher is better) chooses the checkpoint that is kept. May be empty."""

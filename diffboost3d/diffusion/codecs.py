@@ -27,7 +27,8 @@ class Codec:
             return images
         if self.name == "pixel":
             return F.pixel_unshuffle(images, self.factor)
-        low, details, factor = images, [], self.factor
+        details: list[torch.Tensor] = []
+        low, factor = images, self.factor
         while factor > 1:
             bands = _haar(F.pixel_unshuffle(low, 2))
             low, factor = bands[:, :1], factor // 2

@@ -29,7 +29,8 @@ class DenoisingObjective(torch.nn.Module):
         noisy = self.scheduler.add_noise(clean, batch["noise"], batch["timestep"])
         target = self.target(clean, batch["noise"], batch["timestep"])
         predicted = self.denoiser(noisy, batch["timestep"], batch["tokens"], batch["control"])
-        return (predicted.float() - target.float()).square().mean(dim=(1, 2, 3))
+        losses: torch.Tensor = (predicted.float() - target.float()).square().mean(dim=(1, 2, 3))
+        return losses
 
     def target(self, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """What the network should predict: the noise, or v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) clean."""

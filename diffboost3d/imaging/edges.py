@@ -45,7 +45,8 @@ def soft_edges(
     present = strongest[strongest > 1e-6]
     if present.size == 0:
         return strongest
-    return np.clip(strongest / np.quantile(present, quantile), 0.0, 1.0).astype(np.float32)
+    scaled: Float = np.clip(strongest / np.quantile(present, quantile), 0.0, 1.0).astype(np.float32)
+    return scaled
 
 
 def _gradient(image: Float, spacing_mm: Sequence[float], sigma_mm: float) -> list[Float]:

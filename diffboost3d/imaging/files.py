@@ -57,6 +57,7 @@ def read(path: Path) -> Volume:
 
 def _read_nifti(path: Path) -> Volume:
     import nibabel as nib
+    from nibabel.filebasedimages import ImageFileError
 
     try:
         image = nib.load(path)
@@ -66,7 +67,7 @@ def _read_nifti(path: Path) -> Volume:
                 f"{path}: {len(shape)}D image of shape {'x'.join(map(str, shape))}; give one 3D volume a file"
             )
         array = np.asanyarray(image.dataobj)
-    except (nib.filebasedimages.ImageFileError, EOFError, OSError, zlib.error, ValueError) as error:
+    except (ImageFileError, EOFError, OSError, zlib.error, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: can't be read ({reason}); the file is damaged or no NIfTI") from error
     array = array.reshape((*shape, 1, 1)[:3])

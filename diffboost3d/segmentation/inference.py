@@ -48,4 +48,5 @@ def label_in_source(classes: NDArray[np.float32], case: Case, values: list[int])
         classes: (classes, I, J, K) on `case.grid`. values: the user's value of each class.
     """
     moved = np.stack([resample(one, case.grid, case.source_grid, "linear") for one in classes])
-    return np.asarray(values, dtype=np.int64)[moved.argmax(axis=0)]
+    label: NDArray[np.int64] = np.asarray(values, dtype=np.int64)[moved.argmax(axis=0)]
+    return label

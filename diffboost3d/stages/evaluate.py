@@ -116,7 +116,7 @@ def _score_case(
 
 def _is_scored(folder: Any, case: Case, own: str) -> bool:
     path = folder / f"{case.id}.json"
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["digest"] == own
+    return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8"))["digest"] == own)
 
 
 def _read_scores(folder: Any, case: Case) -> list[Score]:

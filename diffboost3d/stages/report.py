@@ -50,7 +50,7 @@ def run(config: Config, workspace: Workspace) -> None:
 def _results(summary: dict[str, Any]) -> Section:
     verdicts = [f"- {row['verdict']}" for row in summary["comparisons"] if row["metric"] == "dice"]
     notes = [f"- {note}" for note in summary["notes"]]
-    figures = ()
+    figures: tuple[PageFigure, ...] = ()
     if verdicts:
         figures = (
             PageFigure(gain_plot(summary), "Forest plot of paired Dice differences", "Paired Dice differences."),

@@ -67,7 +67,7 @@ def _run_cell(
     plan = training_plan(config.train, seed, config.runtime.workers)
     facts = fit(learner, plan, folder, own, accelerator, title, workspace.log)
     if accelerator.is_main_process:
-        description = {"network": config.network.name, "arguments": config.network.arguments, "patch": patch}
+        description: dict[str, Any] = {"network": config.network.name, "arguments": config.network.arguments, "patch": patch}
         description |= {"classes": manifest.label_count + 1, "spatial_dims": manifest.spatial_dims}
         save_tensors(folder / MODEL, learner.network.state_dict(), description)
         workspace.finish(folder, "train", own, started, arm=name, fold=fold, seed=seed, **facts, **description)
@@ -135,7 +135,8 @@ def _load(workspace: Workspace, manifest: Manifest, case: Case, synthetic: list[
 def _prepared_again(path: Any, case: Case) -> NDArray[np.float32]:
     volume = case.intensity.forward(read(path).array)
     moved = resample(volume, case.source_grid, case.grid, "linear")
-    return np.clip(moved, -1.0, 1.0).astype(np.float32)
+    clipped: NDArray[np.float32] = np.clip(moved, -1.0, 1.0).astype(np.float32)
+    return clipped
 
 
 def _learner(
