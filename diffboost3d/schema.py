@@ -63,7 +63,7 @@ class DataConfig:
     )
     unlabelled: int | None = key(None, "Unlabelled training images kept in each fold; null keeps all.", low=0)
     validation_fraction: float = key(
-        0.2, "Validation cases, as a share of the labelled training cases; at least one patient.", low=0.01, high=0.5
+        0.2, "Validation cases, as a share of the labelled training cases; at least one.", low=0.01, high=0.5
     )
     splits: str | None = key(None, "JSON file that pins the splits of all folds; null draws them by patient.")
 

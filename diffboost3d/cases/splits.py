@@ -65,8 +65,8 @@ def draw_splits(
     Args:
         labelled: training cases kept labelled; the others serve unlabelled. None: all.
         unlabelled: unlabelled images kept; None: all.
-        validation_fraction: validation cases as a share of the labelled training cases (at least one patient), taken from
-            the training side on top of them.
+        validation_fraction: validation cases as a share of the labelled training cases (at least one), taken from the
+            training side on top of them; other cases of their patients are left out of the fold.
 
     Raises:
         DataError: fewer patients than the folds, training and validation need.
@@ -108,7 +108,8 @@ def _draw_split(
     generator(seed, "training", fold).shuffle(side)
     available = sum(len(with_label[patient]) for patient in side)
     wanted = min(labelled or available, available)
-    validated, side = _take(side, with_label, max(1, round(validation_fraction * wanted)))
+    validation_count = max(1, round(validation_fraction * wanted))
+    validated, side = _take(side, with_label, validation_count)
     training_patients, _ = _take(side, with_label, wanted)
     training = [case for patient in training_patients for case in with_label[patient]][:wanted]
     if not training:
@@ -119,7 +120,7 @@ def _draw_split(
     return Split(
         tuple(sorted(training)),
         tuple(sorted(rest[:unlabelled])),
-        tuple(sorted(case for patient in validated for case in with_label[patient])),
+        tuple(sorted([case for patient in validated for case in with_label[patient]][:validation_count])),
         tuple(sorted(case for patient in tested for case in with_label[patient])),
     )
 

@@ -67,7 +67,11 @@ def _run_cell(
     plan = training_plan(config.train, seed, config.runtime.workers)
     facts = fit(learner, plan, folder, own, accelerator, title, workspace.log)
     if accelerator.is_main_process:
-        description: dict[str, Any] = {"network": config.network.name, "arguments": config.network.arguments, "patch": patch}
+        description: dict[str, Any] = {
+            "network": config.network.name,
+            "arguments": config.network.arguments,
+            "patch": patch,
+        }
         description |= {"classes": manifest.label_count + 1, "spatial_dims": manifest.spatial_dims}
         save_tensors(folder / MODEL, learner.network.state_dict(), description)
         workspace.finish(folder, "train", own, started, arm=name, fold=fold, seed=seed, **facts, **description)
