@@ -175,7 +175,7 @@ class SynthesizeConfig:
         "Noise along the slice axis: independent, shared (a part rho is common), ar1 (correlated over correlation_mm).",
         choices=("independent", "shared", "ar1"),
     )
-    rho: float = key(0.5, "Share of the noise variance that all slices of a volume have in common.", low=0, high=1)
+    rho: float = key(0.6, "Share of the noise variance that all slices of a volume have in common.", low=0, high=1)
     correlation_mm: float = key(4.0, "Distance in mm over which ar1 noise falls to 1/e.", low=0.01)
     batch: int = key(64, "Slices denoised at once.", low=1)
 
@@ -219,7 +219,10 @@ class TrainConfig:
     steps: int = key(2000, "Optimiser steps.", low=1)
     batch: int = key(2, "Volumes (patches) a step, over all processes.", low=1)
     patch: list[int] | None = key(
-        None, "Patch in voxels; null: the largest training volume, at most max_patch.", low=1, length=(3,)
+        None, "Patch in voxels; null: patch_share of the largest training volume, at most max_patch.", low=1, length=(3,)
+    )
+    patch_share: float = key(
+        0.7, "Share of the volume's sides that an automatic patch covers; below 1 so that windows shift.", low=0.05, high=1
     )
     max_patch: int = key(96, "Largest side of an automatic patch.", low=8)
     foreground_probability: float = key(0.5, "How often a patch is centred on a labelled voxel.", low=0, high=1)
@@ -228,7 +231,7 @@ class TrainConfig:
     weight_decay: float = key(1e-4, "Weight decay (AdamW).", low=0)
     clip_norm: float = key(1.0, "Gradient norm is clipped to this.", low=0)
     accumulation: int = key(1, "Batches whose gradients are added up before a step.", low=1)
-    ema_decay: float = key(0.0, "Decay of the averaged weights; 0: no averaging.", low=0, high=0.99999)
+    ema_decay: float = key(0.99, "Decay of the averaged weights; 0: no averaging.", low=0, high=0.99999)
     include_background: bool = key(False, "Background counts in the Dice loss.")
     validate_every: int = key(100, "Steps between validations.", low=1)
     checkpoint_every: int = key(100, "Steps between checkpoints.", low=1)

@@ -38,7 +38,13 @@ class ClassicalStack:
         from monai.transforms import Compose
 
         self._dims = spatial_dims
-        self._stack = Compose([*_spatial(plan, spacing_mm, spatial_dims), *_intensity(), *_mirrors(plan, spatial_dims)])
+        self._stack = Compose(
+            [
+                *_spatial(plan, spacing_mm, spatial_dims),
+                *_intensity(spatial_dims),
+                *_mirrors(plan, spatial_dims),
+            ]
+        )
 
     def __call__(self, arrays: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
         """Augment arrays (C, I, J, K): `image`, `label`, and what else of IMAGES and LABELS is there; keyed by `seed`."""
@@ -92,7 +98,7 @@ def _spatial(plan: ClassicalPlan, spacing_mm: Sequence[float], dims: int) -> lis
     return [affine, elastic]
 
 
-def _intensity() -> list[Any]:
+def _intensity(dims: int) -> list[Any]:
     from monai.transforms import (
         RandAdjustContrastd,
         RandGaussianNoised,
@@ -109,7 +115,9 @@ def _intensity() -> list[Any]:
         RandGaussianSmoothd(prob=0.2, sigma_x=blur, sigma_y=blur, sigma_z=blur, **keys),
         RandScaleIntensityd(prob=0.15, factors=0.25, **keys),
         RandScaleIntensityFixedMeand(prob=0.15, factors=(-0.25, 0.25), preserve_range=True, **keys),
-        RandSimulateLowResolutiond(prob=0.25, zoom_range=(0.5, 1.0), **keys),
+        RandSimulateLowResolutiond(
+            prob=0.25, zoom_range=(0.5, 1.0), upsample_mode="bilinear" if dims == 2 else "trilinear", **keys
+        ),
         RandAdjustContrastd(prob=0.1, gamma=(0.7, 1.5), invert_image=True, retain_stats=True, **keys),
         RandAdjustContrastd(prob=0.3, gamma=(0.7, 1.5), retain_stats=True, **keys),
     ]

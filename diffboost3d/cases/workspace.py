@@ -37,10 +37,15 @@ PACKAGES = (
 
 
 class Workspace:
-    """A folder of results; every path below it is named here."""
+    """A folder of results; every path below it is named here.
+
+    Attributes:
+        main: whether this process writes what all processes share (log, configuration, stale records).
+    """
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
+        self.main = True
 
     # --- names -------------------------------------------------------------------------------------------------------
     @property
@@ -112,6 +117,7 @@ class Workspace:
         Raises:
             WorkspaceError: the folder can't be written, or another run holds it.
         """
+        self.main = main_process
         if not main_process:
             yield
             return
@@ -129,6 +135,8 @@ class Workspace:
 
     def log(self, line: str) -> None:
         """Print a line (above any progress bar) and keep it in log.txt."""
+        if not self.main:
+            return
         from tqdm import tqdm
 
         tqdm.write(line, file=sys.stdout)
@@ -166,12 +174,14 @@ class Workspace:
     def is_current(self, folder: Path, digest: str) -> bool:
         """Whether `folder` holds a finished result of just this configuration and input; a stale one is said so."""
         path = folder / RECORD
-        if not path.is_file():
+        try:
+            if json.loads(path.read_text(encoding="utf-8"))["digest"] == digest:
+                return True
+        except FileNotFoundError:
             return False
-        if json.loads(path.read_text(encoding="utf-8"))["digest"] == digest:
-            return True
-        self.log(f"{self.relative(folder)} is of another configuration or input: it is made anew")
-        path.unlink()
+        if self.main:
+            self.log(f"{self.relative(folder)} is of another configuration or input: it is made anew")
+            path.unlink()
         return False
 
     def require(self, folder: Path, stage: str) -> dict[str, Any]:
@@ -205,7 +215,8 @@ class Workspace:
 
     def write_config(self, stage: str, text: str) -> None:
         """Keep the resolved configuration of a stage."""
-        write_text(self.config_path(stage), text)
+        if self.main:
+            write_text(self.config_path(stage), text)
 
 
 def _lock(file: Any, root: Path) -> None:

@@ -41,13 +41,13 @@ class Codec:
             return maps
         if self.name == "pixel":
             return F.pixel_shuffle(maps, self.factor)
-        low, at, factor = maps[:, :1], 1, self.factor
-        while factor > 1:
-            factor //= 2
-            packed = maps[:, at : at + 3 * factor**2]
-            at += 3 * factor**2
-            bands = torch.cat([low, F.pixel_shuffle(packed, factor) if factor > 1 else packed], dim=1)
+        low, at, packing = maps[:, :1], 1, 1  # coarsest first; finer details are packed more
+        while packing < self.factor:
+            packed = maps[:, at : at + 3 * packing**2]
+            at += 3 * packing**2
+            bands = torch.cat([low, F.pixel_shuffle(packed, packing) if packing > 1 else packed], dim=1)
             low = F.pixel_shuffle(_haar(bands), 2)
+            packing *= 2
         return low
 
 

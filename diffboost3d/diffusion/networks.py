@@ -98,6 +98,8 @@ def _unet(plan: DenoiserPlan) -> Any:
     levels = len(plan.channels)
     attends = [level >= levels - plan.attention_levels for level in range(levels)]
     groups = math.gcd(16, *plan.channels)
+    while groups > 1 and min(plan.channels) < 4 * groups:
+        groups //= 2  # norms of one or two channels would take the added time embedding out again
     return UNet2DConditionModel(
         in_channels=plan.latent_channels,
         out_channels=plan.latent_channels,

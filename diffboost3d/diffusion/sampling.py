@@ -48,7 +48,7 @@ def sample(
     no_tokens: torch.Tensor,
     control: torch.Tensor,
     start: torch.Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | list[torch.Generator] | None = None,
 ) -> torch.Tensor:
     """Images (B, 1, A, B) in [-1, 1].
 
@@ -58,7 +58,7 @@ def sample(
         noise: (B, 1, A', B'), standard normal, in image space (the codec keeps it white); sides as `padded_size` says.
         tokens, no_tokens: (1, T), of the prompt and of the empty prompt. control: (B, C, A, B) in [0, 1].
         start: images (B, 1, A, B) to start from where `plan.strength` < 1.
-        generator: for eta > 0.
+        generator: for eta > 0; one, or one a slice.
     """
     sides = control.shape[-2:]
     padding = [part for side, whole in zip(sides[::-1], noise.shape[:-3:-1], strict=True) for part in (0, whole - side)]
@@ -66,13 +66,14 @@ def sample(
     latents, timesteps = _begin(scheduler, codec, plan, noise, start, padding)
     text = denoiser.embed(tokens).expand(len(noise), -1, -1)
     no_text = denoiser.embed(no_tokens).expand(len(noise), -1, -1) if plan.guidance_scale != 1.0 else None
+    eta = min(plan.eta, 0.999)  # at 1, DDIM takes the root of a rounded 0 where it starts from pure noise
     for timestep in timesteps:
         when = timestep.expand(len(noise)).to(noise.device)
         predicted = denoiser.predict(latents, when, text, control, plan.control_strength)
         if no_text is not None:
             without = denoiser.predict(latents, when, no_text, torch.zeros_like(control), plan.control_strength)
             predicted = without + plan.guidance_scale * (predicted - without)
-        latents = scheduler.step(predicted, timestep, latents, eta=plan.eta, generator=generator).prev_sample
+        latents = scheduler.step(predicted, timestep, latents, eta=eta, generator=generator).prev_sample
     return codec.decode(latents)[..., : sides[0], : sides[1]].clamp(-1.0, 1.0)
 
 

@@ -43,4 +43,6 @@ def load_generator(folder: Path) -> tuple[ConditionalDenoiser, Any, Codec]:
     denoiser.controlnet = ControlNetModel.from_pretrained(model / "controlnet", use_safetensors=True)
     denoiser.text_encoder = CLIPTextModel.from_pretrained(model / "text_encoder", use_safetensors=True)
     scheduler = DDIMScheduler.from_pretrained(model / "scheduler")
+    for part in (denoiser.unet, denoiser.controlnet):
+        part.register_to_config(_name_or_path="")  # diffusers would save where it was read from
     return denoiser.eval(), scheduler, Codec(facts["codec"], facts["factor"])

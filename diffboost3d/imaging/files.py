@@ -103,10 +103,22 @@ def write_like(path: Path, array: NDArray[Any], template: Path, synthetic: bool 
         _write_picture(path, array)
 
 
+def _template(path: Path) -> Any:
+    """The NIfTI image whose header is taken over. Raises DataError where it can't be read."""
+    import nibabel as nib
+    from nibabel.filebasedimages import ImageFileError
+
+    try:
+        return nib.load(path)
+    except (ImageFileError, EOFError, OSError, zlib.error, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path}: can't be read ({reason}); the file is damaged or no NIfTI") from error
+
+
 def _write_nifti_like(path: Path, array: NDArray[Any], template: Path, note: bytes | None) -> None:
     import nibabel as nib
 
-    source = nib.load(template)
+    source = _template(template)
     header = source.header.copy()
     dtype = source.get_data_dtype()
     slope, intercept = source.dataobj.slope, source.dataobj.inter
@@ -136,7 +148,7 @@ def write_label_like(path: Path, label: NDArray[Any], template: Path) -> None:
         return _write_picture(path, label)
     import nibabel as nib
 
-    source = nib.load(template)
+    source = _template(template)
     header = source.header.copy()
     dtype = np.uint8 if label.max(initial=0) < 256 else np.uint16
     header.set_data_dtype(dtype)

@@ -34,9 +34,14 @@ class IntensityMap:
         clipped = np.clip(array.astype(np.float64), -1.0, 1.0)
         return (clipped + 1.0) * (0.5 * (self.high - self.low)) + self.low
 
-    def contains(self, array: NDArray[Any]) -> NDArray[np.bool_]:
-        """Which voxels `forward` does not clip."""
-        return np.asarray((array >= self.low) & (array <= self.high))
+    def lost(self, array: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which values the map can't bring back because a window cut them off: air and metal outside a CT window.
+
+        Percentiles cut off only a tail of the same tissue, so nothing counts as lost there.
+        """
+        if self.kind != "ct_window":
+            return np.zeros(array.shape, bool)
+        return np.asarray((array < self.low) | (array > self.high))
 
 
 def fit_intensity_map(

@@ -148,9 +148,17 @@ def cut(array: NDArray[np.generic], start: Sequence[int], size: Sequence[int], f
     return patch
 
 
-def patch_size(shapes: Sequence[tuple[int, ...]], divisor: int, largest: int, wanted: Sequence[int] | None) -> Size:
-    """Patch (I, J, K): as wanted, or covering every volume up to `largest`; multiples of `divisor`, 1 stays 1 (2D)."""
-    sides = np.max(np.asarray(shapes), axis=0) if wanted is None else np.asarray(wanted)
-    limit = max(divisor, largest // divisor * divisor) if wanted is None else math.inf
-    i, j, k = (1 if side == 1 else int(min(limit, math.ceil(side / divisor) * divisor)) for side in sides)
+def patch_size(
+    shapes: Sequence[tuple[int, ...]], divisor: int, largest: int, share: float, wanted: Sequence[int] | None
+) -> Size:
+    """Patch (I, J, K): as wanted, else a share of the largest volume's sides, at most `largest`; 1 stays 1 (2D).
+
+    Sides become multiples of `divisor` (a wanted one is rounded up, a planned one to the nearest).
+    """
+    sides = np.max(np.asarray(shapes), axis=0)
+    if wanted is not None:
+        multiples = [math.ceil(side / divisor) for side in wanted]
+    else:
+        multiples = [min(max(1, round(side * share / divisor)), max(1, largest // divisor)) for side in sides]
+    i, j, k = (1 if side == 1 else multiple * divisor for side, multiple in zip(sides, multiples, strict=True))
     return (i, j, k)

@@ -17,6 +17,7 @@ def run(config: Config, workspace: Workspace) -> None:
     """Write the cohort named by `cohort` into the workspace, then run every stage on it."""
     root = workspace.root / FOLDER
     workspace.log(f"demo: {CASES} built-in cases of the cohort {config.cohort} in {root}")
-    write_cohort(config.cohort, root, CASES, seed=config.seed)
+    if workspace.main:
+        write_cohort(config.cohort, root, CASES, seed=config.seed)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(root)))
     run_stages.run(config, workspace)

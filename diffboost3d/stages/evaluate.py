@@ -62,6 +62,7 @@ def _evaluate_cell(
     if not workspace.is_current(folder, own):
         rank, processes = accelerator.process_index, accelerator.num_processes
         todo = [case for case in cases if not _is_scored(folder, case, digests[case.id])][rank::processes]
+        accelerator.wait_for_everyone()  # nobody scores what another still counts
         network, patch = _load_network(workspace, fold, arm, seed, accelerator.device)
         title = f"evaluate fold {fold}, {arm}, seed {seed}"
         for case in tqdm(todo, desc=title, unit="case", disable=rank > 0):

@@ -54,6 +54,8 @@ def run(config: Config, workspace: Workspace) -> None:
     Raises:
         ConfigError: no data.root. DataError: no usable case, or too few for the folds.
     """
+    if not workspace.main:
+        return
     if config.data.root is None:
         raise ConfigError("data.root is missing: give the folder with the images, e.g. data.root=PATH/hippocampus")
     root = Path(config.data.root)

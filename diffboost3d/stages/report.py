@@ -27,6 +27,8 @@ SHOWN_CASES = 3
 
 def run(config: Config, workspace: Workspace) -> None:
     """Write report/index.html from scores.csv and summary.json; print the table and the page's path."""
+    if not workspace.main:
+        return
     manifest = workspace.read_manifest()
     scores = workspace.read_scores()
     summary = json.loads(workspace.summary_path.read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from importlib import import_module
 
@@ -23,8 +24,17 @@ def run(config: Config, workspace: Workspace) -> None:
         started = time.monotonic()
         workspace.write_config(stage, to_yaml(config))
         import_module(f"diffboost3d.stages.{stage}").run(config, workspace)
+        _wait_for_everyone(config)
         workspace.log(f"{stage}: {_minutes(time.monotonic() - started)}")
     workspace.log(f"all: {_minutes(time.monotonic() - begun)}")
+
+
+def _wait_for_everyone(config: Config) -> None:
+    """Until every process has come here; `prepare` and `report` are the main one's alone."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        from diffboost3d.stages.inputs import accelerator_of
+
+        accelerator_of(config).wait_for_everyone()
 
 
 def _minutes(seconds: float) -> str:

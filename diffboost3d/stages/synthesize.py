@@ -45,7 +45,8 @@ def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelera
     ]
     open_records = [record for record in records if not _is_done(workspace, record)]
     own = digest([record.digest for record in records])
-    if not open_records and workspace.is_current(workspace.synthetic(fold), own):
+    accelerator.wait_for_everyone()  # type: ignore[attr-defined]  # nobody makes what another still counts
+    if workspace.is_current(workspace.synthetic(fold), own) and not open_records:
         workspace.log(f"synthesize fold {fold}: {len(records)} volumes done already")
         return
     rank, processes = accelerator.process_index, accelerator.num_processes  # type: ignore[attr-defined]
@@ -65,6 +66,7 @@ def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelera
     accelerator.wait_for_everyone()  # type: ignore[attr-defined]
     if rank == 0:
         workspace.finish(workspace.synthetic(fold), "synthesize", own, started, volumes=len(records))
+    accelerator.wait_for_everyone()  # type: ignore[attr-defined]
 
 
 def _record(config: Config, manifest: Manifest, case: Case, fold: int, sample: int, model: str) -> SyntheticRecord:

@@ -60,8 +60,13 @@ def _run_cell(
         _load(workspace, manifest, case, synthetic.get(case.id, [])) for case in cases_of(manifest, split.training)
     ]
     validation = [_load(workspace, manifest, case, []) for case in cases_of(manifest, split.validation)]
+    wanted = config.train
     patch = patch_size(
-        [case.label.shape for case in training], config.network.divisor, config.train.max_patch, config.train.patch
+        [case.label.shape for case in training],
+        config.network.divisor,
+        wanted.max_patch,
+        wanted.patch_share,
+        wanted.patch,
     )
     learner = _learner(config, manifest, arm, training, validation, patch, seed)
     plan = training_plan(config.train, seed, config.runtime.workers)

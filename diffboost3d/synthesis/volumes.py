@@ -16,6 +16,7 @@ from diffboost3d.diffusion.sampling import SamplingPlan, padded_size, sample
 from diffboost3d.diffusion.text import tokenize
 from diffboost3d.imaging.geometry import resample
 from diffboost3d.imaging.slices import SliceGrid
+from diffboost3d.seeds import seed_of
 from diffboost3d.synthesis.coherence import slice_noise
 
 
@@ -70,18 +71,20 @@ class VolumeSampler:
         noise = slice_noise(
             self._noise.kind, (len(grid), *size), self._noise.rho, self._noise.correlation_mm, spacing_mm, seed
         )
-        random = torch.Generator(self._device).manual_seed(seed)
+        # of noise added on the way (eta): a stream for each slice, so that the batch size doesn't matter
+        random = [torch.Generator(self._device).manual_seed(seed_of(seed, "eta", at)) for at in range(len(grid))]
         both = torch.from_numpy(np.concatenate([control, image[None]]))
 
         def parts() -> Any:
             first = 0
             for slices, locations in grid.batches(both, self._batch):
-                yield self._slices(slices, noise[first : first + len(slices), None], random), locations
+                part = slice(first, first + len(slices))
+                yield self._slices(slices, noise[part, None], random[part]), locations
                 first += len(slices)
 
         return np.ascontiguousarray(grid.assemble(parts())[0].numpy(), dtype=np.float32)
 
-    def _slices(self, slices: torch.Tensor, noise: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+    def _slices(self, slices: torch.Tensor, noise: torch.Tensor, random: list[torch.Generator]) -> torch.Tensor:
         slices = slices.to(self._device)
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
             images = sample(
@@ -102,11 +105,10 @@ class VolumeSampler:
 def in_source_units(volume: NDArray[np.float32], case: Case, source: NDArray[Any]) -> NDArray[np.float64]:
     """A synthetic prepared volume (I, J, K) on the grid and in the units of the case's own file.
 
-    Where the real value lies outside the intensity map (air and metal outside a CT window, the extreme percentiles of MR)
-    the map can't tell values apart, so the real value stays: nothing is invented there.
+    Where the real value was cut off by a CT window (air, table, metal) it stays: nothing is invented there.
 
     Args:
         source: the real array of the file, (I, J, K) of `case.source_grid`.
     """
     moved = resample(volume, case.grid, case.source_grid, "linear")
-    return np.where(case.intensity.contains(source), case.intensity.inverse(moved), source.astype(np.float64))
+    return np.where(case.intensity.lost(source), source.astype(np.float64), case.intensity.inverse(moved))

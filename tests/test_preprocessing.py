@@ -1,0 +1,100 @@
+"""The data set recipes, on a tiny folder of the same layout with the faults that downloads have."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import tarfile
+from pathlib import Path
+from types import ModuleType
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from diffboost3d.cases.layouts import read_folder
+from diffboost3d.cohort import write_cohort
+
+RECIPES = Path(__file__).resolve().parent.parent / "preprocessing"
+
+
+def load(name: str) -> ModuleType:
+    """A recipe as a module; `preprocessing/` is no package."""
+    spec = importlib.util.spec_from_file_location(name, RECIPES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def download(tmp_path: Path) -> Path:
+    """Six cases in MSD layout; mr_001 has no image, mr_002 no label, mr_003 a float label, mr_004 NaN."""
+    root = write_cohort("mr", tmp_path / "download" / "Task04_Hippocampus", cases=6, shape=(12, 12, 8))
+    (root / "imagesTr" / "mr_001.nii.gz").unlink()
+    (root / "labelsTr" / "mr_002.nii.gz").unlink()
+    _rewrite(root / "labelsTr" / "mr_003.nii.gz", lambda array: array.astype(np.float32))
+    _rewrite(root / "imagesTr" / "mr_004.nii.gz", lambda array: np.where(array == array.max(), np.nan, array))
+    return root
+
+
+def _rewrite(path: Path, change: object) -> None:
+    image = nib.load(path)
+    array = change(np.asanyarray(image.dataobj))  # type: ignore[operator]
+    nib.save(nib.Nifti1Image(array.astype(np.float32), image.affine), path)
+
+
+class TestHippocampus:
+    def test_keeps_usable_cases_byte_for_byte(self, download: Path, tmp_path: Path) -> None:
+        target = tmp_path / "ready"
+        assert load("msd_hippocampus").main([str(download), str(target)]) == 0
+        assert [pair.id for pair in read_folder(target).pairs] == ["mr_000", "mr_002", "mr_003", "mr_005"]
+        for path in (target / "imagesTr").iterdir():
+            assert path.read_bytes() == (download / "imagesTr" / path.name).read_bytes()
+
+    def test_dataset_json_lists_what_is_present_and_keeps_the_rest(self, download: Path, tmp_path: Path) -> None:
+        target = tmp_path / "ready"
+        load("msd_hippocampus").main([str(download), str(target)])
+        before = json.loads((download / "dataset.json").read_text())
+        after = json.loads((target / "dataset.json").read_text())
+        assert after["numTraining"] == len(after["training"]) == 4
+        assert {"image": "./imagesTr/mr_002.nii.gz"} in after["training"]  # unlabelled: its image still teaches
+        assert [after[key] for key in ("name", "labels", "licence")] == [
+            before[key] for key in ("name", "labels", "licence")
+        ]
+
+    def test_says_what_is_wrong_with_which_case(
+        self, download: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        load("msd_hippocampus").main([str(download), str(tmp_path / "ready")])
+        lines = capsys.readouterr().out.splitlines()
+        for case, word in {"001": "no such file", "002": "missing", "003": "float32", "004": "NaN"}.items():
+            assert sum(f"mr_{case}" in line and word in line for line in lines) == 1
+        assert "4 of 6 listed cases are usable, in 3 runs of consecutive numbers" in lines
+        assert "3 of them have a label (stored 1 as float32, 2 as uint8)" in lines
+
+    def test_dry_run_writes_nothing(self, download: Path, tmp_path: Path) -> None:
+        assert load("msd_hippocampus").main([str(download), str(tmp_path / "ready"), "--dry-run"]) == 0
+        assert not (tmp_path / "ready").exists()
+
+    def test_takes_a_tar_as_downloaded(self, download: Path, tmp_path: Path) -> None:
+        with tarfile.open(tmp_path / "Task04.tar", "w") as archive:
+            archive.add(download, download.name)
+        assert load("msd_hippocampus").main([str(tmp_path / "Task04.tar"), str(tmp_path / "ready")]) == 0
+        assert len(read_folder(tmp_path / "ready").pairs) == 4
+
+    @pytest.mark.parametrize("fault", ["cut off tar", "no dataset.json", "target is source"])
+    def test_refuses_in_one_line(
+        self, fault: str, download: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        source, target = download, tmp_path / "ready"
+        if fault == "cut off tar":
+            source = tmp_path / "Task04.tar"
+            source.write_bytes(b"half a tar")
+        elif fault == "no dataset.json":
+            (download / "dataset.json").unlink()
+        else:
+            target = download
+        assert load("msd_hippocampus").main([str(source), str(target)]) == 1
+        assert len(capsys.readouterr().err.splitlines()) == 1

@@ -1,0 +1,113 @@
+"""`kill -9` in the middle of every stage: the same command goes on, and ends byte for byte where an undisturbed one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_folders import TINY, write_volumes
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes, which this system doesn't have"),
+]
+
+MORE = (
+    "diffusion.pretrain.checkpoint_every=1",
+    "diffusion.finetune.checkpoint_every=1",
+    "train.checkpoint_every=1",
+    "train.ema_decay=0.9",
+    "synthesize.samples=2",
+    "synthesize.eta=0.5",
+    "prepare.workers=1",
+)
+# what the process is about to put in its place as it dies, and the how-manieth of these
+KILLS = [
+    (r"prepared/[^/]+/record\.json$", 3),
+    (r"prepared/[^/]+/edge\.nii\.gz$", 2),
+    (r"pretrained/fold0/checkpoint/state\.safetensors$", 3),
+    (r"pretrained/fold0/model$", 1),
+    (r"diffusion/fold0/checkpoint/state\.safetensors$", 2),
+    (r"synthetic/fold0/[^/]+/\d+\.nii\.gz$", 2),
+    (r"synthetic/fold0/[^/]+/\d+\.json$", 3),
+    (r"segmentation/fold0/diffboost/seed0/checkpoint/best\.safetensors$", 1),
+    (r"segmentation/fold0/diffboost/seed0/checkpoint/state\.safetensors$", 2),
+    (r"predictions/[^/]+\.json$", 2),
+]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """An undisturbed workspace, one that was killed all along, and what the processes printed."""
+    folder = tmp_path_factory.mktemp("resume")
+    write_volumes(folder / "data")
+
+    def words(name):
+        return ["run", f"data.root={folder / 'data'}", f"workspace={folder / name}", *TINY, *MORE]
+
+    steps = [{"arguments": words("killed"), "kill": pattern, "count": count} for pattern, count in KILLS]
+    steps += [{"arguments": words(name), "kill": None, "count": 0} for name in ("killed", "whole")]
+    script = Path(__file__).with_name("killed_runs.py")
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(script), json.dumps(steps)],
+        env={**os.environ, **threads},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    codes = json.loads(done.stdout.rpartition("codes: ")[2])
+    assert codes == [-9] * len(KILLS) + [0, 0], done.stderr[-3000:]
+    return folder / "whole", folder / "killed"
+
+
+def contents(folder, pattern):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob(pattern) if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "least"),
+    [
+        ("prepared/**/*", 36),
+        ("diffusion/**/*.safetensors", 8),
+        ("synthetic/**/*.nii.gz", 10),
+        ("synthetic/fold0/*/*.json", 10),
+        ("segmentation/**/*.safetensors", 6),
+        ("predictions/*.nii.gz", 6),
+        ("splits.json", 1),
+        ("manifest.json", 1),
+        ("scores.csv", 1),
+        ("summary.json", 1),
+    ],
+)
+def test_what_is_left_is_byte_for_byte_that_of_an_undisturbed_run(both, pattern, least):
+    whole, killed = (contents(folder, pattern) for folder in both)
+    assert len(whole) >= least
+    assert whole.keys() == killed.keys()
+    assert [name for name in whole if whole[name] != killed[name]] == []
+
+
+def test_the_killed_runs_went_on_where_they_were(both):
+    said = (both[1] / "log.txt").read_text(encoding="utf-8")
+    assert "pretrain fold 0, 5 images: goes on from step 2 of 4" in said
+    assert "finetune fold 0, 5 labelled cases: goes on from step 1 of 4" in said
+    assert "train fold 0, diffboost, seed 0: goes on from step 1 of 4" in said
+    assert "pretrain fold 0: done already" in said
+    assert "made anew" not in said
+    assert "goes on" not in (both[0] / "log.txt").read_text(encoding="utf-8")
+
+
+def test_the_killed_runs_leave_nothing_half_written(both):
+    for folder in both:
+        assert not [path for path in folder.rglob("*") if ".partial" in path.name]
+    shown = [
+        {path.relative_to(folder).as_posix() for path in folder.rglob("*") if "events." not in path.name}
+        for folder in both
+    ]
+    assert shown[0] == shown[1]
