@@ -219,10 +219,16 @@ class TrainConfig:
     steps: int = key(2000, "Optimiser steps.", low=1)
     batch: int = key(2, "Volumes (patches) a step, over all processes.", low=1)
     patch: list[int] | None = key(
-        None, "Patch in voxels; null: patch_share of the largest training volume, at most max_patch.", low=1, length=(3,)
+        None,
+        "Patch in voxels; null: patch_share of the largest training volume, at most max_patch.",
+        low=1,
+        length=(3,),
     )
     patch_share: float = key(
-        0.7, "Share of the volume's sides that an automatic patch covers; below 1 so that windows shift.", low=0.05, high=1
+        0.7,
+        "Share of the volume's sides that an automatic patch covers; below 1 so that windows shift.",
+        low=0.05,
+        high=1,
     )
     max_patch: int = key(96, "Largest side of an automatic patch.", low=8)
     foreground_probability: float = key(0.5, "How often a patch is centred on a labelled voxel.", low=0, high=1)

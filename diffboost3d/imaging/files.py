@@ -126,10 +126,10 @@ def _write_nifti_like(path: Path, array: NDArray[Any], template: Path, note: byt
     if np.issubdtype(dtype, np.integer):
         limits = np.iinfo(dtype)
         raw = np.clip(np.round(raw), limits.min, limits.max)
-    header.set_slope_inter(slope, intercept)
     if note:
         header["descrip"] = note
     image = type(source)(raw.astype(dtype).reshape(source.shape), None, header)
+    image.header.set_slope_inter(slope, intercept)  # the constructor forgets them
     with replacing(path) as temporary:
         nib.save(image, temporary)
 

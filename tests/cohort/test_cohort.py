@@ -8,7 +8,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from PIL import Image
 
 from diffboost3d.cohort import COHORTS, write_cohort
 from diffboost3d.cohort.ultrasound import make_ultrasound

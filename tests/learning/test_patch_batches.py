@@ -203,15 +203,18 @@ def test_cut_takes_the_window_and_fills_what_is_beyond():
 
 
 @pytest.mark.parametrize(
-    ("shapes", "divisor", "largest", "wanted", "expected"),
+    ("shapes", "divisor", "largest", "share", "wanted", "expected"),
     [
-        ([(35, 51, 35), (40, 30, 20)], 8, 96, None, (40, 56, 40)),
-        ([(300, 40, 9)], 8, 100, None, (96, 40, 16)),
-        ([(300, 40, 1)], 8, 96, None, (96, 40, 1)),
-        ([(300, 40, 90)], 8, 96, (60, 20, 1), (64, 24, 1)),
-        ([(300, 40, 90)], 8, 96, (200, 16, 16), (200, 16, 16)),
-        ([(20, 20, 20)], 16, 8, None, (16, 16, 16)),
+        ([(35, 51, 35), (40, 30, 20)], 8, 96, 1.0, None, (40, 48, 32)),  # of 40 x 51 x 35, the nearest multiples
+        ([(35, 51, 35), (40, 30, 20)], 8, 96, 0.75, None, (32, 40, 24)),
+        ([(300, 40, 9)], 8, 100, 1.0, None, (96, 40, 8)),
+        ([(300, 40, 1)], 8, 96, 1.0, None, (96, 40, 1)),
+        ([(300, 40, 3)], 8, 96, 1.0, None, (96, 40, 8)),
+        ([(300, 40, 90)], 8, 96, 0.5, (60, 20, 1), (64, 24, 8)),
+        ([(300, 40, 90)], 8, 96, 0.5, (200, 16, 16), (200, 16, 16)),
+        ([(300, 40, 1)], 8, 96, 0.5, (60, 20, 8), (64, 24, 1)),
+        ([(20, 20, 20)], 16, 8, 1.0, None, (16, 16, 16)),
     ],
 )
-def test_the_patch_covers_the_volumes_in_multiples_of_the_divisor(shapes, divisor, largest, wanted, expected):
-    assert patch_size(shapes, divisor, largest, 1.0, wanted) == expected
+def test_the_patch_is_as_wanted_or_a_share_of_the_largest_volume(shapes, divisor, largest, share, wanted, expected):
+    assert patch_size(shapes, divisor, largest, share, wanted) == expected

@@ -95,6 +95,19 @@ def test_windows_are_put_back_where_they_were(shape, overlap):
     assert np.array_equal(classes.argmax(axis=0), label)
 
 
+def test_around_small_volumes_the_network_sees_air():
+    class Spy(Reader):
+        def forward(self, images):
+            self.seen = images
+            return super().forward(images)
+
+    spy = Spy()
+    probabilities(spy, np.full((4, 5, 2), 0.5, np.float32), (8, 8, 4), 0.5, CPU)
+    assert spy.seen.shape[2:] == (8, 8, 4)
+    assert (spy.seen == 0.5).sum() == 40
+    assert (spy.seen == -1.0).sum() == 256 - 40
+
+
 def turned_case(spacing=None):
     """A file that counts its voxels along S, L and P, thick slices first."""
     affine = np.array([[0, -1.0, 0, 20], [0, 0, -0.8, 30], [3.0, 0, 0, -40], [0, 0, 0, 1]])

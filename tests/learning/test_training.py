@@ -150,6 +150,25 @@ def test_a_cut_inside_validation_changes_nothing(tmp_path, accelerator):
     assert resumed_facts == facts
 
 
+class WorseAndWorseLearner(PlaneLearner):
+    """Its first validation stays the best."""
+
+    def validate(self, device):
+        return {"score": -super().validate(device)["score"]}
+
+
+@pytest.mark.parametrize("cut", [1, 4, 6])
+def test_a_resumed_run_remembers_the_best_validation_before_the_cut(tmp_path, accelerator, cut):
+    plan = replace(PLAN, learning_rate=0.2)
+    undisturbed, facts = run(tmp_path / "whole", accelerator, WorseAndWorseLearner(), plan)
+    with pytest.raises(CutOffError):
+        run(tmp_path / "cut", accelerator, WorseAndWorseLearner(cut_at=cut * plan.batch), plan)
+    resumed, resumed_facts = run(tmp_path / "cut", accelerator, WorseAndWorseLearner(), plan)
+    assert facts["best_step"] == 2
+    assert resumed_facts == facts
+    assert same(undisturbed.module.state_dict(), resumed.module.state_dict())
+
+
 def test_a_finished_training_reads_nothing_again_and_gives_the_same_weights(tmp_path, accelerator):
     first, _ = run(tmp_path, accelerator)
     again, _ = run(tmp_path, accelerator)

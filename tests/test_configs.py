@@ -1,0 +1,144 @@
+"""The configuration: everything in configs/ composes, is typed and documented, and what can't be right is refused in a line."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from diffboost3d.cli import main
+from diffboost3d.config import compose, configs_folder, digest, to_plain, to_yaml
+from diffboost3d.errors import ConfigError
+from diffboost3d.schema import Config
+
+GROUPS = sorted(path for path in configs_folder().iterdir() if path.is_dir() and path.name != "arm")
+CHOICES = [(group.name, path.stem) for group in GROUPS for path in sorted(group.glob("*.yaml"))]
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_file_of_every_group_composes(group: str, choice: str) -> None:
+    assert isinstance(compose([f"{group}={choice}"]), Config)
+
+
+def test_configs_and_schema_hold_the_same_keys_and_defaults() -> None:
+    """So that nothing is undocumented and a Python caller gets what the command line gets."""
+
+    def keys(value: object, prefix: str = "") -> set[str]:
+        if not isinstance(value, dict) or prefix in ("network.arguments.", "arm."):
+            return {prefix}
+        return {name for key, inner in value.items() for name in keys(inner, f"{prefix}{key}.")}
+
+    assert keys(to_plain(compose())) == keys(to_plain(Config()))
+    written = set()
+    for path in configs_folder().rglob("*.yaml"):
+        text = yaml.safe_load(path.read_text()) or {}
+        written |= {key for key in text if key != "defaults"}
+    sections = [one for one in dataclasses.fields(Config) if dataclasses.is_dataclass(one.default_factory)]
+    for section in sections:
+        for one in dataclasses.fields(section.default_factory):  # type: ignore[arg-type]
+            assert one.name in written, f"{section.name}.{one.name} stands in no file of configs/"
+
+
+def test_the_resolved_configuration_composes_to_itself() -> None:
+    config = compose(["preset=quick", "arms=[none]", "merge.cell_mm=12"])
+    assert yaml.safe_load(to_yaml(config)) == to_plain(config)
+    assert digest(config) == digest(compose(["merge.cell_mm=12", "arms=[none]", "preset=quick"]))
+    assert digest(config) != digest(compose(["preset=quick", "arms=[none]", "merge.cell_mm=12.5"]))
+
+
+def test_the_command_line_goes_before_the_preset() -> None:
+    assert compose(["train.steps=7", "preset=quick"]).train.steps == 7
+    assert compose(["preset=quick", "network=unetr"]).network.name == "unetr"
+
+
+@pytest.mark.parametrize(
+    "text", ["Hippocampus, MRI", "it's (a) path\\", "a=b $x {y} [z]", "\\'", "x\\\\", "über ä", "[1, 2]", "1e3", "a: b"]
+)
+@pytest.mark.parametrize("key", ["prompt", "data.root", "workspace"])
+def test_free_text_needs_no_second_quotes(key: str, text: str) -> None:
+    config: object = compose([f"{key}={text}"])
+    for part in key.split("."):
+        config = getattr(config, part)
+    assert config == text
+
+
+REFUSED = {
+    "merge.alpha=1.5": ["merge.alpha=1.5", "from 0 to 1"],
+    "folds=[7]": ["there is no fold 7", "0 to 2"],
+    "merge.alfa=1": ["merge.alfa", "did you mean merge.alpha", "cell_mm"],
+    "alpha=0.5": ["did you mean merge.alpha"],
+    "preset=fast": ["preset=fast", "demo, paper, quick, standard"],
+    "network=resnet": ["network=resnet", "unet, unetr"],
+    "train.steps=many": ["train.steps", "Integer"],
+    "train.steps=1.5": ["train.steps"],
+    "train.steps=null": ["train.steps"],
+    "arms=[none,magic]": ["'magic'", "diffboost_classical"],
+    "arms=[]": ["one or more"],
+    "seeds=[1,1]": ["each once"],
+    "merge.at=logits": ["image, prediction"],
+    "merge.cell=[1,2]": ["2 values", "1 or 3"],
+    "prepare.intensity.window_hu=[240,-160]": ["the first must be below the second"],
+    "data.patients=case_.*": ["a group"],
+    "data.patients=(": ["no regular expression"],
+    "arm.none.merge=half": ["none, real, synthetic"],
+    "cohort=pet": ["mr, ct, ultrasound"],
+    "runtime.device=tpu": ["auto, cpu, cuda, mps"],
+    "train.learning_rate=.nan": ["train.learning_rate"],
+}
+
+
+@pytest.mark.parametrize("override", REFUSED)
+def test_what_can_not_be_right_is_refused_in_one_line_with_what_is_allowed(
+    override: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["run", f"workspace={tmp_path / 'ws'}", override]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    for words in REFUSED[override]:
+        assert words in said
+    assert not (tmp_path / "ws").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["fly"], "unknown command 'fly'"),
+        (["run", "--fast"], "unknown option '--fast'"),
+        (["run", "hippocampus"], "is no override"),
+        (["run", "--cfg", "hydra"], "--cfg takes the word job"),
+    ],
+)
+def test_a_wrong_call_is_refused_in_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_cfg_job_prints_the_configuration_and_runs_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "preset=quick", "--cfg", "job"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == to_plain(compose(["preset=quick"]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    from diffboost3d.cli import COMMANDS
+
+    for command in COMMANDS:
+        assert main([command, "--help"]) == 0
+        assert f"diffboost3d {command}" in capsys.readouterr().out
+
+
+def test_values_that_contradict_each_other_are_refused() -> None:
+    from diffboost3d.cases.records import Manifest
+    from diffboost3d.stages.generator_training import new_generator
+
+    config = compose(["diffusion.schedule.prediction=epsilon"])
+    manifest = Manifest("n", "MRI", "p", {"background": 0, "a": 1}, ".", 3, True, "", ())
+    with pytest.raises(ConfigError, match="zero_terminal_snr=true needs"):
+        new_generator(config, manifest)
