@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from diffboost3d.errors import ConfigError
-from diffboost3d.schema import Config
+from diffboost3d.schema import ArmConfig, Config
 
 
 def configs_folder() -> Path:
@@ -47,7 +47,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
         merged = OmegaConf.merge(OmegaConf.structured(Config), raw)
         config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
-        raise ConfigError(_typed_message(error)) from error
+        raise ConfigError(_typed_message(error, overrides)) from error
     validate(config)
     return config
 
@@ -55,7 +55,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 def _quoted(override: str) -> str:
     """Put Hydra's quotes around plain text, so that `prompt=Hippocampus, MRI` and paths of any letters need none."""
     name, separator, value = override.partition("=")
-    if name not in _text_keys() or value in ("", "null") or value[0] in "'\"":
+    if name.lstrip("+") not in _text_keys() or value in ("", "null") or value[0] in "'\"":
         return override
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
     escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
@@ -75,7 +75,10 @@ def _hydra_message(error: Exception, overrides: Sequence[str]) -> str:
     """One line of what Hydra said in several, with the nearest key where a key is unknown."""
     text = str(error)
     if match := re.search(r"Could not override '([^']+)'", text):
-        return _unknown_key(match.group(1))
+        inner = re.search(r"full_key: (\S+)", str(error.__cause__))
+        return _unknown_key(inner.group(1) if inner else match.group(1))
+    if match := re.search(r"Ambiguous value for argument '([^=]+)=(.*)'", text):
+        return f"{match.group(1)}={match.group(2)} is refused; a list is written {match.group(1)}=[{match.group(2)}]"
     if match := re.search(r"Could not find '([^']+)'\s*\n\s*\nAvailable options in '[^']*':\n((?:\s+\S+\n?)+)", text):
         group, _, choice = match.group(1).rpartition("/")
         return f"{group}={choice} is unknown; allowed: {', '.join(match.group(2).split())}"
@@ -87,21 +90,30 @@ def _hydra_message(error: Exception, overrides: Sequence[str]) -> str:
 
 def _unknown_key(name: str) -> str:
     allowed = [path for path, _ in _leaves(Config())]
+    if name.startswith("network.arguments."):  # the one dictionary of any keys
+        return f"{name} is not set yet; +{name}=VALUE adds it"
+    if name.split(".")[0] == "arm":
+        keys = ", ".join(one.name for one in dataclasses.fields(ArmConfig))
+        return f"unknown key {name!r}; an arm takes {keys}; +arm.NAME={{merge: real}} adds one, arms=[NAME] chooses it"
     near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
     last = name.rpartition(".")[2]
     near = near or [path for path in allowed if path.rpartition(".")[2] == last][:1]
     parent = name.rpartition(".")[0]
-    here = sorted({path[len(parent) + 1 :].split(".")[0] for path in allowed if path.startswith(f"{parent}.")})
-    here = here or sorted({path.split(".")[0] for path in allowed})
+    while parent and not any(path.startswith(f"{parent}.") for path in allowed):
+        parent = parent.rpartition(".")[0]
+    below = [path.removeprefix(f"{parent}.") for path in allowed if not parent or path.startswith(f"{parent}.")]
+    here = sorted({path.split(".")[0] for path in below})
     hint = f"did you mean {near[0]}? " if near else ""
     return f"unknown key {name!r}; {hint}allowed{f' in {parent}' if parent else ''}: {', '.join(here)}"
 
 
-def _typed_message(error: Exception) -> str:
-    full_key = getattr(error, "full_key", None) or "?"
-    first = str(getattr(error, "msg", None) or error).splitlines()[0]
+def _typed_message(error: Exception, overrides: Sequence[str]) -> str:
+    full_key = getattr(error, "full_key", None) or " ".join(overrides)
+    first = str(getattr(error, "msg", None) or error).splitlines()[0].rstrip(".")
     if re.search(r"Key '.*' not in", first):
         return _unknown_key(str(full_key))
+    if "not a ListConfig" in first:
+        return f"{full_key} takes a list, e.g. {full_key}=[a,b]"
     return f"{full_key}: {first}"
 
 
@@ -157,6 +169,10 @@ def _check_together(config: Config) -> None:
     for arm in config.arms:
         if arm not in config.arm:
             raise ConfigError(f"arms: {arm!r} is unknown; allowed: {', '.join(config.arm)}")
+    if config.evaluate.reference not in config.arm:
+        raise ConfigError(
+            f"evaluate.reference={config.evaluate.reference} is refused; allowed: {', '.join(config.arm)}"
+        )
     for name in ("arms", "seeds", "folds"):
         values = getattr(config, name)
         if not values or len(set(values)) != len(values):

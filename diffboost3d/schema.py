@@ -7,6 +7,7 @@ so that the refusal of a value and the reference page are made of the same table
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 COMMANDS = ("prepare", "pretrain", "finetune", "synthesize", "train", "evaluate", "report", "run", "demo")
@@ -36,9 +37,9 @@ def key(
     return field(default=default, metadata=metadata)
 
 
-def section(kind: type) -> Any:
-    """A nested section of the configuration."""
-    return field(default_factory=kind)
+def section(kind: type, **values: Any) -> Any:
+    """A nested section of the configuration; `values` are its defaults where they aren't those of its type."""
+    return field(default_factory=partial(kind, **values) if values else kind)
 
 
 @dataclass
@@ -133,7 +134,7 @@ class ScheduleConfig:
 class DiffusionTrainingConfig:
     steps: int = key(2000, "Optimiser steps.", low=0)
     batch: int = key(16, "Slices a step, over all processes.", low=1)
-    learning_rate: float = key(3e-4, "Peak learning rate (AdamW).", low=0)
+    learning_rate: float = key(2e-4, "Peak learning rate (AdamW).", low=0)
     warmup_steps: int = key(50, "Steps of linear warm-up.", low=0)
     weight_decay: float = key(0.01, "Weight decay (AdamW).", low=0)
     clip_norm: float = key(1.0, "Gradient norm is clipped to this.", low=0)
@@ -154,7 +155,7 @@ class DiffusionConfig:
     denoiser: DenoiserConfig = section(DenoiserConfig)
     codec: CodecConfig = section(CodecConfig)
     schedule: ScheduleConfig = section(ScheduleConfig)
-    pretrain: DiffusionTrainingConfig = section(DiffusionTrainingConfig)
+    pretrain: DiffusionTrainingConfig = section(DiffusionTrainingConfig, steps=4000, learning_rate=5e-4)
     finetune: DiffusionTrainingConfig = section(DiffusionTrainingConfig)
     slice_axis: int | None = key(
         None, "Axis of slicing in the prepared volume (0 R, 1 A, 2 S); null: the coarsest.", choices=(0, 1, 2)
@@ -270,7 +271,10 @@ class Config:
     seed: int = key(0, "Seed of splits, generator and synthetic volumes.", low=0)
     seeds: list[int] = key([0], "Seeds of the segmenters; one training each.", low=0)
     folds: list[int] = key([0], "Folds that run.", low=0)
-    arms: list[str] = key(["none", "diffboost"], "Arms that are trained and compared.")
+    arms: list[str] = key(
+        ["none", "classical", "cutmix", "cutmix_classical", "diffboost", "diffboost_classical"],
+        "Arms that are trained and compared.",
+    )
     data: DataConfig = section(DataConfig)
     prepare: PrepareConfig = section(PrepareConfig)
     diffusion: DiffusionConfig = section(DiffusionConfig)

@@ -94,7 +94,7 @@ class CuboidMerge(RandomTransform):  # type: ignore[misc]
         feather: width in voxels of blended borders; labels stay hard.
 
     Raises:
-        ValueError: alpha outside [0, 1].
+        ValueError: alpha outside [0, 1], or a cell that isn't one or three whole numbers from 1.
 
     Examples:
         >>> import torch, torchio as tio
@@ -120,6 +120,8 @@ class CuboidMerge(RandomTransform):  # type: ignore[misc]
             raise ValueError(f"alpha must be from 0 to 1, got {alpha}")
         self.alpha, self.cell_mm, self.feather = alpha, cell_mm, feather
         self.cell = (cell,) if isinstance(cell, int) else tuple(cell)
+        if len(self.cell) not in (1, 3) or min(self.cell) < 1:
+            raise ValueError(f"cell must be one or three numbers of at least 1 voxel, got {cell}")
 
     def apply_transform(self, subject: tio.Subject) -> tio.Subject:
         """Draw cuboids and apply them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -111,6 +112,8 @@ def _read_msd(root: Path) -> Folder:
     facts = _dataset_json(root)
     pairs = []
     for entry in facts.get("training") or []:
+        if isinstance(entry, dict) and "image" not in entry:
+            raise DataError(f"{root / 'dataset.json'}: a training entry names no image: {entry}")
         image = root / str(entry["image"] if isinstance(entry, dict) else entry)
         label = root / str(entry["label"]) if isinstance(entry, dict) and entry.get("label") else None
         pairs.append(_pair(root, stem_of(image), image, label))
@@ -122,6 +125,8 @@ def _read_nnunet(root: Path) -> Folder:
     pairs = []
     for image in _images_in(root / "imagesTr"):
         case = re.sub(r"_\d{4}$", "", stem_of(image))
+        if (root / "labelsTr" / f"{stem_of(image)}{ending_of(image)}").is_file():
+            case = stem_of(image)  # four digits that are the case's own number
         if image.name.startswith(f"{case}_") and not stem_of(image).endswith("_0000") and stem_of(image) != case:
             raise DataError(f"{image}: a second channel; only one image channel a case is supported")
         pairs.append(_pair(root, case, image, root / "labelsTr" / f"{case}{ending_of(image)}"))
@@ -151,7 +156,7 @@ def _images_in(folder: Path) -> list[Path]:
 
 
 def _pair(root: Path, case: str, image: Path, label: Path | None) -> Pair:
-    missing = None if label is None or label.is_file() else str(label.relative_to(root))
+    missing = None if label is None or label.is_file() else os.path.relpath(label, root)
     return Pair(case, image, None if missing else label, missing)
 
 

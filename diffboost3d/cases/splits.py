@@ -113,7 +113,9 @@ def _draw_split(
     training_patients, _ = _take(side, with_label, wanted)
     training = [case for patient in training_patients for case in with_label[patient]][:wanted]
     if not training:
-        raise DataError(f"fold {fold} has no training case left beside its validation cases; use fewer folds")
+        raise DataError(
+            f"fold {fold} has no training case left beside its validation cases; give more labelled patients"
+        )
     away = tested | set(validated)
     rest = [case.id for case in cases if case.patient not in away and case.id not in set(training)]
     generator(seed, "unlabelled", fold).shuffle(rest)
@@ -158,6 +160,9 @@ def read_splits(path: Path, cases: Sequence[Case]) -> tuple[list[Split], list[st
 def _pinned(path: Path, index: int, fold: dict[str, list[str]], cases: Sequence[Case], lines: list[str]) -> Split:
     if unknown := sorted(set(fold) - set(SPLIT_PARTS)):
         raise DataError(f"{path}: fold {index} has the unknown part {unknown[0]!r}; allowed: {', '.join(SPLIT_PARTS)}")
+    for part, ids in fold.items():
+        if not isinstance(ids, list) or not all(isinstance(one, str) for one in ids):
+            raise DataError(f"{path}: fold {index}, {part} should be a list of case ids, not {ids!r}")
     known = {case.id: case for case in cases}
     kept: dict[str, list[str]] = {}
     side_of: dict[str, str] = {}

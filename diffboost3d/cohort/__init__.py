@@ -9,7 +9,9 @@ from diffboost3d.errors import ConfigError
 COHORTS = ("mr", "ct", "ultrasound")
 
 
-def write_cohort(kind: str, folder: Path, cases: int, seed: int = 0, shape: tuple[int, ...] | None = None) -> Path:
+def write_cohort(
+    kind: str, folder: Path | str, cases: int, seed: int = 0, shape: tuple[int, ...] | None = None
+) -> Path:
     """Write `cases` cases to `folder`; equal arguments give equal bytes, and a case does not depend on their number.
 
     Args:
@@ -30,5 +32,5 @@ def write_cohort(kind: str, folder: Path, cases: int, seed: int = 0, shape: tupl
     if shape is not None and len(shape) != axes:
         raise ConfigError(f"shape={shape} has {len(shape)} sizes; the cohort {kind} takes {axes}")
     if kind == "ultrasound":
-        return write_pictures(folder, cases, seed, shape or (112, 96))
-    return write_volumes(kind, folder, cases, seed, shape or (48, 48, 32))
+        return write_pictures(Path(folder), cases, seed, shape or (112, 96))
+    return write_volumes(kind, Path(folder), cases, seed, shape or (48, 48, 32))

@@ -33,8 +33,12 @@ def save_generator(folder: Path, denoiser: ConditionalDenoiser, scheduler: Any, 
 def load_generator(folder: Path) -> tuple[ConditionalDenoiser, Any, Codec]:
     """Inverse of `save_generator`, on the CPU, in evaluation mode; never unpickles."""
     from diffusers import ControlNetModel, DDIMScheduler, UNet2DConditionModel
+    from diffusers.utils.logging import disable_progress_bar as quieten_diffusers
     from transformers import CLIPTextModel
+    from transformers.utils.logging import disable_progress_bar as quieten_transformers
 
+    quieten_diffusers()
+    quieten_transformers()
     model = folder / FOLDER
     facts = json.loads((model / "diffboost3d.json").read_text(encoding="utf-8"))
     plan = DenoiserPlan(**{**facts["denoiser"], "channels": tuple(facts["denoiser"]["channels"])})

@@ -78,7 +78,7 @@ def _thin(strength: Float, gradient: list[Float], spacing_mm: Sequence[float]) -
 
 
 def label_boundaries(label: NDArray[Any], values: Sequence[int]) -> Float:
-    """Soft boundaries of each label, (L, I, J, K) in [0, 1]: 1 in the voxels on both sides of the border.
+    """Soft boundaries of each label, (L, I, J, K) in [0, 1]: highest in the voxels on both sides of the border.
 
     A label that is absent, or fills the volume, has none.
     """

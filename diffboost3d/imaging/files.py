@@ -58,16 +58,28 @@ def read(path: Path) -> Volume:
 def _read_nifti(path: Path) -> Volume:
     import nibabel as nib
     from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
 
     try:
         image = nib.load(path)
         shape = image.shape
-        if (len(shape) > 3 and any(size > 1 for size in shape[3:])) or len(shape) < 2:
+        if (len(shape) > 3 and any(size > 1 for size in shape[3:])) or len(shape) < 2 or 0 in shape:
             raise DataError(
                 f"{path}: {len(shape)}D image of shape {'x'.join(map(str, shape))}; give one 3D volume a file"
             )
+        if image.get_data_dtype().kind not in "iuf":
+            raise DataError(f"{path}: voxels of type {image.get_data_dtype()}; convert it to one grey value a voxel")
         array = np.asanyarray(image.dataobj)
-    except (ImageFileError, EOFError, OSError, zlib.error, ValueError) as error:
+    except (
+        ImageFileError,
+        HeaderDataError,
+        EOFError,
+        MemoryError,
+        OSError,
+        OverflowError,
+        zlib.error,
+        ValueError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: can't be read ({reason}); the file is damaged or no NIfTI") from error
     array = array.reshape((*shape, 1, 1)[:3])
@@ -84,7 +96,7 @@ def _read_picture(path: Path) -> Volume:
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise DataError(f"{path}: can't be read ({error}); the file is damaged or no picture") from error
     if array.ndim == 3:
-        colours = array[..., :3]
+        colours = array[..., : 3 if array.shape[2] > 2 else 1]  # without the alpha channel
         if (colours != colours[..., :1]).any():
             raise DataError(f"{path}: a colour picture; convert it to grey first")
         array = colours[..., 0]

@@ -125,6 +125,8 @@ def _found_labels(surveyed: list[_Surveyed]) -> dict[str, int]:
     foreground = sorted(set().union(*(one.label_values for one in surveyed)) - {0})
     if not foreground:
         raise DataError("no label file has any foreground; nothing can be learned")
+    if len(foreground) > 255:
+        raise DataError(f"the label files have {len(foreground)} labels, at most 255 are supported; are they images?")
     return {"background": 0, **{f"label_{value}": value for value in foreground}}
 
 
@@ -199,6 +201,7 @@ def _prepare(workspace: Workspace, root: Path, pair: Pair, patient: str, task: _
     )
     record = workspace.prepared_folder / pair.id / RECORD
     if not (record.is_file() and f'"{own}"' in record.read_text(encoding="utf-8")):
+        record.unlink(missing_ok=True)  # first, so that a half-made case never passes for the one before
         _write_prepared(workspace, pair, image.array, case, task)
         write_json(record, {"digest": own})
     return case
@@ -213,6 +216,7 @@ def _write_prepared(workspace: Workspace, pair: Pair, array: NDArray[Any], case:
     )
     write_prepared(workspace.prepared(case.id, "image"), image, case.grid)
     write_prepared(workspace.prepared(case.id, "edge"), edges, case.grid)
+    workspace.prepared(case.id, "label").unlink(missing_ok=True)  # the file may have gone since an earlier run
     if pair.label is not None:
         label = _indexed(np.round(read(pair.label).array).astype(np.int64), task.values)
         label = resample(label, case.source_grid, case.grid, settings.label_interpolation)

@@ -239,3 +239,9 @@ def test_the_transform_is_public_and_its_history_prints():
     after = seeded(CuboidMerge(0.5, 6), subject())
     assert "MergeCuboids" in repr(after.get_applied_transforms()[0])
     assert isinstance(after.get_applied_transforms()[0], MergeCuboids)
+
+
+@pytest.mark.parametrize("cell", [0, (4, 4), (4, 4, 0)])
+def test_a_cell_that_can_not_be_is_refused_when_the_transform_is_made(cell):
+    with pytest.raises(ValueError, match="one or three numbers"):
+        CuboidMerge(cell=cell)
