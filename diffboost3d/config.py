@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -113,7 +114,7 @@ def _typed_message(error: Exception, overrides: Sequence[str]) -> str:
     if re.search(r"Key '.*' not in", first):
         return _unknown_key(str(full_key))
     if "not a ListConfig" in first:
-        return f"{full_key} takes a list, e.g. {full_key}=[a,b]"
+        return f"{full_key} takes a list, with brackets: {full_key}=[...]"
     return f"{full_key}: {first}"
 
 
@@ -148,6 +149,8 @@ def _check_value(path: str, value: Any, allowed: Any) -> None:
     if length and len(value) not in length:
         raise ConfigError(f"{path} has {len(value)} values; it takes {' or '.join(map(str, length))}")
     for element in value if isinstance(value, list) else [value]:
+        if isinstance(element, float) and not math.isfinite(element):
+            raise ConfigError(f"{path}={element} is refused; it takes a finite number")
         choices, low, high = allowed.get("choices"), allowed.get("low"), allowed.get("high")
         if choices is not None and element not in choices:
             raise ConfigError(f"{path}={element} is refused; allowed: {', '.join(map(str, choices))}")
@@ -186,6 +189,23 @@ def _check_together(config: Config) -> None:
     }.items():
         if not low <= high or (low == high and "scale" not in path):
             raise ConfigError(f"{path}=[{low}, {high}] is refused; the first must be below the second")
+    diffusion = config.diffusion
+    if not diffusion.denoiser.channels or diffusion.denoiser.attention_levels > len(diffusion.denoiser.channels):
+        raise ConfigError(
+            f"diffusion.denoiser.channels={diffusion.denoiser.channels} is refused; it takes one or more levels, at least "
+            f"attention_levels={diffusion.denoiser.attention_levels}"
+        )
+    if diffusion.schedule.zero_terminal_snr and diffusion.schedule.prediction == "epsilon":
+        raise ConfigError(
+            "diffusion.schedule.zero_terminal_snr=true is refused with epsilon; it needs prediction=v_prediction"
+        )
+    if config.synthesize.steps > diffusion.schedule.timesteps:
+        raise ConfigError(
+            f"synthesize.steps={config.synthesize.steps} is refused; allowed: at most "
+            f"diffusion.schedule.timesteps={diffusion.schedule.timesteps}"
+        )
+    if not config.workspace:
+        raise ConfigError("workspace= is empty; give the folder for the results, e.g. workspace=ws")
     if config.data.patients not in ("case", "consecutive_numbers"):
         _check_patient_pattern(config.data.patients)
 

@@ -90,13 +90,16 @@ class EdgeConfig:
 @dataclass
 class PrepareConfig:
     spacing_mm: list[float] | None = key(
-        None, "Target spacing in mm along R, A, S; null: the median over the cases.", low=0.01, length=(3,)
+        None,
+        "Target spacing in mm along R, A, S; null: the median over the cases; pictures (2D) keep their grid.",
+        low=0.01,
+        length=(3,),
     )
     image_interpolation: str = key("bspline", "Image resampling.", choices=("linear", "bspline"))
     label_interpolation: str = key("gaussian", "Label resampling.", choices=("nearest", "gaussian"))
     intensity: IntensityConfig = section(IntensityConfig)
     edges: EdgeConfig = section(EdgeConfig)
-    workers: int = key(0, "Processes that prepare cases at the same time; 0: one for each core.", low=0)
+    workers: int = key(0, "Threads that prepare cases at the same time; 0: one for each core.", low=0)
 
 
 @dataclass
@@ -186,7 +189,11 @@ class MergeConfig:
     alpha: float = key(0.6, "Probability that a cuboid is real.", low=0, high=1)
     cell_mm: float | None = key(None, "Edge of the cuboids in mm, on every axis.", low=0.01)
     cell: list[int] = key([16], "Edge of the cuboids in voxels, one number or one an axis.", low=1, length=(1, 3))
-    feather: float = key(0.0, "Width in voxels over which cuboid borders blend; labels stay hard.", low=0)
+    feather: float = key(
+        0.0,
+        "Standard deviation in voxels over which cuboid borders blend; labels stay hard; with at=image only.",
+        low=0,
+    )
     at: str = key(
         "image", "What is merged: the images, or (published code) the predictions.", choices=("image", "prediction")
     )
@@ -204,7 +211,9 @@ class ClassicalConfig:
     scale: list[float] = key([0.7, 1.4], "Range of scaling.", low=0.1, length=(2,))
     elastic_probability: float = key(0.2, "How often a case is deformed elastically.", low=0, high=1)
     elastic_magnitude: list[float] = key([0.0, 3.0], "Range of the elastic displacement in voxels.", low=0, length=(2,))
-    mirror_axes: list[int] = key([0, 1, 2], "Axes that may be mirrored.", choices=(0, 1, 2))
+    mirror_axes: list[int] = key(
+        [0], "Axes that may be mirrored; 0 is left-right in 3D, prepared volumes being canonical.", choices=(0, 1, 2)
+    )
     spatial_probability: float = key(0.3, "How often a case is rotated and scaled.", low=0, high=1)
 
 

@@ -188,6 +188,10 @@ def test_too_few_patients_are_refused(tmp_path: Path, capsys: pytest.CaptureFixt
             "in both training and validation",
         ),
         ('[{"training": ["case_00"], "validation": ["case_01"], "test": ["nobody"]}]', "no usable test case"),
+        (
+            '[{"training": ["case_00"], "validation": ["case_01"], "test": ["case_02", "case_02"]}]',
+            "names 'case_02' twice",
+        ),
     ],
 )
 def test_splits_that_can_not_be_are_refused(
@@ -222,3 +226,28 @@ def test_two_runs_do_not_share_a_workspace(tmp_path: Path, capsys: pytest.Captur
 
     with Workspace(tmp_path / "ws").opened():
         assert "in use by another run" in refused(capsys, "prepare", "data.root=x", f"workspace={tmp_path / 'ws'}")
+
+
+def test_a_generator_of_other_settings_is_refused_not_misused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tiny_folders import TINY
+
+    root = write_volumes(tmp_path / "data")
+    words = [f"data.root={root}", f"workspace={tmp_path / 'ws'}", *TINY]
+    assert main(["prepare", *words]) == 0
+    assert main(["pretrain", *words, "diffusion.slice_axis=0"]) == 0
+    said = refused(capsys, "finetune", *words)
+    assert "trained with diffusion slice_axis=0, not None" in said
+
+
+def test_a_workspace_behind_a_link_finds_the_data(tmp_path: Path) -> None:
+    from diffboost3d.cases.workspace import Workspace
+
+    root = write_volumes(tmp_path / "data", 4)
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "ws").symlink_to(tmp_path / "far" / "away")
+    assert main(["prepare", f"data.root={root}", f"workspace={tmp_path / 'ws'}"]) == 0
+    workspace = Workspace(tmp_path / "ws")
+    manifest = workspace.read_manifest()
+    assert workspace.source(manifest, manifest.cases[0].image).is_file()

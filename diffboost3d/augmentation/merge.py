@@ -91,7 +91,7 @@ class CuboidMerge(RandomTransform):  # type: ignore[misc]
         alpha: probability that a cuboid is real.
         cell: edge of the cuboids in voxels, one number or one an axis. cell_mm: the same in mm, isotropic in space; it
             goes before `cell`.
-        feather: width in voxels of blended borders; labels stay hard.
+        feather: standard deviation in voxels of the blended borders; labels stay hard.
 
     Raises:
         ValueError: alpha outside [0, 1], or a cell that isn't one or three whole numbers from 1.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -28,7 +29,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Folder:
-    """What a data folder says of itself. labels: name -> value, None where it names none."""
+    """What a data folder says of itself. labels: name -> value or None; unlisted: images not in its list."""
 
     layout: str
     name: str
@@ -36,6 +37,7 @@ class Folder:
     labels: dict[str, int] | None
     licence: str
     pairs: tuple[Pair, ...]
+    unlisted: int = 0
 
 
 def read_folder(root: Path, layout: str = "auto") -> Folder:
@@ -117,17 +119,22 @@ def _read_msd(root: Path) -> Folder:
         image = root / str(entry["image"] if isinstance(entry, dict) else entry)
         label = root / str(entry["label"]) if isinstance(entry, dict) and entry.get("label") else None
         pairs.append(_pair(root, stem_of(image), image, label))
-    return _describe(root, "msd", facts, pairs)
+    listed = {pair.image.resolve() for pair in pairs}
+    unlisted = sum(image.resolve() not in listed for image in _images_in(root / "imagesTr"))
+    return dataclasses.replace(_describe(root, "msd", facts, pairs), unlisted=unlisted)
 
 
 def _read_nnunet(root: Path) -> Folder:
     """`imagesTr/<case>_0000.ending` and `labelsTr/<case>.ending`; also without the channel number."""
     pairs = []
-    for image in _images_in(root / "imagesTr"):
-        case = re.sub(r"_\d{4}$", "", stem_of(image))
-        if (root / "labelsTr" / f"{stem_of(image)}{ending_of(image)}").is_file():
-            case = stem_of(image)  # four digits that are the case's own number
-        if image.name.startswith(f"{case}_") and not stem_of(image).endswith("_0000") and stem_of(image) != case:
+    images = _images_in(root / "imagesTr")
+    stems = {stem_of(image) for image in images}
+    for image in images:
+        stem = stem_of(image)
+        case = re.sub(r"_\d{4}$", "", stem)
+        if f"{case}_0000" not in stems or (root / "labelsTr" / f"{stem}{ending_of(image)}").is_file():
+            case = stem  # four digits that are the case's own number
+        elif stem != f"{case}_0000":
             raise DataError(f"{image}: a second channel; only one image channel a case is supported")
         pairs.append(_pair(root, case, image, root / "labelsTr" / f"{case}{ending_of(image)}"))
     return _describe(root, "nnunet", _dataset_json(root), pairs)

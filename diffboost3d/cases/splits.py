@@ -163,6 +163,10 @@ def _pinned(path: Path, index: int, fold: dict[str, list[str]], cases: Sequence[
     for part, ids in fold.items():
         if not isinstance(ids, list) or not all(isinstance(one, str) for one in ids):
             raise DataError(f"{path}: fold {index}, {part} should be a list of case ids, not {ids!r}")
+        if twice := sorted({one for one in ids if ids.count(one) > 1}):
+            raise DataError(f"{path}: fold {index}, {part} names {twice[0]!r} twice")
+    if both := sorted(set(fold.get("training", ())) & set(fold.get("unlabelled", ()))):
+        raise DataError(f"{path}: fold {index} has {both[0]!r} in both training and unlabelled")
     known = {case.id: case for case in cases}
     kept: dict[str, list[str]] = {}
     side_of: dict[str, str] = {}

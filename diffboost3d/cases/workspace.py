@@ -21,7 +21,7 @@ from diffboost3d.cases.atomic import remove_partial, replacing, write_json, writ
 from diffboost3d.cases.records import Manifest, Score, Split
 from diffboost3d.errors import WorkspaceError
 
-RECORD = "record.json"
+RECORD, CONFIG, SEGMENTER = "record.json", "config.yaml", "model.safetensors"
 PACKAGES = (
     "diffboost3d",
     "torch",
@@ -46,6 +46,7 @@ class Workspace:
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
         self.main = True
+        self._config = ""
 
     # --- names -------------------------------------------------------------------------------------------------------
     @property
@@ -104,6 +105,10 @@ class Workspace:
 
     def config_path(self, stage: str) -> Path:
         return self.root / "config" / f"{stage}.yaml"
+
+    def source(self, manifest: Manifest, relative: str) -> Path:
+        """A file of the user's data folder; `relative` as in `Case.image`. The workspace may be reached by a link."""
+        return self.root.resolve() / manifest.source / relative
 
     def relative(self, path: Path) -> str:
         """`path` as seen from the workspace, for records."""
@@ -190,7 +195,8 @@ class Workspace:
         return record
 
     def finish(self, folder: Path, stage: str, digest: str, started: str, **facts: Any) -> None:
-        """Write the record that makes a result finished."""
+        """Write the resolved configuration beside a result and, last, the record that makes it finished."""
+        write_text(folder / CONFIG, self._config)
         write_json(
             folder / RECORD,
             {"stage": stage, "digest": digest, "started": started, "ended": now(), **facts, "versions": versions()},
@@ -215,6 +221,7 @@ class Workspace:
 
     def write_config(self, stage: str, text: str) -> None:
         """Keep the resolved configuration of a stage."""
+        self._config = text
         if self.main:
             write_text(self.config_path(stage), text)
 

@@ -1,4 +1,4 @@
-"""Reading and writing images: NIfTI volumes and 8-bit grey 2D pictures, with the header, type and units of a template kept.
+"""Reading and writing images: NIfTI volumes and grey 2D pictures, with the header, type and units of a template kept.
 
 Arrays are (I, J, K) in the file's voxel order; a picture is (width, height, 1) on an identity affine.
 """
@@ -20,6 +20,7 @@ from diffboost3d.imaging.geometry import Grid
 VOLUME_ENDINGS = (".nii.gz", ".nii")
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 ENDINGS = VOLUME_ENDINGS + PICTURE_ENDINGS
+PICTURE_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "I;16N")
 SYNTHETIC_NOTE = b"synthetic: diffboost3d"
 
 
@@ -92,16 +93,27 @@ def _read_picture(path: Path) -> Volume:
     try:
         with Image.open(path) as picture:
             picture.load()
-            array = np.asarray(picture)
+            mode, frames = picture.mode, getattr(picture, "n_frames", 1)
+            array = np.asarray(picture.convert("RGB") if mode == "P" else picture)  # a palette's numbers are no grey
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise DataError(f"{path}: can't be read ({error}); the file is damaged or no picture") from error
+    if mode not in PICTURE_MODES or frames > 1:
+        what = f"{frames} frames" if frames > 1 else f"mode {mode}"
+        raise DataError(f"{path}: a picture of {what}; give one 8- or 16-bit grey picture a file")
     if array.ndim == 3:
         colours = array[..., : 3 if array.shape[2] > 2 else 1]  # without the alpha channel
         if (colours != colours[..., :1]).any():
             raise DataError(f"{path}: a colour picture; convert it to grey first")
         array = colours[..., 0]
+    array = array.astype(np.uint16 if mode.startswith("I;16") else np.uint8)
     array = np.ascontiguousarray(array.T)[:, :, None]
     return Volume(array, Grid.of(array.shape, np.eye(4)), str(array.dtype))
+
+
+def ending_like(path: Path | str) -> str:
+    """Ending of what is written in the form of an image; pictures are written as PNG, without loss."""
+    ending = ending_of(path)
+    return ".png" if ending in PICTURE_ENDINGS else ending
 
 
 def write_like(path: Path, array: NDArray[Any], template: Path, synthetic: bool = False) -> None:
@@ -112,7 +124,7 @@ def write_like(path: Path, array: NDArray[Any], template: Path, synthetic: bool 
     if ending_of(template) in VOLUME_ENDINGS:
         _write_nifti_like(path, array, template, SYNTHETIC_NOTE if synthetic else None)
     else:
-        _write_picture(path, array)
+        _write_picture(path, array, read(template).array.dtype)
 
 
 def _template(path: Path) -> Any:
@@ -146,10 +158,10 @@ def _write_nifti_like(path: Path, array: NDArray[Any], template: Path, note: byt
         nib.save(image, temporary)
 
 
-def _write_picture(path: Path, array: NDArray[Any]) -> None:
+def _write_picture(path: Path, array: NDArray[Any], dtype: Any) -> None:
     from PIL import Image
 
-    pixels = np.clip(np.round(array[:, :, 0]), 0, 255).astype(np.uint8).T
+    pixels = np.clip(np.round(array[:, :, 0]), 0, np.iinfo(dtype).max).astype(dtype).T
     with replacing(path) as temporary:
         Image.fromarray(np.ascontiguousarray(pixels)).save(temporary)
 
@@ -157,7 +169,7 @@ def _write_picture(path: Path, array: NDArray[Any]) -> None:
 def write_label_like(path: Path, label: NDArray[Any], template: Path) -> None:
     """Write a label (I, J, K) in the geometry of the image `template`, in the smallest unsigned type; atomic."""
     if ending_of(template) not in VOLUME_ENDINGS:
-        return _write_picture(path, label)
+        return _write_picture(path, label, np.uint8 if label.max(initial=0) < 256 else np.uint16)
     import nibabel as nib
 
     source = _template(template)

@@ -66,7 +66,7 @@ class Grid:
         corners = np.array([[a, b, c, 1] for a in (0, 1) for b in (0, 1) for c in (0, 1)], dtype=float)
         corners[:, :3] *= np.asarray(self.shape) - 1
         gap = float(np.abs((corners @ self.matrix.T - corners @ other.matrix.T)[:, :3]).max())
-        return f"affine differs by {gap:.3g} mm at a corner" if gap > AFFINE_TOLERANCE_MM else ""
+        return f"affine differs by {gap:.3g} mm at a corner" if not gap <= AFFINE_TOLERANCE_MM else ""
 
     def canonical(self) -> Grid:
         """The same voxels with axes turned and flipped to be closest to R, A, S; a 2D image stays as it is."""

@@ -8,18 +8,16 @@ from typing import Any
 
 from diffboost3d.cases.atomic import write_json
 from diffboost3d.cases.records import Case, Manifest, Score
-from diffboost3d.cases.workspace import Workspace, now
+from diffboost3d.cases.workspace import SEGMENTER, Workspace, now
 from diffboost3d.config import digest
 from diffboost3d.evaluation.metrics import METRICS, score_labels
 from diffboost3d.evaluation.summary import summarise
-from diffboost3d.imaging.files import PICTURE_ENDINGS, ending_of, read, write_label_like
+from diffboost3d.imaging.files import ending_like, read, write_label_like
 from diffboost3d.schema import Config
 from diffboost3d.segmentation.inference import label_in_source, probabilities
 from diffboost3d.segmentation.networks import VolumeNetwork, build_network
 from diffboost3d.stages.inputs import accelerator_of, cases_of, prepared
 from diffboost3d.training import load_tensors
-
-MODEL = "model.safetensors"
 
 
 def run(config: Config, workspace: Workspace) -> None:
@@ -56,7 +54,8 @@ def _evaluate_cell(
     model = workspace.require(workspace.segmenter(fold, arm, seed), "train")["digest"]
     folder = workspace.segmenter(fold, arm, seed) / "predictions"
     digests = {
-        case.id: digest(model, case.digest, config.evaluate.tolerance_mm, config.train.overlap) for case in cases
+        case.id: digest(model, case.digest, config.evaluate.tolerance_mm, config.train.overlap, manifest.labels)
+        for case in cases
     }
     own = digest(list(digests.values()))
     if not workspace.is_current(folder, own):
@@ -79,7 +78,7 @@ def _evaluate_cell(
 def _load_network(
     workspace: Workspace, fold: int, arm: str, seed: int, device: Any
 ) -> tuple[VolumeNetwork, tuple[int, int, int]]:
-    tensors, facts = load_tensors(workspace.segmenter(fold, arm, seed) / MODEL)
+    tensors, facts = load_tensors(workspace.segmenter(fold, arm, seed) / SEGMENTER)
     i, j, k = facts["patch"]
     network = build_network(facts["network"], facts["spatial_dims"], facts["classes"], (i, j, k), facts["arguments"])
     network.load_state_dict(tensors)
@@ -98,13 +97,11 @@ def _score_case(
     own: str,
 ) -> None:
     """Write the prediction in the form of the case's image and, last, its scores against the untouched label file."""
-    source = workspace.root / manifest.source
     prediction = label_in_source(classes, case, list(manifest.labels.values()))
-    ending = ".png" if ending_of(case.image) in PICTURE_ENDINGS else ending_of(case.image)
-    path = workspace.prediction(fold, arm, seed, case.id, ending)
-    write_label_like(path, prediction, source / case.image)
+    path = workspace.prediction(fold, arm, seed, case.id, ending_like(case.image))
+    write_label_like(path, prediction, workspace.source(manifest, case.image))
     assert case.label is not None  # test cases are labelled: `splits` sees to it
-    truth = read(source / case.label).array.round().astype(int)
+    truth = read(workspace.source(manifest, case.label)).array.round().astype(int)
     table = score_labels(prediction, truth, manifest.labels, case.source_grid.spacing_mm, config.evaluate.tolerance_mm)
     units = {metric.name: metric.unit if manifest.physical else metric.unit.replace("mm", "px") for metric in METRICS}
     scores = [

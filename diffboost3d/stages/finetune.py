@@ -5,7 +5,7 @@ from __future__ import annotations
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.diffusion.weights import load_generator
 from diffboost3d.schema import Config
-from diffboost3d.stages.generator_training import generator_digest, train_generator
+from diffboost3d.stages.generator_training import generator_digest, require_generator, train_generator
 from diffboost3d.stages.inputs import accelerator_of, cases_of
 
 
@@ -17,8 +17,8 @@ def run(config: Config, workspace: Workspace) -> None:
         split = workspace.read_split(fold)
         training, validation = cases_of(manifest, split.training), cases_of(manifest, split.validation)
         section, folder = config.diffusion.finetune, workspace.finetuned(fold)
-        parent = workspace.require(workspace.pretrained(fold), "pretrain")["digest"]
-        own = generator_digest(config, manifest, section, [*training, *validation], "finetune", parent)
+        parent = require_generator(config, workspace, workspace.pretrained(fold), "pretrain")
+        own = generator_digest(config, manifest, section, training, validation, "finetune", parent)
         if workspace.is_current(folder, own):
             workspace.log(f"finetune fold {fold}: done already")
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from diffboost3d.errors import ConfigError
 from diffboost3d.imaging.edges import control_channels
 from diffboost3d.schema import Config, DiffusionTrainingConfig
 from diffboost3d.seeds import seed_of
-from diffboost3d.stages.inputs import control_of, prepared, slice_axis, training_plan
+from diffboost3d.stages.inputs import control_of, prepared, slice_axis, training_plan, without_intervals
 from diffboost3d.training import fit
 
 Generator = tuple[ConditionalDenoiser, Any, Codec]
@@ -53,14 +54,50 @@ def new_generator(config: Config, manifest: Manifest) -> Generator:
 
 
 def generator_digest(
-    config: Config, manifest: Manifest, section: DiffusionTrainingConfig, cases: Sequence[Case], *more: Any
+    config: Config,
+    manifest: Manifest,
+    section: DiffusionTrainingConfig,
+    training: Sequence[Case],
+    validation: Sequence[Case],
+    *more: Any,
 ) -> str:
     """Digest of all that shapes a training of the generator."""
-    diffusion = config.diffusion
-    shape = (diffusion.denoiser, diffusion.codec, diffusion.schedule, diffusion.slice_axis, diffusion.max_size)
     return digest(
-        *shape, section, config.seed, config.runtime.precision, manifest.prompt, [case.digest for case in cases], *more
+        shape_of(config),
+        config.diffusion.max_size,
+        without_intervals(section),
+        config.seed,
+        config.runtime.precision,
+        manifest.prompt,
+        [case.digest for case in training],
+        [case.digest for case in validation],
+        *more,
     )
+
+
+def shape_of(config: Config) -> dict[str, Any]:
+    """What a generator is and reads: a later stage must ask for the same."""
+    diffusion = config.diffusion
+    parts = (diffusion.denoiser, diffusion.codec, diffusion.schedule)
+    return {"slice_axis": diffusion.slice_axis, **{key: value for part in parts for key, value in asdict(part).items()}}
+
+
+def require_generator(config: Config, workspace: Workspace, folder: Path, stage: str) -> str:
+    """The digest of a trained generator.
+
+    Raises:
+        WorkspaceError: not trained yet. ConfigError: trained with another `diffusion` than this command was given.
+    """
+    record = workspace.require(folder, stage)
+    asked = shape_of(config)
+    differing = [key for key, value in record["shape"].items() if asked[key] != value]
+    if differing:
+        key = differing[0]
+        raise ConfigError(
+            f"the generator in {workspace.relative(folder)} was trained with diffusion {key}={record['shape'][key]}, not "
+            f"{asked[key]}; give both commands the same overrides (see config.yaml there)"
+        )
+    return str(record["digest"])
 
 
 def train_generator(
@@ -116,5 +153,6 @@ def train_generator(
     if accelerator.is_main_process:
         save_generator(folder, denoiser, scheduler, codec)
         facts = {**facts, "best_score": None, "training": [case.id for case in training], "slice_size": plan.size}
+        facts["shape"] = shape_of(config)
         workspace.finish(folder, stage, own_digest, started, **facts)
     accelerator.wait_for_everyone()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from diffboost3d.cases.records import Case, Manifest
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.imaging.edges import control_image
 from diffboost3d.imaging.files import read
+from diffboost3d.imaging.geometry import resample
 from diffboost3d.schema import Config, DiffusionTrainingConfig, TrainConfig
 from diffboost3d.training import TrainingPlan, make_accelerator
 
@@ -24,6 +27,19 @@ def accelerator_of(config: Config) -> Any:
 def prepared(workspace: Workspace, case: Case, kind: str) -> NDArray[Any]:
     """The prepared image, label or edge map (I, J, K) of a case."""
     return read(workspace.prepared(case.id, kind)).array
+
+
+def prepared_again(path: Path, case: Case) -> NDArray[np.float32]:
+    """A synthetic volume, which lies on its case's own grid in its units, on the prepared grid (I, J, K) in [-1, 1]."""
+    moved = resample(case.intensity.forward(read(path).array), case.source_grid, case.grid, "linear")
+    clipped: NDArray[np.float32] = np.clip(moved, -1.0, 1.0).astype(np.float32)
+    return clipped
+
+
+def without_intervals(section: DiffusionTrainingConfig | TrainConfig) -> dict[str, Any]:
+    """A training's settings for its digest: how often it is pictured or saved changes nothing about the result."""
+    plain = dataclasses.asdict(section)
+    return {key: value for key, value in plain.items() if key not in ("checkpoint_every", "images_every")}
 
 
 def cases_of(manifest: Manifest, ids: Iterable[str]) -> list[Case]:

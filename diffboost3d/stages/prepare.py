@@ -60,6 +60,10 @@ def run(config: Config, workspace: Workspace) -> None:
         raise ConfigError("data.root is missing: give the folder with the images, e.g. data.root=PATH/hippocampus")
     root = Path(config.data.root)
     folder = read_folder(root, config.data.layout)
+    if folder.unlisted:
+        workspace.log(
+            f"! {folder.unlisted} images in {root / 'imagesTr'} are not listed in dataset.json; they are left out"
+        )
     labels, from_files = _labels(config, folder)
     surveyed, findings = _survey(config, folder, None if from_files else set(labels.values()))
     if from_files:
@@ -69,7 +73,7 @@ def run(config: Config, workspace: Workspace) -> None:
         config.prepare, tuple(labels.values()), _target_spacing(config, surveyed), _intensity_kind(config, modality)
     )
     pairs = [one.pair for one in surveyed]
-    patients = patients_of([pair.id for pair in pairs], config.data.patients)
+    patients = patients_of([pair.id for pair in folder.pairs], config.data.patients)  # skipped ones join runs too
     cases, more = _prepare_all(config, workspace, root, pairs, patients, task)
     _report_findings(workspace, [*findings, *more], len(cases))
     name = config.data.name or folder.name
@@ -78,7 +82,7 @@ def run(config: Config, workspace: Workspace) -> None:
         modality=modality,
         prompt=config.prompt if config.prompt is not None else f"{name}, {modality}",
         labels=labels,
-        source=os.path.relpath(root, workspace.root),
+        source=os.path.relpath(root.resolve(), workspace.root.resolve()),
         spatial_dims=2 if all(case.grid.spatial_dims == 2 for case in cases) else 3,
         physical=all(ending_of(case.image) in VOLUME_ENDINGS for case in cases),
         licence=folder.licence,
@@ -200,7 +204,9 @@ def _prepare(workspace: Workspace, root: Path, pair: Pair, patient: str, task: _
         digest=own,
     )
     record = workspace.prepared_folder / pair.id / RECORD
-    if not (record.is_file() and f'"{own}"' in record.read_text(encoding="utf-8")):
+    kinds = ("image", "edge") if pair.label is None else ("image", "edge", "label")
+    complete = all(workspace.prepared(case.id, kind).is_file() for kind in kinds)
+    if not (complete and record.is_file() and f'"{own}"' in record.read_text(encoding="utf-8")):
         record.unlink(missing_ok=True)  # first, so that a half-made case never passes for the one before
         _write_prepared(workspace, pair, image.array, case, task)
         write_json(record, {"digest": own})

@@ -17,7 +17,7 @@ def run(config: Config, workspace: Workspace) -> None:
         training = cases_of(manifest, sorted(split.unlabelled + split.training))
         validation = cases_of(manifest, split.validation)
         section, folder = config.diffusion.pretrain, workspace.pretrained(fold)
-        own = generator_digest(config, manifest, section, [*training, *validation], "pretrain")
+        own = generator_digest(config, manifest, section, training, validation, "pretrain")
         if workspace.is_current(folder, own):
             workspace.log(f"pretrain fold {fold}: done already")
             continue

@@ -11,16 +11,14 @@ from numpy.typing import NDArray
 from diffboost3d.augmentation.merge import cell_in_voxels, draw_cuboids, merge_images
 from diffboost3d.cases.atomic import write_text
 from diffboost3d.cases.records import Case, Manifest, Score
-from diffboost3d.cases.workspace import Workspace, versions
-from diffboost3d.config import to_plain
-from diffboost3d.imaging.files import ending_of, read
-from diffboost3d.imaging.geometry import resample
+from diffboost3d.cases.workspace import CONFIG, Workspace, versions
+from diffboost3d.imaging.files import ending_like, read
 from diffboost3d.report.figures import Panel, gain_plot, montage, per_case_plot
 from diffboost3d.report.page import PageFigure, Section, build_page
 from diffboost3d.report.tables import arms_table, to_text
 from diffboost3d.schema import Config
 from diffboost3d.seeds import seed_of
-from diffboost3d.stages.inputs import cases_of, prepared, slice_axis
+from diffboost3d.stages.inputs import cases_of, prepared, prepared_again, slice_axis
 
 SHOWN_CASES = 3
 
@@ -39,8 +37,8 @@ def run(config: Config, workspace: Workspace) -> None:
         *_prediction_section(config, workspace, manifest, scores),
         _data_section(workspace, manifest, config),
     ]
-    subtitle = f"{manifest.prompt} · {summary['cases']} test cases · preset {config.preset}"
-    page = build_page(f"{manifest.name}: does augmentation help?", subtitle, sections, _provenance(config))
+    subtitle = f"{manifest.prompt} · {summary['cases']} test cases"
+    page = build_page(f"{manifest.name}: does augmentation help?", subtitle, sections, _provenance(config, workspace))
     write_text(workspace.report_path, page)
     workspace.log("\n" + to_text(arms_table(summary)))
     for row in summary["comparisons"]:
@@ -96,7 +94,7 @@ def _synthetic_row(config: Config, workspace: Workspace, case: Case, fold: int, 
     real, label = prepared(workspace, case, "image"), prepared(workspace, case, "label")
     record = workspace.synthetic_record(fold, case.id, 0)
     path = record.parent / json.loads(record.read_text(encoding="utf-8"))["path"]
-    fake = resample(case.intensity.forward(read(path).array), case.source_grid, case.grid, "linear")
+    fake = prepared_again(path, case)
     merge = config.merge
     cell = cell_in_voxels(merge.cell, merge.cell_mm, case.grid.spacing_mm)
     random = torch.Generator().manual_seed(seed_of(config.seed, "report", case.id))
@@ -113,7 +111,7 @@ def _synthetic_row(config: Config, workspace: Workspace, case: Case, fold: int, 
 
 
 def _prediction_section(config: Config, workspace: Workspace, manifest: Manifest, scores: list[Score]) -> list[Section]:
-    """Truth and each arm's prediction of the worst, a middle and the best test case (by the reference arm)."""
+    """Truth and each arm's prediction of the worst, a middle and the best test case (by the first arm)."""
     fold, seed = config.folds[0], config.seeds[0]
     values: dict[str, list[float]] = {}
     for score in scores:
@@ -132,16 +130,13 @@ def _prediction_section(config: Config, workspace: Workspace, manifest: Manifest
 def _prediction_row(
     config: Config, workspace: Workspace, manifest: Manifest, case: Case, fold: int, seed: int
 ) -> list[Panel]:
-    source = workspace.root / manifest.source
-    image = case.intensity.forward(read(source / case.image).array)
-    truth = read(source / str(case.label)).array.round().astype(int)
+    image = case.intensity.forward(read(workspace.source(manifest, case.image)).array)
+    truth = read(workspace.source(manifest, str(case.label))).array.round().astype(int)
     axis = case.source_grid.slice_axis
     at = _fullest(truth, axis)
     panels = [_panel("truth", image, truth, axis, at, case, case.source_grid.spacing_mm)]
     for arm in config.arms:
-        path = workspace.prediction(
-            fold, arm, seed, case.id, ".png" if not manifest.physical else ending_of(case.image)
-        )
+        path = workspace.prediction(fold, arm, seed, case.id, ending_like(case.image))
         if path.is_file():
             predicted = read(path).array.astype(int)
             panels.append(_panel(arm, image, predicted, axis, at, case, case.source_grid.spacing_mm))
@@ -190,5 +185,14 @@ def _data_section(workspace: Workspace, manifest: Manifest, config: Config) -> S
     )
 
 
-def _provenance(config: Config) -> dict[str, Any]:
-    return {"configuration": to_plain(config), "versions": versions()}
+def _provenance(config: Config, workspace: Workspace) -> dict[str, Any]:
+    """Versions, and the configurations that lie beside the results: of the report itself only what it chose."""
+    fold, seed = config.folds[0], config.seeds[0]
+    folders = {"generator": workspace.finetuned(fold)}
+    folders |= {f"segmenter, {arm}": workspace.segmenter(fold, arm, seed) for arm in config.arms[:1]}
+    kept = {
+        f"configuration: {what}": (folder / CONFIG).read_text(encoding="utf-8").splitlines()
+        for what, folder in folders.items()
+        if (folder / CONFIG).is_file()
+    }
+    return {"arms": config.arms, "folds": config.folds, "seeds": config.seeds, "versions": versions(), **kept}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
+from typing import Any
 
 from diffboost3d.cases.atomic import write_json
 from diffboost3d.cases.records import Case, Manifest, SyntheticRecord
@@ -11,9 +11,10 @@ from diffboost3d.cases.workspace import Workspace, now
 from diffboost3d.config import digest
 from diffboost3d.diffusion.sampling import SamplingPlan
 from diffboost3d.diffusion.weights import load_generator
-from diffboost3d.imaging.files import PICTURE_ENDINGS, ending_of, read, write_like
+from diffboost3d.imaging.files import ending_like, read, write_like
 from diffboost3d.schema import Config
 from diffboost3d.seeds import seed_of
+from diffboost3d.stages.generator_training import require_generator
 from diffboost3d.stages.inputs import accelerator_of, cases_of, control_of, prepared, slice_axis
 from diffboost3d.synthesis.volumes import NoisePlan, VolumeSampler, in_source_units
 
@@ -26,18 +27,12 @@ def run(config: Config, workspace: Workspace) -> None:
         _run_fold(config, workspace, manifest, accelerator, fold)
 
 
-def ending_like(case: Case) -> str:
-    """Ending of what is written in the form of a case's image; pictures are written without loss."""
-    ending = ending_of(case.image)
-    return ".png" if ending in PICTURE_ENDINGS else ending
-
-
-def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelerator: object, fold: int) -> None:
+def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelerator: Any, fold: int) -> None:
     from tqdm import tqdm
 
     started = now()
     cases = cases_of(manifest, workspace.read_split(fold).training)
-    model = workspace.require(workspace.finetuned(fold), "finetune")["digest"]
+    model = require_generator(config, workspace, workspace.finetuned(fold), "finetune")
     records = [
         _record(config, manifest, case, fold, sample, model)
         for case in cases
@@ -45,11 +40,11 @@ def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelera
     ]
     open_records = [record for record in records if not _is_done(workspace, record)]
     own = digest([record.digest for record in records])
-    accelerator.wait_for_everyone()  # type: ignore[attr-defined]  # nobody makes what another still counts
+    accelerator.wait_for_everyone()  # nobody makes what another still counts
     if workspace.is_current(workspace.synthetic(fold), own) and not open_records:
         workspace.log(f"synthesize fold {fold}: {len(records)} volumes done already")
         return
-    rank, processes = accelerator.process_index, accelerator.num_processes  # type: ignore[attr-defined]
+    rank, processes = accelerator.process_index, accelerator.num_processes
     sampler = _sampler(config, workspace, manifest, accelerator, fold)
     title = f"synthesize fold {fold}, {len(records)} volumes of {len(cases)} cases"
     mine = open_records[rank::processes]
@@ -63,10 +58,10 @@ def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelera
     )
     for record in bar:
         _synthesize(config, workspace, manifest, sampler, record)
-    accelerator.wait_for_everyone()  # type: ignore[attr-defined]
+    accelerator.wait_for_everyone()
     if rank == 0:
         workspace.finish(workspace.synthetic(fold), "synthesize", own, started, volumes=len(records))
-    accelerator.wait_for_everyone()  # type: ignore[attr-defined]
+    accelerator.wait_for_everyone()
 
 
 def _record(config: Config, manifest: Manifest, case: Case, fold: int, sample: int, model: str) -> SyntheticRecord:
@@ -80,7 +75,7 @@ def _record(config: Config, manifest: Manifest, case: Case, fold: int, sample: i
         seed=seed,
         model=model,
         digest=digest(settings, model, case.digest, manifest.prompt, seed, config.runtime.precision),
-        path=f"{sample:02d}{ending_like(case)}",
+        path=f"{sample:02d}{ending_like(case.image)}",
         prompt=manifest.prompt,
         steps=config.synthesize.steps,
         guidance_scale=config.synthesize.guidance_scale,
@@ -98,7 +93,7 @@ def _is_done(workspace: Workspace, record: SyntheticRecord) -> bool:
     )
 
 
-def _sampler(config: Config, workspace: Workspace, manifest: Manifest, accelerator: object, fold: int) -> VolumeSampler:
+def _sampler(config: Config, workspace: Workspace, manifest: Manifest, accelerator: Any, fold: int) -> VolumeSampler:
     denoiser, scheduler, codec = load_generator(workspace.finetuned(fold))
     settings = config.synthesize
     return VolumeSampler(
@@ -111,7 +106,7 @@ def _sampler(config: Config, workspace: Workspace, manifest: Manifest, accelerat
         NoisePlan(settings.noise, settings.rho, settings.correlation_mm),
         manifest.prompt,
         settings.batch,
-        accelerator.device,  # type: ignore[attr-defined]
+        accelerator.device,
         config.runtime.precision,
     )
 
@@ -125,7 +120,7 @@ def _synthesize(
     control = control_of(config, manifest, workspace, case, with_label=True)
     spacing_mm = case.grid.spacing_mm[axis]
     volume = sampler.volume(prepared(workspace, case, "image"), control, axis, spacing_mm, record.seed)
-    source = workspace.root / manifest.source / case.image
-    target = workspace.synthetic_volume(record.fold, case.id, record.sample, ending_like(case))
-    write_like(target, in_source_units(volume, case, read(source).array), Path(source), synthetic=True)
+    source = workspace.source(manifest, case.image)
+    target = workspace.synthetic_volume(record.fold, case.id, record.sample, ending_like(case.image))
+    write_like(target, in_source_units(volume, case, read(source).array), source, synthetic=True)
     write_json(workspace.synthetic_record(record.fold, case.id, record.sample), dataclasses.asdict(record))

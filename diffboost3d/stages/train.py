@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from diffboost3d.augmentation.classical import ClassicalPlan, ClassicalStack
 from diffboost3d.cases.records import Case, Manifest, Split
-from diffboost3d.cases.workspace import Workspace, now
+from diffboost3d.cases.workspace import SEGMENTER, Workspace, now
 from diffboost3d.config import digest
 from diffboost3d.errors import ConfigError
-from diffboost3d.imaging.files import read
-from diffboost3d.imaging.geometry import resample
 from diffboost3d.schema import ArmConfig, Config
 from diffboost3d.seeds import seed_of
 from diffboost3d.segmentation.batches import MergePlan, PatchDataset, Size, TrainingCase, patch_size
 from diffboost3d.segmentation.learning import SegmentationLearner
 from diffboost3d.segmentation.networks import build_network
-from diffboost3d.stages.inputs import accelerator_of, cases_of, prepared, training_plan
+from diffboost3d.stages.inputs import (
+    accelerator_of,
+    cases_of,
+    prepared,
+    prepared_again,
+    training_plan,
+    without_intervals,
+)
 from diffboost3d.training import fit, save_tensors
-
-MODEL = "model.safetensors"
 
 
 def run(config: Config, workspace: Workspace) -> None:
@@ -78,7 +79,7 @@ def _run_cell(
             "patch": patch,
         }
         description |= {"classes": manifest.label_count + 1, "spatial_dims": manifest.spatial_dims}
-        save_tensors(folder / MODEL, learner.network.state_dict(), description)
+        save_tensors(folder / SEGMENTER, learner.network.state_dict(), description)
         workspace.finish(folder, "train", own, started, arm=name, fold=fold, seed=seed, **facts, **description)
     accelerator.wait_for_everyone()
 
@@ -91,7 +92,7 @@ def _digest(
     seed: int,
     workspace: Workspace,
     fold: int,
-    synthetic: dict[str, list[str]],
+    synthetic: dict[str, list[Path]],
 ) -> str:
     """Digest of all that shapes a segmenter; what the arm doesn't use is left out."""
     cases = cases_of(manifest, [*split.training, *split.validation])
@@ -101,7 +102,7 @@ def _digest(
         for sample in range(len(paths))
     ]
     return digest(
-        config.train,
+        without_intervals(config.train),
         config.network,
         arm,
         config.merge if arm.merge != "none" else None,
@@ -114,10 +115,10 @@ def _digest(
     )
 
 
-def _synthetic_paths(config: Config, workspace: Workspace, split: Split, fold: int) -> dict[str, list[str]]:
+def _synthetic_paths(config: Config, workspace: Workspace, split: Split, fold: int) -> dict[str, list[Path]]:
     """Case id -> its synthetic volumes, the first `synthesize.samples` of them."""
     workspace.require(workspace.synthetic(fold), "synthesize")
-    paths: dict[str, list[str]] = {}
+    paths: dict[str, list[Path]] = {}
     for case in split.training:
         records = [workspace.synthetic_record(fold, case, sample) for sample in range(config.synthesize.samples)]
         if any(not record.is_file() for record in records):
@@ -126,26 +127,17 @@ def _synthetic_paths(config: Config, workspace: Workspace, split: Split, fold: i
                 "`diffboost3d synthesize` with the same number first"
             )
         texts = [json.loads(record.read_text(encoding="utf-8"))["path"] for record in records]
-        paths[case] = [str(record.parent / text) for record, text in zip(records, texts, strict=True)]
+        paths[case] = [record.parent / text for record, text in zip(records, texts, strict=True)]
     return paths
 
 
-def _load(workspace: Workspace, manifest: Manifest, case: Case, synthetic: list[str]) -> TrainingCase:
+def _load(workspace: Workspace, manifest: Manifest, case: Case, synthetic: list[Path]) -> TrainingCase:
     """A prepared case with its synthetic volumes, these brought to the prepared grid and [-1, 1] again."""
-    from pathlib import Path
-
     return TrainingCase(
         prepared(workspace, case, "image"),
         prepared(workspace, case, "label"),
-        tuple(_prepared_again(Path(path), case) for path in synthetic),
+        tuple(prepared_again(path, case) for path in synthetic),
     )
-
-
-def _prepared_again(path: Any, case: Case) -> NDArray[np.float32]:
-    volume = case.intensity.forward(read(path).array)
-    moved = resample(volume, case.source_grid, case.grid, "linear")
-    clipped: NDArray[np.float32] = np.clip(moved, -1.0, 1.0).astype(np.float32)
-    return clipped
 
 
 def _learner(

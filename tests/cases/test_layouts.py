@@ -61,3 +61,18 @@ def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
     touch(tmp_path / "images" / "x.nii.gz", tmp_path / "images" / "x.nii")
     with pytest.raises(DataError, match="two images are called x"):
         read_folder(tmp_path)
+
+
+def test_numbers_of_four_digits_are_no_channels_unless_channel_0_is_there(tmp_path: Path) -> None:
+    touch(tmp_path / "imagesTr" / "patient_0011.nii.gz", tmp_path / "labelsTr" / "patient_0011.nii.gz")
+    touch(tmp_path / "imagesTr" / "patient_0012.nii.gz")
+    assert [(pair.id, pair.label is not None) for pair in read_folder(tmp_path).pairs] == [
+        ("patient_0011", True),
+        ("patient_0012", False),
+    ]
+
+
+def test_images_that_dataset_json_leaves_out_are_counted(tmp_path: Path) -> None:
+    touch(tmp_path / "imagesTr" / "a.nii.gz", tmp_path / "imagesTr" / "b.nii.gz")
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": [{"image": "./imagesTr/a.nii.gz"}]}))
+    assert read_folder(tmp_path).unlisted == 1

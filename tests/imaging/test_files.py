@@ -117,3 +117,31 @@ def test_names_are_split_at_the_known_endings() -> None:
     assert (stem_of("a/b.c.nii.gz"), ending_of("a/b.c.nii.gz")) == ("b.c", ".nii.gz")
     assert (stem_of("x.PNG"), ending_of("x.PNG")) == ("x", ".png")
     assert ending_of("notes.txt") == ""
+
+
+def test_a_16_bit_picture_stays_16_bit(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 60_000, (6, 8)).astype(np.uint16)
+    Image.fromarray(pixels).save(tmp_path / "deep.png")
+    volume = read(tmp_path / "deep.png")
+    assert volume.array.dtype == np.uint16
+    write_like(tmp_path / "out.png", volume.array, tmp_path / "deep.png")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out.png")), pixels)
+
+
+def test_several_frames_and_unknown_modes_are_refused(tmp_path: Path) -> None:
+    grey = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8)).astype(np.uint8))
+    grey.save(tmp_path / "stack.tiff", save_all=True, append_images=[grey])
+    grey.convert("F").save(tmp_path / "float.tiff")
+    with pytest.raises(DataError, match="2 frames"):
+        read(tmp_path / "stack.tiff")
+    with pytest.raises(DataError, match="mode F"):
+        read(tmp_path / "float.tiff")
+
+
+def test_a_palette_is_looked_up(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8))
+    palette = picture.convert("P")
+    palette.putpalette([200, 200, 200, 30, 30, 30])
+    palette.putdata([0, 1, 1, 0])
+    palette.save(tmp_path / "palette.png")
+    assert read(tmp_path / "palette.png").array[:, :, 0].tolist() == [[200, 30], [30, 200]]
