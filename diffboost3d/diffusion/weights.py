@@ -30,15 +30,21 @@ def save_generator(folder: Path, denoiser: ConditionalDenoiser, scheduler: Any, 
         write_json(temporary / "diffboost3d.json", facts)
 
 
+def _hide_file_bars() -> None:
+    """Small files need no progress bars of the libraries between ours."""
+    from diffusers.utils.logging import disable_progress_bar as hide_in_diffusers
+    from transformers.utils.logging import disable_progress_bar as hide_in_transformers
+
+    hide_in_diffusers()
+    hide_in_transformers()
+
+
 def load_generator(folder: Path) -> tuple[ConditionalDenoiser, Any, Codec]:
     """Inverse of `save_generator`, on the CPU, in evaluation mode; never unpickles."""
     from diffusers import ControlNetModel, DDIMScheduler, UNet2DConditionModel
-    from diffusers.utils.logging import disable_progress_bar as quieten_diffusers
     from transformers import CLIPTextModel
-    from transformers.utils.logging import disable_progress_bar as quieten_transformers
 
-    quieten_diffusers()
-    quieten_transformers()
+    _hide_file_bars()
     model = folder / FOLDER
     facts = json.loads((model / "diffboost3d.json").read_text(encoding="utf-8"))
     plan = DenoiserPlan(**{**facts["denoiser"], "channels": tuple(facts["denoiser"]["channels"])})
@@ -47,6 +53,7 @@ def load_generator(folder: Path) -> tuple[ConditionalDenoiser, Any, Codec]:
     denoiser.controlnet = ControlNetModel.from_pretrained(model / "controlnet", use_safetensors=True)
     denoiser.text_encoder = CLIPTextModel.from_pretrained(model / "text_encoder", use_safetensors=True)
     scheduler = DDIMScheduler.from_pretrained(model / "scheduler")
+    _hide_file_bars()
     for part in (denoiser.unet, denoiser.controlnet):
         part.register_to_config(_name_or_path="")  # diffusers would save where it was read from
     return denoiser.eval(), scheduler, Codec(facts["codec"], facts["factor"])

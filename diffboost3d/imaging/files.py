@@ -20,7 +20,7 @@ from diffboost3d.imaging.geometry import Grid
 VOLUME_ENDINGS = (".nii.gz", ".nii")
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 ENDINGS = VOLUME_ENDINGS + PICTURE_ENDINGS
-PICTURE_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "I;16N")
+PICTURE_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 SYNTHETIC_NOTE = b"synthetic: diffboost3d"
 
 
@@ -100,12 +100,14 @@ def _read_picture(path: Path) -> Volume:
     if mode not in PICTURE_MODES or frames > 1:
         what = f"{frames} frames" if frames > 1 else f"mode {mode}"
         raise DataError(f"{path}: a picture of {what}; give one 8- or 16-bit grey picture a file")
+    if mode == "I" and (array.min() < 0 or array.max() > np.iinfo(np.uint16).max):  # older Pillow's name for 16 bits
+        raise DataError(f"{path}: grey values outside 0 to 65535; give one 8- or 16-bit grey picture a file")
     if array.ndim == 3:
         colours = array[..., : 3 if array.shape[2] > 2 else 1]  # without the alpha channel
         if (colours != colours[..., :1]).any():
             raise DataError(f"{path}: a colour picture; convert it to grey first")
         array = colours[..., 0]
-    array = array.astype(np.uint16 if mode.startswith("I;16") else np.uint8)
+    array = array.astype(np.uint16 if mode.startswith("I") else np.uint8)
     array = np.ascontiguousarray(array.T)[:, :, None]
     return Volume(array, Grid.of(array.shape, np.eye(4)), str(array.dtype))
 

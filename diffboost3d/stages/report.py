@@ -31,7 +31,7 @@ def run(config: Config, workspace: Workspace) -> None:
     scores = workspace.read_scores()
     summary = json.loads(workspace.summary_path.read_text(encoding="utf-8"))
     sections = [
-        _results(summary),
+        _results(summary, _caveat(config)),
         Section("Cases", "One dot a test case, averaged over labels and seeds.", (_per_case(scores),)),
         *_synthetic_section(config, workspace, manifest),
         *_prediction_section(config, workspace, manifest, scores),
@@ -47,7 +47,18 @@ def run(config: Config, workspace: Workspace) -> None:
     workspace.log(f"\nreport: {workspace.report_path}")
 
 
-def _results(summary: dict[str, Any]) -> Section:
+def _caveat(config: Config) -> str:
+    """What has to be said before the numbers of a run too short to mean anything."""
+    if config.preset != "demo":
+        return ""
+    return (
+        f"This is the demo: {config.train.steps} steps of training, a generator of {config.diffusion.pretrain.steps} "
+        "steps, made-up organs. It shows that every stage works. Its pictures are still noisy, and its numbers and verdicts say nothing about "
+        "the method.\n\n"
+    )
+
+
+def _results(summary: dict[str, Any], caveat: str) -> Section:
     verdicts = [f"- {row['verdict']}" for row in summary["comparisons"] if row["metric"] == "dice"]
     notes = [f"- {note}" for note in summary["notes"]]
     figures: tuple[PageFigure, ...] = ()
@@ -55,7 +66,7 @@ def _results(summary: dict[str, Any]) -> Section:
         figures = (
             PageFigure(gain_plot(summary), "Forest plot of paired Dice differences", "Paired Dice differences."),
         )
-    text = "Mean over test cases with its 95 % bootstrap interval.\n\n" + "\n".join(verdicts)
+    text = caveat + "Mean over test cases with its 95 % bootstrap interval.\n\n" + "\n".join(verdicts)
     return Section("Results", text + ("\n\n" + "\n".join(notes) if notes else ""), figures, arms_table(summary))
 
 
