@@ -53,8 +53,8 @@ def _caveat(config: Config) -> str:
         return ""
     return (
         f"This is the demo: {config.train.steps} steps of training, a generator of {config.diffusion.pretrain.steps} "
-        "steps, made-up organs. It shows that every stage works. Its pictures are still noisy, and its numbers and verdicts say nothing about "
-        "the method.\n\n"
+        "steps, made-up organs. It shows that every stage works. Its pictures are still noisy, and its numbers and "
+        "verdicts say nothing about the method.\n\n"
     )
 
 
