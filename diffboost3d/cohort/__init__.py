@@ -6,7 +6,7 @@ from pathlib import Path
 
 from diffboost3d.errors import ConfigError
 
-COHORTS = ("mr", "ct", "ultrasound")
+COHORTS: tuple[str, ...] = ("mr", "ct", "ultrasound")
 
 
 def write_cohort(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from diffboost3d.cohort.shapes import Float
+from diffboost3d.cohort.shapes import Float, smooth_field
 
 
 def make_ultrasound(
@@ -16,16 +16,16 @@ def make_ultrasound(
     """A picture, its mask (0, 255) and where the look-alike is; all (height, width), the probe at the top."""
     width, height = size
     y, x = np.mgrid[0:height, 0:width] / np.array([height, width])[:, None, None]
-    echo = _layers(random, x, y)
-    lobule = _blob(random, x, y, _away(random), (0.09, 0.05), 0.1)
+    echo = _layers(random, x, y) * np.exp(0.25 * smooth_field(random, (height, width), 0.04 * width, (1.6, 1.0)))
+    lobule = _blob(random, x, y, _away(random), (random.uniform(0.07, 0.12), random.uniform(0.04, 0.07)), 0.15)
     centre = (random.uniform(0.3, 0.7), random.uniform(0.38, 0.62))
-    lesion = _blob(random, x, y, centre, (random.uniform(0.1, 0.2), random.uniform(0.07, 0.15)), 0.18)
-    dark = random.uniform(0.12, 0.22)
+    lesion = _blob(random, x, y, centre, (random.uniform(0.1, 0.2), random.uniform(0.07, 0.15)), 0.3)
+    dark = random.uniform(0.12, 0.25)
     echo = np.where(lobule > 0, dark * random.uniform(0.9, 1.3), echo)
     echo = np.where(lesion > 0, dark, echo)
     echo *= _behind(random, x, y, lesion)
     echo *= np.exp(-random.uniform(0.3, 0.9) * y)
-    picture = _compressed(echo * _speckle(random, (height, width)))
+    picture = _compressed(_envelope(random, echo))
     mask = np.where(lesion > 0, 255, 0).astype(np.uint8)
     return picture, mask, (lobule > 0) & (mask == 0)
 
@@ -70,13 +70,18 @@ def _behind(random: np.random.Generator, x: Float, y: Float, lesion: Float) -> F
     return np.asarray(1 + strength * np.clip(gaussian_filter(covered / 12.0, 2.0), 0, 1), dtype=np.float64)
 
 
-def _speckle(random: np.random.Generator, shape: tuple[int, int]) -> Float:
-    """Fully developed speckle: the Rayleigh envelope of complex noise, smoother across the beams than along them."""
+def _envelope(random: np.random.Generator, echo: Float) -> Float:
+    """Fully developed speckle (Rayleigh) of mean `echo`: complex echoes seen by a beam that is wider than its pulse is long.
+
+    The beam acts on the echoes, not on their envelope, so that borders are as blurred as the grain is large.
+    """
     from scipy.ndimage import gaussian_filter
 
-    real, imaginary = (gaussian_filter(random.standard_normal(shape), (0.6, 1.3)) for _ in range(2))
-    envelope = np.hypot(real, imaginary)
-    return np.asarray(envelope / envelope.mean(), dtype=np.float64)
+    along, across = 0.7, 1.5  # pixels
+    real, imaginary = (gaussian_filter(echo * random.standard_normal(echo.shape), (along, across)) for _ in range(2))
+    deviation = 1 / np.sqrt(4 * np.pi * along * across)  # of unit noise behind this filter
+    envelope = np.hypot(real, imaginary) / (deviation * np.sqrt(np.pi / 2))
+    return np.asarray(gaussian_filter(envelope, 0.45), dtype=np.float64)  # a pixel is an average
 
 
 def _compressed(echo: Float) -> NDArray[np.uint8]:

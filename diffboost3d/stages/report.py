@@ -12,7 +12,7 @@ from diffboost3d.augmentation.merge import cell_in_voxels, draw_cuboids, merge_i
 from diffboost3d.cases.atomic import write_text
 from diffboost3d.cases.records import Case, Manifest, Score
 from diffboost3d.cases.workspace import CONFIG, Workspace, versions
-from diffboost3d.imaging.files import ending_like, read
+from diffboost3d.imaging.files import PICTURE_ENDINGS, ending_like, ending_of, read
 from diffboost3d.report.figures import Panel, gain_plot, montage, per_case_plot
 from diffboost3d.report.page import PageFigure, Section, build_page
 from diffboost3d.report.tables import arms_table, to_text
@@ -165,8 +165,11 @@ def _panel(
 ) -> Panel:
     """The plane `at` across `axis` of a volume (I, J, K) in [-1, 1]."""
     spacing = [space for index, space in enumerate(spacing_mm or case.grid.spacing_mm) if index != axis]
+    plane = np.take(image, at, axis=axis)
     flat = None if label is None else np.take(label, at, axis=axis)
-    return Panel(title, np.take(image, at, axis=axis), flat, (spacing[0], spacing[1]), -1.0, 1.0)
+    if ending_of(case.image) in PICTURE_ENDINGS:  # a picture's rows run down, a figure's j runs up
+        plane, flat = plane[:, ::-1], None if flat is None else flat[:, ::-1]
+    return Panel(title, plane, flat, (spacing[0], spacing[1]), -1.0, 1.0)
 
 
 def _fullest(label: NDArray[Any], axis: int) -> int:
