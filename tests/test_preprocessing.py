@@ -11,6 +11,7 @@ from types import ModuleType
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from diffboost3d.cases.layouts import read_folder
 from diffboost3d.cohort import write_cohort
@@ -97,4 +98,63 @@ class TestHippocampus:
         else:
             target = download
         assert load("msd_hippocampus").main([str(source), str(target)]) == 1
+        assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+class TestRadImageNet:
+    IMAGES = ("CT/abd/normal/a.png", "MR/af/coalition/b.png", "US/gb/c.png")
+
+    @pytest.fixture
+    def tar(self, tmp_path: Path) -> Path:
+        """Three images with what else such a download holds."""
+        root = tmp_path / "radiology_ai"
+        for number, path in enumerate(self.IMAGES):
+            (root / path).parent.mkdir(parents=True)
+            grey = np.random.default_rng(number).integers(0, 255, (24, 24)).astype(np.uint8)
+            Image.fromarray(grey).save(root / path)
+        (root / "RadiologyAI_train.csv").write_text("filename,label\n")
+        (root / "US" / "gb" / "._c.png").write_text("of another system")
+        with tarfile.open(tmp_path / "radimagenet.tar.gz", "w:gz") as archive:
+            archive.add(root, root.name)
+        return tmp_path / "radimagenet.tar.gz"
+
+    def test_unpacks_the_images_byte_for_byte(self, tar: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        pool = tar.parent / "pool"
+        for _ in range(2):  # the second run finds all there
+            assert load("radimagenet").main([str(tar), str(pool)]) == 0
+        found = [path for path in pool.rglob("*") if path.is_file()]
+        assert sorted(path.relative_to(pool).as_posix() for path in found) == list(self.IMAGES)
+        for path in found:
+            assert path.read_bytes() == (tar.parent / "radiology_ai" / path.relative_to(pool)).read_bytes()
+        said = capsys.readouterr().out
+        assert "3 images (1 CT, 1 MR, 1 US)" in said
+        assert "'ankle and foot, coalition, MRI'" in said
+
+    def test_dry_run_counts_and_writes_nothing(self, tar: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert load("radimagenet").main([str(tar), str(tar.parent / "pool"), "--dry-run"]) == 0
+        assert "1  US/gb" in capsys.readouterr().out
+        assert not (tar.parent / "pool").exists()
+
+    def test_an_unpacked_folder_is_a_pool_as_it_is(self, tar: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert load("radimagenet").main([str(tar.parent)]) == 0
+        assert f"diffusion.pool.root={tar.parent / 'radiology_ai'}" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        "fault", ["cut off", "no tar", "absent", "no modalities", "folder and target", "tar alone"]
+    )
+    def test_refuses_in_one_line(self, fault: str, tar: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        words = [str(tar), str(tar.parent / "pool")]
+        if fault == "cut off":
+            tar.write_bytes(tar.read_bytes()[:1000])
+        elif fault == "no tar":
+            tar.write_bytes(b"half a tar")
+        elif fault == "absent":
+            tar.unlink()
+        elif fault == "no modalities":
+            words = [str(tar.parent / "radiology_ai" / "MR")]
+        elif fault == "folder and target":
+            words = [str(tar.parent / "radiology_ai"), words[1]]
+        else:
+            words = words[:1]
+        assert load("radimagenet").main(words) == 1
         assert len(capsys.readouterr().err.splitlines()) == 1

@@ -1,6 +1,6 @@
 """The control image: soft edges of an image in 3D, in mm, and the boundaries of its labels.
 
-The built-in operator needs no weights: gradient magnitude at several Gaussian scales (Lindeberg 1998, gamma-normalised,
+The default operator needs no weights: gradient magnitude at several Gaussian scales (Lindeberg 1998, gamma-normalised,
 so that scales compare), thinned to its ridges, divided by a high quantile of the volume. Edges of one volume share one
 scale, unlike edges that are normalised slice by slice.
 """
@@ -35,7 +35,7 @@ def soft_edges(
     strongest = np.zeros(image.shape, np.float32)
     direction: list[Float] = [np.zeros(image.shape, np.float32) for _ in range(3)]
     for sigma in sigmas_mm:
-        gradient = _gradient(image, spacing_mm, sigma)
+        gradient = gradient_per_mm(smooth_in_mm(image, spacing_mm, sigma), spacing_mm)
         strength = (sigma * np.sqrt(sum(g * g for g in gradient))).astype(np.float32)
         better = strength > strongest
         strongest = np.where(better, strength, strongest)
@@ -49,14 +49,18 @@ def soft_edges(
     return scaled
 
 
-def _gradient(image: Float, spacing_mm: Sequence[float], sigma_mm: float) -> list[Float]:
-    """Gradient per mm along i, j, k of the image smoothed at one scale."""
+def smooth_in_mm(image: Float, spacing_mm: Sequence[float], sigma_mm: float) -> Float:
+    """`image` (I, J, K) behind a Gaussian of `sigma_mm`; axes of size 1 are left alone."""
     from scipy.ndimage import gaussian_filter
 
     sigma = [sigma_mm / space if size > 1 else 0.0 for space, size in zip(spacing_mm, image.shape, strict=True)]
-    smooth = gaussian_filter(image, sigma, mode="nearest", truncate=3.0)
+    return np.asarray(gaussian_filter(image, sigma, mode="nearest", truncate=3.0), dtype=np.float32)
+
+
+def gradient_per_mm(image: Float, spacing_mm: Sequence[float]) -> list[Float]:
+    """Central differences per mm along i, j, k, each (I, J, K); zero along an axis of size 1."""
     return [
-        np.gradient(smooth, space, axis=axis).astype(np.float32) if image.shape[axis] > 1 else np.zeros_like(image)
+        np.gradient(image, space, axis=axis).astype(np.float32) if image.shape[axis] > 1 else np.zeros_like(image)
         for axis, space in enumerate(spacing_mm)
     ]
 

@@ -25,19 +25,18 @@ class SliceGrid:
     def __len__(self) -> int:
         return self.shape[self.axis]
 
-    def batches(self, volume: torch.Tensor, batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """(slices (B, C, A, B), locations (B, 6)) of a volume (C, I, J, K), first slice first."""
+    def slices(self, volume: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(slices (S, C, A, B), locations (S, 6)) of a volume (C, I, J, K), first slice first."""
         import torch
         import torchio as tio
 
         sampler = tio.GridSampler(tio.Subject(volume=tio.ScalarImage(tensor=volume)), self._patch)
-        for start in range(0, len(sampler), batch):
-            patches = [sampler[index] for index in range(start, min(start + batch, len(sampler)))]
-            slices = torch.stack([patch["volume"][tio.DATA] for patch in patches]).squeeze(self.axis + 2)
-            yield slices, torch.stack([patch[tio.LOCATION] for patch in patches])
+        patches = [sampler[index] for index in range(len(sampler))]
+        slices = torch.stack([patch["volume"][tio.DATA] for patch in patches]).squeeze(self.axis + 2)
+        return slices, torch.stack([patch[tio.LOCATION] for patch in patches])
 
     def assemble(self, parts: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-        """The volume (C, I, J, K) of (slices (B, C, A, B), locations) as `batches` gave them."""
+        """The volume (C, I, J, K) of (slices (S, C, A, B), locations), as `slices` gave them."""
         import torch
         import torchio as tio
 
