@@ -14,6 +14,7 @@ COMMANDS = {
     "run": "everything below in order, on a folder of your own: data.root=FOLDER",
     "demo": "everything on a built-in cohort: cohort=mr|ct|ultrasound",
     "prepare": "check, align, resample and normalise the cases; edges; splits",
+    "train-codec": "train an autoencoder whose maps are diffused (diffusion.codec.name=vae)",
     "pretrain": "train the generator on all training-side images, without labels",
     "finetune": "train it further on the labelled training cases",
     "synthesize": "make synthetic volumes of the labelled training cases",
@@ -26,7 +27,8 @@ READS = {
     "run": "data.root",
     "demo": "nothing",
     "prepare": "data.root",
-    "pretrain": "prepare",
+    "train-codec": "prepare, or a pool",
+    "pretrain": "prepare, and train-codec for diffusion.codec.name=vae",
     "finetune": "prepare, pretrain",
     "synthesize": "prepare, finetune",
     "train": "prepare, and synthesize for the diffboost arms",
@@ -38,6 +40,7 @@ KEYS = {
     "run": "data.root workspace prompt preset arms folds seeds data.labelled data.splits data.patients network",
     "demo": "cohort workspace seed arms",
     "prepare": "data.* prepare.* prompt seed",
+    "train-codec": "diffusion.codec.* diffusion.pool.* seed folds runtime.*",
     "pretrain": "diffusion.* prompt seed folds runtime.*",
     "finetune": "diffusion.finetune.* seed folds runtime.*",
     "synthesize": "synthesize.* seed folds runtime.*",
@@ -119,7 +122,7 @@ def _run(command: str, overrides: list[str]) -> int:
         if main_process:
             workspace.write_config(command, to_yaml(config))
             workspace.log(f"diffboost3d {command} {' '.join(overrides)}")
-        import_module(f"diffboost3d.stages.{command}").run(config, workspace)
+        import_module(f"diffboost3d.stages.{command.replace('-', '_')}").run(config, workspace)
     return 0
 
 

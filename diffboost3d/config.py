@@ -183,17 +183,34 @@ def _check_together(config: Config) -> None:
     for path, (low, high) in {
         "prepare.intensity.window_hu": config.prepare.intensity.window_hu,
         "prepare.intensity.percentiles": config.prepare.intensity.percentiles,
+        "prepare.edges.canny_thresholds": config.prepare.edges.canny_thresholds,
+        "diffusion.codec.training.scale": config.diffusion.codec.training.scale,
         "diffusion.pretrain.scale": config.diffusion.pretrain.scale,
         "diffusion.finetune.scale": config.diffusion.finetune.scale,
+        "diffusion.pool.training.scale": config.diffusion.pool.training.scale,
+        "synthesize.guidance_range": config.synthesize.guidance_range,
         "classical.scale": config.classical.scale,
     }.items():
         if not low <= high or (low == high and "scale" not in path):
             raise ConfigError(f"{path}=[{low}, {high}] is refused; the first must be below the second")
+    if config.prepare.edges.operator == "hed" and not config.prepare.edges.hed_weights:
+        raise ConfigError(
+            "prepare.edges.operator=hed needs its weights: prepare.edges.hed_weights=PATH/ControlNetHED.pth (soft and "
+            "canny need none)"
+        )
     diffusion = config.diffusion
     if not diffusion.denoiser.channels or diffusion.denoiser.attention_levels > len(diffusion.denoiser.channels):
         raise ConfigError(
             f"diffusion.denoiser.channels={diffusion.denoiser.channels} is refused; it takes one or more levels, at least "
             f"attention_levels={diffusion.denoiser.attention_levels}"
+        )
+    if diffusion.family == "scratch" and diffusion.weights.base is not None:
+        raise ConfigError(
+            "diffusion.weights.base is set, but diffusion.family=scratch; add diffusion=sd15 or diffusion=sd21"
+        )
+    if diffusion.family == "stable_diffusion" and diffusion.codec.name != "vae":
+        raise ConfigError(
+            f"diffusion.codec.name={diffusion.codec.name} is refused with family=stable_diffusion; its codec is vae of factor 8"
         )
     if diffusion.schedule.zero_terminal_snr and diffusion.schedule.prediction == "epsilon":
         raise ConfigError(
@@ -203,6 +220,16 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             f"synthesize.steps={config.synthesize.steps} is refused; allowed: at most "
             f"diffusion.schedule.timesteps={diffusion.schedule.timesteps}"
+        )
+    if config.synthesize.sampler == "ddim" and config.synthesize.step_power != 1.0:
+        raise ConfigError(
+            f"synthesize.step_power={config.synthesize.step_power} is refused with sampler=ddim, whose steps are even; "
+            "allowed: 1, or another sampler (dpmsolver++, unipc)"
+        )
+    texts, weights = config.synthesize.text, config.synthesize.text_weights
+    if not texts or len(texts) != len(weights):
+        raise ConfigError(
+            f"synthesize.text_weights has {len(weights)} values for {len(texts)} prompts in synthesize.text; it takes one each"
         )
     if not config.workspace:
         raise ConfigError("workspace= is empty; give the folder for the results, e.g. workspace=ws")

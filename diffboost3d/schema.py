@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-COMMANDS = ("prepare", "pretrain", "finetune", "synthesize", "train", "evaluate", "report", "run", "demo")
-
 
 def key(
     default: Any,
@@ -82,9 +80,29 @@ class IntensityConfig:
 
 @dataclass
 class EdgeConfig:
+    operator: str = key(
+        "soft",
+        "What draws the edges: soft (gradient ridges in 3D), canny (thin and binary, in 3D), hed (a trained network, slice "
+        "by slice; needs hed_weights).",
+        choices=("soft", "canny", "hed"),
+    )
     sigmas_mm: list[float] = key([1.0, 2.0], "Scales of the soft edges, in mm.", low=0.01)
-    quantile: float = key(0.98, "Edge strength at this quantile of the volume becomes 1.", low=0.5, high=1.0)
-    thin: bool = key(True, "Thin the edges to their ridges (non-maximum suppression).")
+    quantile: float = key(
+        0.98, "Edge strength at this quantile of the volume becomes 1 (soft, canny).", low=0.5, high=1.0
+    )
+    thin: bool = key(True, "Thin the edges to their ridges by non-maximum suppression (soft only).")
+    canny_sigma_mm: float = key(1.0, "Gaussian before canny, in mm; at least about a voxel.", low=0.01)
+    canny_thresholds: list[float] = key(
+        [0.25, 0.5],
+        "Low and high threshold of canny; 1 is the edge strength at `quantile`.",
+        low=0,
+        high=1,
+        length=(2,),
+    )
+    hed_weights: str | None = key(
+        None, "ControlNetHED.pth, or the same weights as .safetensors, for operator=hed; nothing is downloaded."
+    )
+    hed_size: int = key(384, "Pixels to which hed enlarges the longer side of a slice on the way.", low=16)
 
 
 @dataclass
@@ -120,9 +138,83 @@ class DenoiserConfig:
 
 
 @dataclass
+class AutoencoderConfig:
+    channels: list[int] = key(
+        [32, 64, 64],
+        "Channels of each level; every level after the first halves the sides.",
+        low=8,
+        length=(2, 3, 4, 5),
+    )
+    latent_channels: int = key(4, "Channels of the map.", low=1)
+    layers_per_block: int = key(1, "Residual blocks a level of the encoder; the decoder has one more.", low=1)
+
+
+@dataclass
+class CodecTrainingConfig:
+    steps: int = key(2000, "Optimiser steps.", low=0)
+    batch: int = key(16, "Slices a step, over all processes.", low=1)
+    learning_rate: float = key(1e-3, "Peak learning rate (AdamW).", low=0)
+    warmup_steps: int = key(50, "Steps of linear warm-up.", low=0)
+    weight_decay: float = key(0.0, "Weight decay (AdamW).", low=0)
+    clip_norm: float = key(1.0, "Gradient norm is clipped to this.", low=0)
+    accumulation: int = key(1, "Batches whose gradients are added up before a step.", low=1)
+    ema_decay: float = key(0.995, "Decay of the averaged weights; 0: no averaging.", low=0, high=0.99999)
+    rotation_degrees: float = key(10.0, "Largest in-plane rotation.", low=0, high=180)
+    scale: list[float] = key([0.9, 1.1], "Range of in-plane scaling.", low=0.1, length=(2,))
+    looks: float = key(0.0, "Share of slices whose look is altered.", low=0, high=1)
+    checkpoint_every: int = key(100, "Steps between checkpoints.", low=1)
+    images_every: int = key(250, "Steps between image grids in TensorBoard.", low=1)
+    validate_every: int = key(250, "Steps between validation losses.", low=1)
+
+
+@dataclass
 class CodecConfig:
-    name: str = key("haar", "What is diffused.", choices=("haar", "pixel"))
-    factor: int = key(2, "Down-sampling factor of the codec.", choices=(1, 2, 4, 8))
+    name: str = key(
+        "haar",
+        "What is diffused: an exact packing of the image, or (vae) the maps of a trained autoencoder.",
+        choices=("haar", "pixel", "vae"),
+    )
+    factor: int = key(
+        2, "Down-sampling factor of haar and pixel; that of vae follows from its levels.", choices=(1, 2, 4, 8)
+    )
+    normalise: bool = key(
+        True, "Bring every band of haar and pixel to the same variance, so that fine detail is learned like the rest."
+    )
+    weights: str | None = key(
+        None, "Folder of a trained AutoencoderKL for name=vae; null: the one of train-codec in this workspace."
+    )
+    vae: AutoencoderConfig = section(AutoencoderConfig)
+    detail_weight: float = key(1.0, "Weight of gradients and wavelet details in the loss of train-codec.", low=0)
+    kl_weight: float = key(
+        1e-6, "Weight of the divergence of the maps from a standard normal distribution, in nats a voxel.", low=0
+    )
+    training: CodecTrainingConfig = section(CodecTrainingConfig)
+
+
+@dataclass
+class WeightsConfig:
+    base: str | None = key(
+        None, "Stable Diffusion 1.x or 2.x on this machine: a diffusers folder, or one file (.safetensors, .ckpt)."
+    )
+    control: str | None = key(
+        None,
+        "A ControlNet made for that base: a folder or one file; null: the base's own, else one that starts at no effect.",
+    )
+    tokenizer: str | None = key(
+        None, "Folder of the CLIP vocabulary (vocab.json, merges.txt); null: the one of the base folder."
+    )
+    precision: str = key(
+        "fp32", "In which the locked U-Net and text encoder are kept while training.", choices=("fp32", "fp16", "bf16")
+    )
+
+
+@dataclass
+class LoraConfig:
+    rank: int = key(8, "Rank of the adapters of trained=lora.", low=1)
+    alpha: float = key(8.0, "Their scale is alpha / rank.", low=0.001)
+    targets: list[str] = key(
+        ["to_q", "to_k", "to_v", "to_out.0"], "Layers of the U-Net that get one, by the end of the name."
+    )
 
 
 @dataclass
@@ -131,6 +223,9 @@ class ScheduleConfig:
     betas: str = key("squaredcos_cap_v2", "Noise schedule.", choices=("squaredcos_cap_v2", "scaled_linear", "linear"))
     prediction: str = key("v_prediction", "What the network predicts.", choices=("v_prediction", "epsilon"))
     zero_terminal_snr: bool = key(True, "The last timestep is pure noise (arXiv 2305.08891).")
+    min_snr_gamma: float | None = key(
+        None, "Min-SNR weighting of the loss (arXiv 2303.09556), usually 5; null: all timesteps alike.", low=0.01
+    )
 
 
 @dataclass
@@ -147,32 +242,98 @@ class DiffusionTrainingConfig:
     drop_control: float = key(0.1, "Share of slices trained without control.", low=0, high=1)
     rotation_degrees: float = key(10.0, "Largest in-plane rotation of image and control together.", low=0, high=180)
     scale: list[float] = key([0.9, 1.1], "Range of in-plane scaling of image and control.", low=0.1, length=(2,))
-    trained: str = key("all", "What is trained; control locks the base U-Net.", choices=("all", "control"))
+    looks: float = key(0.0, "Share of slices whose look is altered, with the word for it in the prompt.", low=0, high=1)
+    trained: str = key(
+        "all",
+        "What is trained: all; the control branch with the base locked; or adapters on the locked U-Net and the control branch.",
+        choices=("all", "control", "lora"),
+    )
+    patience: int = key(
+        0, "Validations without a better loss before training stops, the best weights kept; 0: never.", low=0
+    )
     checkpoint_every: int = key(100, "Steps between checkpoints.", low=1)
     images_every: int = key(250, "Steps between image grids in TensorBoard.", low=1)
     validate_every: int = key(250, "Steps between validation losses.", low=1)
 
 
 @dataclass
+class PoolConfig:
+    root: str | None = key(
+        None, "Folder tree modality/anatomy/finding/... of images to pre-train on before the task's own; null: none."
+    )
+    balance: str = key("modality", "Each modality, or each file, is drawn equally often.", choices=("modality", "file"))
+    held_out: float = key(0.02, "Share of the files kept for the validation loss.", low=0, high=0.5)
+    size: list[int] = key([128, 128], "Size of a training picture in pixels.", low=16, length=(2,))
+    abbreviations: str | None = key(
+        None, "YAML file of what folder names stand for; null: configs/pool/abbreviations.yaml."
+    )
+    training: DiffusionTrainingConfig = section(DiffusionTrainingConfig, steps=4000, learning_rate=5e-4)
+
+
+@dataclass
 class DiffusionConfig:
+    family: str = key(
+        "scratch",
+        "scratch: a small generator as described here; stable_diffusion: one from diffusion.weights.",
+        choices=("scratch", "stable_diffusion"),
+    )
+    weights: WeightsConfig = section(WeightsConfig)
+    lora: LoraConfig = section(LoraConfig)
     denoiser: DenoiserConfig = section(DenoiserConfig)
     codec: CodecConfig = section(CodecConfig)
     schedule: ScheduleConfig = section(ScheduleConfig)
+    start_from: str | None = key(
+        None, "Folder of a trained generator (such as diffusion/pool of another workspace) to begin with; null: none."
+    )
+    pool: PoolConfig = section(PoolConfig)
     pretrain: DiffusionTrainingConfig = section(DiffusionTrainingConfig, steps=4000, learning_rate=5e-4)
     finetune: DiffusionTrainingConfig = section(DiffusionTrainingConfig)
+    finetune_unlabelled: float = key(
+        0.0,
+        "Share of fine-tuning slices that are of unlabelled training images, so that their looks aren't forgotten.",
+        low=0,
+        high=0.95,
+    )
     slice_axis: int | None = key(
         None, "Axis of slicing in the prepared volume (0 R, 1 A, 2 S); null: the coarsest.", choices=(0, 1, 2)
     )
     max_size: int = key(256, "Largest side of a training slice in voxels; larger slices are cropped.", low=16)
+    attention_slicing: bool = key(False, "Attention by slices of heads: less memory, slower.")
+    gradient_checkpointing: bool = key(False, "Compute activations again for the gradients: less memory, slower.")
 
 
 @dataclass
 class SynthesizeConfig:
     samples: int = key(4, "Synthetic volumes for each labelled training case (K).", low=1)
-    steps: int = key(10, "Denoising steps (DDIM).", low=1)
-    eta: float = key(0.0, "Stochasticity of DDIM.", low=0, high=1)
-    guidance_scale: float = key(1.0, "Classifier-free guidance; 1: none, and half the cost.", low=0)
+    text: list[str] = key(
+        ["{prompt}, {look}"],
+        "Prompts whose embeddings are mixed; {prompt} is the task's, {look} one of the appearance words or nothing.",
+    )
+    text_weights: list[float] = key([1.0], "Weight of each prompt in the mixture.")
+    negative_prompt: str = key("", "What guidance leads away from.")
+    looks: float = key(0.0, "Share of samples that are asked for with an appearance word.", low=0, high=1)
+    sampler: str = key("ddim", "How noise is taken away.", choices=("ddim", "dpmsolver++", "sde-dpmsolver++", "unipc"))
+    steps: int = key(10, "Denoising steps.", low=1)
+    step_power: float = key(
+        1.0, "Above 1, steps crowd where little noise is left and fine detail is decided; not with ddim.", low=1, high=5
+    )
+    eta: float = key(0.0, "Noise added on the way (ddim only).", low=0, high=1)
+    guidance_scale: float = key(
+        1.0, "Guidance by the text, away from the negative prompt; 1: none, and half the cost.", low=0
+    )
+    control_guidance_scale: float = key(
+        1.0, "Guidance by the control image, away from none; 1: none, and no cost.", low=0
+    )
+    guidance_rescale: float = key(
+        0.0, "Share of the correction of the contrast that guidance adds (arXiv 2305.08891).", low=0, high=1
+    )
+    guidance_range: list[float] = key(
+        [0.0, 1.0], "Part of the way from noise (0) to image (1) on which guidance acts.", low=0, high=1, length=(2,)
+    )
     control_strength: float = key(1.0, "Scale of the control residuals.", low=0)
+    guess_mode: bool = key(
+        False, "Control residuals fade to 0.1 at the shallowest level, and the negative half has no control."
+    )
     strength: float = key(1.0, "1: from pure noise; below: from the partly noised real volume.", low=0.01, high=1)
     noise: str = key(
         "shared",
@@ -269,6 +430,7 @@ class RuntimeConfig:
     precision: str = key("no", "Mixed precision.", choices=("no", "bf16", "fp16"))
     workers: int = key(0, "Loader processes of each training; 0: in the training process.", low=0)
     threads: int = key(0, "CPU threads; 0: as torch chooses.", low=0)
+    compile: bool = key(False, "Compile the denoiser for sampling (torch.compile); pays in long runs on a GPU.")
 
 
 @dataclass

@@ -67,6 +67,7 @@ class TrainingPlan:
     images_every: int
     seed: int
     workers: int = 0
+    patience: int = 0
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a step: linear warm-up, then half a cosine to zero."""
@@ -127,7 +128,7 @@ def fit(
         log(f"{title}: goes on from step {start} of {plan.steps}")
     run.train(start, title)
     run.adopt_kept_weights()
-    return {"steps": plan.steps, "best_step": run.best_step, "best_score": run.best_score}
+    return {"steps": run.done, "best_step": run.best_step, "best_score": run.best_score}
 
 
 class _Run:
@@ -142,6 +143,7 @@ class _Run:
         self.module, self.optimizer = accelerator.prepare(learner.module, optimizer)
         self.average = AveragedWeights(learner.module, plan.ema_decay)
         self.best_step, self.best_score = 0, -math.inf
+        self.done, self.poor_validations = 0, 0
 
     # --- the loop ----------------------------------------------------------------------------------------------------
     def train(self, start: int, title: str) -> None:
@@ -150,7 +152,8 @@ class _Run:
         from tqdm import tqdm
 
         plan, main = self.plan, self.accelerator.is_main_process
-        if start >= plan.steps:
+        self.done = start
+        if start >= plan.steps or self._is_exhausted():
             return
         writer = SummaryWriter(str(self.tensorboard), purge_step=start) if main else None
         batches = iter(self._loader(start))
@@ -165,7 +168,7 @@ class _Run:
         )
         for step in bar:
             scalars = self._step(step, batches)
-            done = step + 1
+            self.done = done = step + 1
             if writer and (done % 10 == 0 or done == plan.steps):
                 numbers = {name: float(value) for name, value in scalars.items()}
                 bar.set_postfix(
@@ -173,10 +176,16 @@ class _Run:
                 )
                 _write_scalars(writer, {**numbers, "learning_rate": plan.rate_at(step)}, "train", done)
             self._look(done, writer)
-            if done % plan.checkpoint_every == 0 or done == plan.steps:
+            if done % plan.checkpoint_every == 0 or done == plan.steps or self._is_exhausted():
                 self._save(done)
+            if self._is_exhausted():
+                break
         if writer:
             writer.close()
+
+    def _is_exhausted(self) -> bool:
+        """Whether the last `patience` validations brought nothing better."""
+        return 0 < self.plan.patience <= self.poor_validations
 
     def _step(self, step: int, batches: Iterator[Tensors]) -> Tensors:
         plan = self.plan
@@ -204,8 +213,8 @@ class _Run:
         """Batches from step `start` on; this process's share of each."""
         plan = self.plan
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        numbers = [
-            list(range(first + rank, first + plan.batch, processes))
+        numbers: Any = [  # ranges, not lists: these are as many numbers as the training has samples
+            range(first + rank, first + plan.batch, processes)
             for first in range(
                 start * plan.accumulation * plan.batch, plan.steps * plan.accumulation * plan.batch, plan.batch
             )
@@ -231,21 +240,29 @@ class _Run:
                 scalars = self.learner.validate(device)
                 if writer:
                     _write_scalars(writer, scalars, "validation", done)
-                if scalars.get("score", -math.inf) > self.best_score:
+                better = scalars.get("score", -math.inf) > self.best_score
+                self.poor_validations = 0 if better else self.poor_validations + 1
+                if better:
                     self.best_step, self.best_score = done, scalars["score"]
                     if self.accelerator.is_main_process:
-                        save_tensors(self.checkpoint / BEST, self.learner.module.state_dict(), {"step": done})
+                        save_tensors(self.checkpoint / BEST, self._learned(), {"step": done})
             if picture:
                 for name, image in self.learner.images(device).items():
                     writer.add_image(name, image, done, dataformats="HWC")
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
+    def _learned(self) -> Tensors:
+        """The state of the module without locked weights, which are those it began with."""
+        module = self.learner.module
+        locked = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+        return {name: tensor for name, tensor in module.state_dict().items() if name not in locked}
+
     def _save(self, done: int) -> None:
         """Everything that the next step depends on, in one file."""
         self.accelerator.wait_for_everyone()
         if not self.accelerator.is_main_process:
             return
-        tensors = {f"module.{name}": tensor for name, tensor in self.learner.module.state_dict().items()}
+        tensors = {f"module.{name}": tensor for name, tensor in self._learned().items()}
         tensors |= {f"average.{name}": tensor for name, tensor in self.average.tensors.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
@@ -255,6 +272,7 @@ class _Run:
             "step": done,
             "best_step": self.best_step,
             "best_score": self.best_score,
+            "poor_validations": self.poor_validations,
             "scaler": scaler,
         }
         save_tensors(self.checkpoint / STATE, tensors, facts)
@@ -268,7 +286,7 @@ class _Run:
         if facts["digest"] != self.digest:
             return 0
         part = _parts(tensors)
-        self.learner.module.load_state_dict(part["module"])
+        self.learner.module.load_state_dict(part["module"], strict=False)
         self.average.tensors = {
             name: tensor.to(self.average.tensors[name].device) for name, tensor in part.get("average", {}).items()
         }
@@ -280,16 +298,17 @@ class _Run:
         if self.accelerator.scaler is not None and facts["scaler"]:
             self.accelerator.scaler.load_state_dict(facts["scaler"])
         self.best_step, self.best_score = facts["best_step"], facts["best_score"]
+        self.poor_validations = facts.get("poor_validations", 0)  # earlier versions counted none
         return int(facts["step"])
 
     def adopt_kept_weights(self) -> None:
         """Leave the weights to keep in the module: the best by validation, else the averaged."""
         self.accelerator.wait_for_everyone()
         if self.best_score > -math.inf:
-            self.learner.module.load_state_dict(load_tensors(self.checkpoint / BEST)[0])
+            self.learner.module.load_state_dict(load_tensors(self.checkpoint / BEST)[0], strict=False)
         else:
             self.average.copy_to(self.learner.module)
-            self.best_step = self.plan.steps
+            self.best_step = self.done
         self.learner.module.eval()
 
 

@@ -12,7 +12,7 @@ from diffboost3d.cli import main
 from diffboost3d.config import compose, configs_folder, digest, to_plain, to_yaml
 from diffboost3d.schema import Config
 
-GROUPS = sorted(path for path in configs_folder().iterdir() if path.is_dir() and path.name != "arm")
+GROUPS = sorted(path for path in configs_folder().iterdir() if path.is_dir() and path.name not in ("arm", "pool"))
 CHOICES = [(group.name, path.stem) for group in GROUPS for path in sorted(group.glob("*.yaml"))]
 
 
@@ -79,6 +79,9 @@ REFUSED = {
     "merge.at=logits": ["image, prediction"],
     "merge.cell=[1,2]": ["2 values", "1 or 3"],
     "prepare.intensity.window_hu=[240,-160]": ["the first must be below the second"],
+    "prepare.edges.operator=sobel": ["prepare.edges.operator=sobel", "soft, canny, hed"],
+    "prepare.edges.operator=hed": ["prepare.edges.hed_weights=PATH"],
+    "prepare.edges.canny_thresholds=[0.5,0.2]": ["the first must be below the second"],
     "data.patients=case_.*": ["a group"],
     "data.patients=(": ["no regular expression"],
     "arm.none.merge=half": ["none, real, synthetic"],
@@ -89,6 +92,19 @@ REFUSED = {
     "diffusion.schedule.prediction=epsilon": ["zero_terminal_snr", "v_prediction"],
     "diffusion.denoiser.channels=[]": ["one or more levels"],
     "synthesize.steps=2000": ["at most", "diffusion.schedule.timesteps=1000"],
+    "synthesize.sampler=euler": ["synthesize.sampler=euler", "allowed: ddim, dpmsolver++", "unipc"],
+    "synthesize.text_weights=[0.5,0.5]": ["synthesize.text_weights has 2 values for 1 prompts", "one each"],
+    "synthesize.text=[]": ["synthesize.text_weights has 1 values for 0 prompts"],
+    "synthesize.guidance_range=[0.6,0.2]": [
+        "synthesize.guidance_range=[0.6, 0.2]",
+        "the first must be below the second",
+    ],
+    "synthesize.guidance_range=[0.5,0.5]": ["the first must be below the second"],
+    "synthesize.guidance_range=[0.5]": ["1 values", "takes 2"],
+    "synthesize.guidance_range=[0,1.5]": ["from 0 to 1"],
+    "synthesize.looks=2": ["synthesize.looks=2.0", "from 0 to 1"],
+    "diffusion.finetune.patience=-1": ["diffusion.finetune.patience=-1", "at least 0"],
+    "diffusion.finetune.trained=text": ["all, control"],
     "workspace=": ["give the folder"],
 }
 

@@ -111,3 +111,26 @@ def test_the_killed_runs_leave_nothing_half_written(both):
         for folder in both
     ]
     assert shown[0] == shown[1]
+
+
+def curves(folder):
+    """{(training, scalar): {step: value}} of every TensorBoard folder; of a step that was gone through twice, the last value."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = {}
+    for tensorboard in sorted(folder.rglob("tensorboard")):
+        events = EventAccumulator(str(tensorboard)).Reload()
+        for name in events.Tags()["scalars"]:
+            values = {event.step: event.value for event in events.Scalars(name)}
+            found[tensorboard.parent.relative_to(folder).as_posix(), name] = values
+    return found
+
+
+def test_the_killed_trainings_go_on_along_the_same_loss_curve(both):
+    whole, killed = curves(both[0]), curves(both[1])
+    assert ("diffusion/pretrained/fold0", "train/loss") in whole
+    assert ("diffusion/fold0", "validation/loss") in whole
+    assert ("segmentation/fold0/diffboost/seed0", "train/loss") in whole
+    assert whole.keys() == killed.keys()
+    for curve, values in whole.items():
+        assert killed[curve] == pytest.approx(values, rel=0, abs=1e-6), curve

@@ -13,7 +13,7 @@ from tiny_folders import TINY, write_volumes
 
 from diffboost3d.cli import main
 
-LEARNING = ("pretrain", "finetune", "synthesize", "train")
+LEARNING = ("train-codec", "pretrain", "finetune", "synthesize", "train")
 _opened: list[str] | None = None
 
 
@@ -45,6 +45,9 @@ def words(tmp_path_factory):
         f"workspace={folder / 'ws'}",
         *TINY,
         "arms=[none,cutmix,diffboost_classical]",
+        "diffusion.codec.name=vae",
+        "diffusion.codec.vae.channels=[8,8]",
+        "diffusion.codec.training.steps=2",
     ]
 
 

@@ -111,7 +111,8 @@ class SyntheticRecord:
     """What made one synthetic volume, and from which case; lies beside it as JSON.
 
     Attributes:
-        model: digest of the fine-tuned generator. seed: of its noise. path: relative to the record's folder.
+        model: digest of the fine-tuned generator. seed: of its noise. path: relative to the record's folder. look: the
+            appearance word it was asked for with, or "".
     """
 
     case: str
@@ -122,6 +123,8 @@ class SyntheticRecord:
     digest: str
     path: str
     prompt: str
+    look: str
+    sampler: str
     steps: int
     guidance_scale: float
     strength: float

@@ -81,6 +81,15 @@ class Workspace:
         """`kind` is image, label or edge."""
         return self.prepared_folder / case / f"{kind}.nii.gz"
 
+    def pool_generator(self) -> Path:
+        """Folder of the generator pre-trained on the pool, common to all folds."""
+        return self.root / "diffusion" / "pool"
+
+    def codec(self, fold: int | None) -> Path:
+        """Folder of the codec trained on the fold's training-side images; None: on the pool, common to all folds."""
+        codecs = self.root / "diffusion" / "codec"
+        return codecs if fold is None else codecs / f"fold{fold}"
+
     def pretrained(self, fold: int) -> Path:
         """Folder of the generator pre-trained on the fold's training-side images (so that no test image is seen)."""
         return self.root / "diffusion" / "pretrained" / f"fold{fold}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,17 +12,19 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from diffboost3d.diffusion.codecs import Codec
-from diffboost3d.diffusion.text import tokenize
+from diffboost3d.diffusion.codecs import Codec, latent_shape, padded_size
+from diffboost3d.diffusion.looks import LOOKS, with_look
+from diffboost3d.diffusion.text import Tokenizer
 from diffboost3d.seeds import generator
 
 
 @dataclass(frozen=True)
 class SliceSource:
-    """A prepared volume: image (I, J, K) in [-1, 1] and control (C, I, J, K) in [0, 1]."""
+    """A prepared volume: image (I, J, K) in [-1, 1], control (C, I, J, K) in [0, 1], and how often it is drawn."""
 
     image: NDArray[np.float32]
     control: NDArray[np.float32]
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,16 @@ class SliceDraw:
     drop_control: bool
     timestep: int
     noise_seed: int
+    look: str
 
 
 @dataclass(frozen=True)
 class SlicePlan:
-    """How slices are drawn: size (A, B) in voxels, jitter, drops, and the key of the random draws."""
+    """How slices are drawn: size (A, B) in voxels, jitter, drops, and the key of the random draws.
+
+    Attributes:
+        looks: share of the slices that are given one of `looks.LOOKS` and its word.
+    """
 
     size: tuple[int, int]
     axis: int
@@ -53,14 +60,34 @@ class SlicePlan:
     timesteps: int
     seed: int
     purpose: str
+    looks: float = 0.0
+
+    def still(self) -> SlicePlan:
+        """The same without jitter, drops and looks, drawn anew: for validation."""
+        return replace(
+            self,
+            rotation_degrees=0.0,
+            scale=(1.0, 1.0),
+            drop_text=0.0,
+            drop_control=0.0,
+            looks=0.0,
+            purpose=f"{self.purpose} validation",
+        )
 
 
 class SliceDataset(Dataset[dict[str, torch.Tensor]]):
     """Sample number -> image (1, A, B), control (C, A, B), tokens (T,), noise (c, h, w), timestep (); nothing else is random."""
 
-    def __init__(self, sources: Sequence[SliceSource], prompt: str, length: int, codec: Codec, plan: SlicePlan) -> None:
-        self.sources, self.codec, self.plan = sources, codec, plan
-        self.tokens, self.no_tokens = tokenize(prompt, length), tokenize("", length)
+    def __init__(
+        self, sources: Sequence[SliceSource], prompt: str, tokenizer: Tokenizer, codec: Codec, plan: SlicePlan
+    ) -> None:
+        self.sources, self.plan = sources, plan
+        weights = np.array([source.weight for source in sources])
+        self._shares = weights / weights.sum()
+        self._latent = latent_shape(codec, plan.size)
+        self._tokens = {"": tokenizer(prompt)}
+        self._tokens |= {look: tokenizer(f"{prompt}, {look}") for look in LOOKS if plan.looks}
+        self._no_tokens = tokenizer("")
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         draw = self.draw(number)
@@ -68,14 +95,14 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
         image = torch.from_numpy(np.take(source.image, draw.position, axis=self.plan.axis))[None]
         control = torch.from_numpy(np.take(source.control, draw.position, axis=self.plan.axis + 1))
         moved = move_slice(torch.cat([image, control]), self.plan.size, draw.degrees, draw.scale, draw.shift)
-        control = moved[1:].clamp(0.0, 1.0)
-        shape = self.codec.encode(moved[None, :1]).shape[1:]
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(draw.noise_seed))
+        image, control = moved[:1], moved[1:].clamp(0.0, 1.0)
+        if draw.look:
+            image = with_look(image, draw.look, draw.noise_seed + 1)
         return {
-            "image": moved[:1],
+            "image": image,
             "control": torch.zeros_like(control) if draw.drop_control else control,
-            "tokens": self.no_tokens if draw.drop_text else self.tokens,
-            "noise": noise,
+            "tokens": self._no_tokens if draw.drop_text else self._tokens[draw.look],
+            "noise": torch.randn(self._latent, generator=torch.Generator().manual_seed(draw.noise_seed)),
             "timestep": torch.tensor(draw.timestep),
         }
 
@@ -83,7 +110,7 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
         """The random choices of a sample."""
         plan = self.plan
         random = generator(plan.seed, plan.purpose, number)
-        source = int(random.integers(len(self.sources)))
+        source = int(random.choice(len(self.sources), p=self._shares))
         image = self.sources[source].image
         position = int(random.integers(image.shape[plan.axis]))
         sides = [size for axis, size in enumerate(image.shape) if axis != plan.axis]
@@ -98,6 +125,7 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
             drop_control=bool(random.random() < plan.drop_control),
             timestep=int(random.integers(plan.timesteps)),
             noise_seed=int(random.integers(2**62)),
+            look=str(random.choice(list(LOOKS))) if random.random() < plan.looks else "",
         )
 
 
@@ -125,5 +153,5 @@ def training_size(shapes: Sequence[tuple[int, ...]], axis: int, divisor: int, la
     """Slice size (A, B) that covers every volume, as multiples of `divisor`, at most `largest` (rounded down) a side."""
     sides = np.max([[size for index, size in enumerate(shape) if index != axis] for shape in shapes], axis=0)
     limit = max(divisor, largest // divisor * divisor)
-    a, b = (min(limit, math.ceil(side / divisor) * divisor) for side in sides)
+    a, b = (min(limit, side) for side in padded_size(sides, divisor))
     return int(a), int(b)

@@ -1,28 +1,96 @@
-"""What is diffused: images packed into smaller maps of more channels, without loss.
+"""What is diffused: images packed into smaller maps of more channels.
 
-`haar`: the orthonormal Haar wavelet, applied to the low band again for factors 4 and 8 (Mallat 1989); white noise stays
-white, so a schedule means the same as in pixels. `pixel`: space to depth.
+Without loss and without weights: `haar`, the orthonormal Haar wavelet, applied to the low band again for factors 4 and 8
+(Mallat 1989); white noise stays white, so a schedule means the same as in pixels. `pixel`: space to depth. With learned
+weights: `vae`, in `autoencoder`.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 
 
-class Codec:
-    """(B, 1, A, B) images in [-1, 1] <-> (B, factor^2, A / factor, B / factor) maps."""
+class Codec(Protocol):
+    """(B, 1, A, B) images in [-1, 1] <-> (B, channels, A / factor, B / factor) maps.
 
-    def __init__(self, name: str, factor: int) -> None:
+    Attributes:
+        name: haar, pixel or vae. factor: image voxels a map voxel, along each side. channels: of the map.
+    """
+
+    name: str
+    factor: int
+
+    @property
+    def channels(self) -> int:
+        """Channels of the map."""
+        ...
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Images to maps; both sides must be multiples of the factor."""
+        ...
+
+    def decode(self, maps: torch.Tensor) -> torch.Tensor:
+        """Maps to images."""
+        ...
+
+
+def latent_shape(codec: Codec, size: Sequence[int]) -> tuple[int, int, int]:
+    """Shape (c, h, w) of the map of an image of size (A, B)."""
+    return codec.channels, size[0] // codec.factor, size[1] // codec.factor
+
+
+def padded_size(size: Sequence[int], divisor: int) -> tuple[int, int]:
+    """Sides (A', B') rounded up to multiples of a divisor."""
+    a, b = (math.ceil(side / divisor) * divisor for side in size)
+    return a, b
+
+
+def padded(images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Images (..., A, B) brought to `size` by repeating their last row and column; `[..., :A, :B]` is the inverse."""
+    return F.pad(images, (0, size[1] - images.shape[-1], 0, size[0] - images.shape[-2]), mode="replicate")
+
+
+class PackingCodec:
+    """`haar` or `pixel`: exact to rounding.
+
+    Args:
+        scales: of each channel; maps are divided by them. A picture's fine bands are far weaker than its coarse one, so that a
+            schedule made for unit variance would drown them in noise and leave them for its last moment; scaled by `adapt`, every
+            band is learned, and sampled in few steps, like the others. None: as they are.
+    """
+
+    def __init__(self, name: str, factor: int, scales: Sequence[float] | None = None) -> None:
         self.name, self.factor = name, factor
+        self.scales = None if scales is None else tuple(scales)
 
     @property
     def channels(self) -> int:
         """Channels of the packed map."""
         return self.factor**2
 
+    def adapt(self, images: torch.Tensor) -> None:
+        """Set the scales to the root mean square of each channel over images (B, 1, A, B)."""
+        self.scales = None
+        measured = self.encode(images.double()).square().mean(dim=(0, 2, 3)).sqrt()
+        self.scales = tuple(measured.clamp(min=1e-3 * float(measured.max()) + 1e-6).tolist())
+
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Pack; both sides must be multiples of the factor."""
+        return self._packed(images) / self._scale(images)
+
+    def decode(self, maps: torch.Tensor) -> torch.Tensor:
+        """Unpack; inverse of `encode` to rounding."""
+        return self._unpacked(maps * self._scale(maps))
+
+    def _scale(self, like: torch.Tensor) -> torch.Tensor | float:
+        return 1.0 if self.scales is None else like.new_tensor(self.scales).view(1, -1, 1, 1)
+
+    def _packed(self, images: torch.Tensor) -> torch.Tensor:
         if self.factor == 1:
             return images
         if self.name == "pixel":
@@ -35,8 +103,7 @@ class Codec:
             details.insert(0, F.pixel_unshuffle(bands[:, 1:], factor) if factor > 1 else bands[:, 1:])
         return torch.cat([low, *details], dim=1)
 
-    def decode(self, maps: torch.Tensor) -> torch.Tensor:
-        """Unpack; inverse of `encode` to rounding."""
+    def _unpacked(self, maps: torch.Tensor) -> torch.Tensor:
         if self.factor == 1:
             return maps
         if self.name == "pixel":

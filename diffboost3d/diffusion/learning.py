@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.data import Dataset
 
-from diffboost3d.diffusion.batches import SliceDataset, SlicePlan, SliceSource
 from diffboost3d.diffusion.codecs import Codec
+from diffboost3d.diffusion.lora import LoraPlan, add_adapters
 from diffboost3d.diffusion.networks import ConditionalDenoiser
 from diffboost3d.diffusion.objective import DenoisingObjective
 from diffboost3d.diffusion.sampling import SamplingPlan, sample
+from diffboost3d.diffusion.text import embed_mixture
 
-VALIDATION_SLICES = 32
+Tensors = dict[str, torch.Tensor]
+
+VALIDATION_SLICES = 48
 PICTURED_SLICES = 6
 NOISE_LEVELS = ("low", "middle", "high")
 
@@ -24,8 +27,12 @@ class DiffusionLearner:
     """Trains a denoiser on slices; see `training.Learner`.
 
     Args:
-        training, validation: prepared volumes with their control images; without validation volumes nothing is validated
-            and training slices are pictured.
+        training: the training slices. still: validation slices without jitter or drops (or, with `validates` false,
+            training slices that are only pictured).
+        prompt: of the pictured samples.
+        trained: "all", "control" to lock the base, or "lora" to train adapters on the locked U-Net besides the control.
+        locked_type: in which the locked base is kept. lora: the adapters, with trained="lora".
+        keeps_best: the weights of the best validation loss are kept, not the last ones.
     """
 
     def __init__(
@@ -33,48 +40,50 @@ class DiffusionLearner:
         denoiser: ConditionalDenoiser,
         scheduler: Any,
         codec: Codec,
+        training: Dataset[Tensors],
+        still: Dataset[Tensors],
+        validates: bool,
         prompt: str,
-        training: Sequence[SliceSource],
-        validation: Sequence[SliceSource],
-        plan: SlicePlan,
-        base_locked: bool,
+        trained: str = "all",
+        min_snr_gamma: float | None = None,
+        keeps_best: bool = False,
+        locked_type: torch.dtype = torch.float32,
+        lora: LoraPlan | None = None,
     ) -> None:
-        if base_locked:
-            denoiser.lock_base()
-        self.module: torch.nn.Module = DenoisingObjective(denoiser, scheduler, codec)
-        self._objective = self.module
-        self._codec = codec
-        length = denoiser.plan.text_length
-        self.dataset = SliceDataset(training, prompt, length, codec, plan)
-        still = SlicePlan(plan.size, plan.axis, 0.0, (1.0, 1.0), 0.0, 0.0, plan.timesteps, plan.seed, "validation")
-        self._shown = SliceDataset(validation or training, prompt, length, codec, still)
-        self._validates = bool(validation)
+        if trained != "all":
+            denoiser.lock_base(locked_type)
+        if trained == "lora":
+            add_adapters(denoiser.unet, lora or LoraPlan())
+        self._objective = DenoisingObjective(denoiser, scheduler, codec, min_snr_gamma)
+        self.module: torch.nn.Module = self._objective
+        self.dataset = training
+        self._still, self._validates, self._prompt, self._keeps_best = still, validates, prompt, keeps_best
 
     def validate(self, device: torch.device) -> dict[str, float]:
         """Mean loss on fixed slices of validation volumes, in all and by thirds of the timesteps."""
         if not self._validates:
             return {}
         batch = self._batch(VALIDATION_SLICES, device)
-        spread = torch.linspace(0, self.dataset.plan.timesteps - 1, VALIDATION_SLICES, device=device).long()
-        losses = self._objective.losses({**batch, "timestep": spread}).cpu()  # type: ignore[operator]
-        thirds = dict(zip(NOISE_LEVELS, losses.chunk(len(NOISE_LEVELS)), strict=True))
-        return {"loss": float(losses.mean())} | {
-            f"loss_{name}_noise": float(part.mean()) for name, part in thirds.items()
-        }
+        timesteps = self._objective.scheduler.config.num_train_timesteps
+        spread = torch.linspace(0, timesteps - 1, VALIDATION_SLICES, device=device).long()
+        losses = self._objective.losses({**batch, "timestep": spread}).cpu()
+        scalars = {"loss": float(losses.mean())}
+        for name, part in zip(NOISE_LEVELS, losses.chunk(len(NOISE_LEVELS)), strict=True):
+            scalars[f"loss_{name}_noise"] = float(part.mean())
+        return scalars | ({"score": -scalars["loss"]} if self._keeps_best else {})
 
     def images(self, device: torch.device) -> dict[str, NDArray[np.uint8]]:
         """One picture: a row each of edges, samples of them, and the real slices."""
         batch = self._batch(PICTURED_SLICES, device)
-        objective: Any = self._objective
-        length = objective.denoiser.plan.text_length
+        denoiser = self._objective.denoiser
         fake = sample(
-            objective.denoiser,
-            objective.scheduler,
-            self._codec,
+            denoiser,
+            self._objective.scheduler,
+            self._objective.codec,
             SamplingPlan(steps=10),
-            self._codec.decode(batch["noise"]),
-            batch["tokens"][:1],
-            self._shown.no_tokens[None, :length].to(device),
+            batch["noise"],
+            embed_mixture(denoiser, {self._prompt: 1.0}),
+            embed_mixture(denoiser, {"": 1.0}),
             batch["control"],
         )
         edge = batch["control"].amax(dim=1, keepdim=True) * 2 - 1
@@ -83,6 +92,6 @@ class DiffusionLearner:
         grey = np.clip((picture + 1) * 127.5, 0, 255).astype(np.uint8)
         return {"edge_sample_real": np.repeat(grey[..., None], 3, axis=2)}
 
-    def _batch(self, count: int, device: torch.device) -> dict[str, torch.Tensor]:
-        items = [self._shown[number] for number in range(count)]
+    def _batch(self, count: int, device: torch.device) -> Tensors:
+        items = [self._still[number] for number in range(count)]
         return {name: torch.stack([item[name] for item in items]).to(device) for name in items[0]}

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from diffboost3d.diffusion.text import END, START, VOCABULARY
+from diffboost3d.diffusion.text import END, START, VOCABULARY, ByteTokenizer, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -33,29 +33,32 @@ class DenoiserPlan:
     factor: int
     control_channels: int
 
+
+class ConditionalDenoiser(torch.nn.Module):
+    """Predicts the diffusion target of noisy maps from timestep, text and control image.
+
+    Args:
+        unet, controlnet: of `diffusers`. text_encoder: of `transformers`. tokenizer: what the text encoder reads.
+        factor: image voxels a map voxel, along each side.
+    """
+
+    def __init__(self, unet: Any, controlnet: Any, text_encoder: Any, tokenizer: Tokenizer, factor: int) -> None:
+        super().__init__()
+        self.unet, self.controlnet, self.text_encoder = unet, controlnet, text_encoder
+        self.tokenizer, self.factor = tokenizer, factor
+
     @property
     def divisor(self) -> int:
         """Image sides must be multiples of this."""
-        return int(self.factor * 2 ** (len(self.channels) - 1))
+        return int(self.factor * 2 ** (len(self.unet.config.block_out_channels) - 1))
 
-
-class ConditionalDenoiser(torch.nn.Module):
-    """Predicts the diffusion target of noisy maps from timestep, text and control image."""
-
-    def __init__(self, plan: DenoiserPlan) -> None:
-        super().__init__()
-        self.plan = plan
-        self.unet = _unet(plan)
-        self.controlnet = _controlnet(self.unet, plan)
-        self.text_encoder = _text_encoder(plan)
+    @property
+    def control_channels(self) -> int:
+        """Channels of the control image."""
+        return int(self.controlnet.config.conditioning_channels)
 
     def forward(
-        self,
-        noisy: torch.Tensor,
-        timesteps: torch.Tensor,
-        tokens: torch.Tensor,
-        control: torch.Tensor,
-        control_strength: float = 1.0,
+        self, noisy: torch.Tensor, timesteps: torch.Tensor, tokens: torch.Tensor, control: torch.Tensor
     ) -> torch.Tensor:
         """The prediction (B, c, h, w).
 
@@ -64,7 +67,7 @@ class ConditionalDenoiser(torch.nn.Module):
             control: control images (B, C, A, B) at full resolution in [0, 1]; zeros are "no control".
         """
         text = self.embed(tokens).expand(len(noisy), -1, -1)
-        return self.predict(noisy, timesteps, text, control, control_strength)
+        return self.predict(noisy, timesteps, text, control)
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Text embeddings (B, T, width)."""
@@ -72,24 +75,89 @@ class ConditionalDenoiser(torch.nn.Module):
         return embedded
 
     def predict(
-        self, noisy: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, control: torch.Tensor, strength: float
+        self,
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor,
+        text: torch.Tensor,
+        control: torch.Tensor | None,
+        strength: float = 1.0,
+        guess_mode: bool = False,
     ) -> torch.Tensor:
-        """As `forward`, with embedded text."""
-        down, middle = self.controlnet(noisy, timesteps, text, control, conditioning_scale=strength, return_dict=False)
-        predicted: torch.Tensor = self.unet(
-            noisy,
-            timesteps,
-            text,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=middle,
-            return_dict=False,
-        )[0]
-        return predicted
+        """As `forward`, with embedded text (B, T, width).
 
-    def lock_base(self) -> None:
-        """Train the control branch alone, as published."""
-        self.unet.requires_grad_(False)
-        self.text_encoder.requires_grad_(False)
+        Args:
+            control: None leaves the control branch out, as does strength 0.
+            strength: scale of the control residuals.
+            guess_mode: the residuals fade from 1 at the deepest to 0.1 at the shallowest level, as in `diffusers`.
+        """
+        residuals: dict[str, Any] = {}
+        if control is not None and strength:
+            residuals = self._residuals(noisy, timesteps, text, control, strength, guess_mode)
+        kind = self.unet.dtype  # a locked U-Net may be kept in half precision
+        predicted: torch.Tensor = self.unet(noisy.to(kind), timesteps, text.to(kind), return_dict=False, **residuals)[0]
+        return predicted.to(noisy.dtype)
+
+    def _residuals(
+        self,
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor,
+        text: torch.Tensor,
+        control: torch.Tensor,
+        strength: float,
+        guess_mode: bool,
+    ) -> dict[str, Any]:
+        """What the control branch adds to the U-Net, in the U-Net's type."""
+        noisy, text, control = (tensor.to(self.controlnet.dtype) for tensor in (noisy, text, control))
+        down, middle = self.controlnet(
+            noisy, timesteps, text, control, conditioning_scale=strength, guess_mode=guess_mode, return_dict=False
+        )
+        kind = self.unet.dtype
+        return {
+            "down_block_additional_residuals": [residual.to(kind) for residual in down],
+            "mid_block_additional_residual": middle.to(kind),
+        }
+
+    def lock_base(self, kind: torch.dtype = torch.float32) -> None:
+        """Train the control branch alone, as published; what is locked is kept in this type."""
+        for part in (self.unet, self.text_encoder):
+            part.requires_grad_(False).to(kind)
+
+    def spare_memory(self, attention_slicing: bool, gradient_checkpointing: bool) -> None:
+        """Slower, with less memory: attention by slices of heads; activations computed again for the gradients."""
+        for part in (self.unet, self.controlnet):
+            if attention_slicing:
+                part.set_attention_slice("auto")
+            if gradient_checkpointing:
+                part.enable_gradient_checkpointing()
+
+
+def build_denoiser(plan: DenoiserPlan) -> ConditionalDenoiser:
+    """An untrained denoiser; its weights come from torch's global generator."""
+    unet = _unet(plan)
+    return ConditionalDenoiser(
+        unet, _controlnet(unet, plan), _text_encoder(plan), ByteTokenizer(plan.text_length), plan.factor
+    )
+
+
+def adapt_control_channels(controlnet: Any, channels: int) -> None:
+    """Let a control branch read another number of control channels, in place.
+
+    More channels: the new ones start at no effect. Fewer: a single channel acts as if it were repeated over the old ones (so a
+    branch made for grey edges in RGB gives the same); otherwise the last ones are dropped.
+    """
+    hint = controlnet.controlnet_cond_embedding
+    old = hint.conv_in
+    before = old.in_channels
+    if before == channels:
+        return
+    new = torch.nn.Conv2d(channels, old.out_channels, old.kernel_size, old.stride, old.padding).to(old.weight)
+    with torch.no_grad():
+        new.weight.zero_()
+        kept = min(before, channels)
+        new.weight[:, :kept] = old.weight.sum(1, keepdim=True) if channels == 1 else old.weight[:, :kept]
+        new.bias.copy_(old.bias)  # type: ignore[union-attr]
+    hint.conv_in = new
+    controlnet.register_to_config(conditioning_channels=channels)
 
 
 def _unet(plan: DenoiserPlan) -> Any:

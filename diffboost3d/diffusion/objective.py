@@ -8,24 +8,36 @@ import torch
 
 from diffboost3d.diffusion.codecs import Codec
 from diffboost3d.diffusion.networks import ConditionalDenoiser
+from diffboost3d.diffusion.schedule import min_snr_weights
 
 
 class DenoisingObjective(torch.nn.Module):
-    """Batch -> {"loss"}; the batch is as `SliceDataset` makes it, each slice with its own noise, timestep and drops."""
+    """Batch -> {"loss"}; the batch is as `SliceDataset` makes it, each slice with its own noise, timestep and drops.
 
-    def __init__(self, denoiser: ConditionalDenoiser, scheduler: Any, codec: Codec) -> None:
+    Args:
+        min_snr_gamma: see `schedule.min_snr_weights`; None weighs all timesteps alike.
+    """
+
+    def __init__(
+        self, denoiser: ConditionalDenoiser, scheduler: Any, codec: Codec, min_snr_gamma: float | None = None
+    ) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.scheduler = scheduler
         self.codec = codec
+        self.weights = None if min_snr_gamma is None else min_snr_weights(scheduler, min_snr_gamma)
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Mean loss of the batch, scalar."""
-        return {"loss": self.losses(batch).mean()}
+        """Mean loss of the batch, scalar, weighted where weights were asked for."""
+        losses = self.losses(batch)
+        if self.weights is not None:
+            losses = losses * self.weights.to(losses.device)[batch["timestep"]]
+        return {"loss": losses.mean()}
 
     def losses(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Loss of each slice (B,)."""
-        clean = self.codec.encode(batch["image"])
+        """Loss of each slice (B,), without weights."""
+        with torch.no_grad():
+            clean = self.codec.encode(batch["image"])
         noisy = self.scheduler.add_noise(clean, batch["noise"], batch["timestep"])
         target = self.target(clean, batch["noise"], batch["timestep"])
         predicted = self.denoiser(noisy, batch["timestep"], batch["tokens"], batch["control"])

@@ -1,17 +1,17 @@
-"""Sampling: from noise, text and control to images, by DDIM with optional guidance and a partly noised start."""
+"""Sampling: from noise, text and control to images, with guidance on each condition and a partly noised start."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
-from diffboost3d.diffusion.codecs import Codec
+from diffboost3d.diffusion.codecs import Codec, padded
 from diffboost3d.diffusion.networks import ConditionalDenoiser
+from diffboost3d.diffusion.schedule import sampling_scheduler, set_timesteps
+
+RandomStreams = torch.Generator | list[torch.Generator] | None
 
 
 @dataclass(frozen=True)
@@ -19,22 +19,39 @@ class SamplingPlan:
     """How to sample; see the section `synthesize` of the configuration.
 
     Attributes:
-        guidance_scale: 1 is the conditional prediction alone (arXiv 2207.12598); the unconditional half drops text and
-            control.
+        sampler: see `schedule.sampling_scheduler`. step_power: see `schedule.set_timesteps`.
+        guidance_scale: of the text against the negative prompt (arXiv 2207.12598); 1 is the conditional prediction alone.
+        control_guidance_scale: of the control image against none (as the image guidance of arXiv 2211.09800).
+        guidance_rescale: share of the correction of the guided prediction's contrast (arXiv 2305.08891, section 3.4).
+        guidance_range: part of the way from noise (0) to image (1) on which guidance acts.
+        control_strength: scale of the control residuals; 0 leaves the control branch out.
+        guess_mode: the control residuals fade towards the shallow levels, and the negative half has no control at all.
         strength: share of the noise range that is gone through (SDEdit, arXiv 2108.01073); 1 starts from pure noise.
+        eta: noise added on the way; DDIM only.
     """
 
     steps: int
+    sampler: str = "ddim"
+    step_power: float = 1.0
     guidance_scale: float = 1.0
+    control_guidance_scale: float = 1.0
+    guidance_rescale: float = 0.0
+    guidance_range: tuple[float, float] = (0.0, 1.0)
     control_strength: float = 1.0
+    guess_mode: bool = False
     strength: float = 1.0
     eta: float = 0.0
 
+    def passes_at(self, share: float) -> int:
+        """Network evaluations of a step that lies at this share of the way."""
+        if not self.guides_at(share):
+            return 1
+        return sum((self.guidance_scale != 0.0, True, self.control_guidance_scale != 1.0))
 
-def padded_size(size: Sequence[int], divisor: int) -> tuple[int, int]:
-    """Sides (A', B') rounded up to multiples of the denoiser's divisor."""
-    a, b = (math.ceil(side / divisor) * divisor for side in size)
-    return a, b
+    def guides_at(self, share: float) -> bool:
+        """Whether guidance acts there; it costs nothing where both scales are 1."""
+        low, high = self.guidance_range
+        return low <= share <= high and (self.guidance_scale != 1.0 or self.control_guidance_scale != 1.0)
 
 
 @torch.inference_mode()
@@ -44,55 +61,119 @@ def sample(
     codec: Codec,
     plan: SamplingPlan,
     noise: torch.Tensor,
-    tokens: torch.Tensor,
-    no_tokens: torch.Tensor,
+    text: torch.Tensor,
+    negative_text: torch.Tensor,
     control: torch.Tensor,
     start: torch.Tensor | None = None,
-    generator: torch.Generator | list[torch.Generator] | None = None,
+    generator: RandomStreams = None,
 ) -> torch.Tensor:
     """Images (B, 1, A, B) in [-1, 1].
 
     Sides that are no multiple of the network's are padded by repeating the border, and cut off again.
 
     Args:
-        noise: (B, 1, A', B'), standard normal, in image space (the codec keeps it white); sides as `padded_size` says.
-        tokens, no_tokens: (1, T), of the prompt and of the empty prompt. control: (B, C, A, B) in [0, 1].
+        noise: (B, c, h, w), standard normal, of the map of the padded image; see `codecs.latent_shape`, `padded_size`.
+        text, negative_text: embeddings (B, T, width), or (1, T, width) common to all. control: (B, C, A, B) in [0, 1].
         start: images (B, 1, A, B) to start from where `plan.strength` < 1.
-        generator: for eta > 0; one, or one a slice.
+        generator: of noise added on the way (eta, sde); one, or one a slice.
     """
-    sides = control.shape[-2:]
-    padding = [part for side, whole in zip(sides[::-1], noise.shape[:-3:-1], strict=True) for part in (0, whole - side)]
-    control = F.pad(control, padding, mode="replicate")
-    latents, timesteps = _begin(scheduler, codec, plan, noise, start, padding)
-    text = denoiser.embed(tokens).expand(len(noise), -1, -1)
-    no_text = denoiser.embed(no_tokens).expand(len(noise), -1, -1) if plan.guidance_scale != 1.0 else None
-    eta = min(plan.eta, 0.999)  # at 1, DDIM takes the root of a rounded 0 where it starts from pure noise
-    for timestep in timesteps:
-        when = timestep.expand(len(noise)).to(noise.device)
-        predicted = denoiser.predict(latents, when, text, control, plan.control_strength)
-        if no_text is not None:
-            without = denoiser.predict(latents, when, no_text, torch.zeros_like(control), plan.control_strength)
-            predicted = without + plan.guidance_scale * (predicted - without)
-        latents = scheduler.step(predicted, timestep, latents, eta=eta, generator=generator).prev_sample
-    return codec.decode(latents)[..., : sides[0], : sides[1]].clamp(-1.0, 1.0)
+    a, b = control.shape[-2:]
+    maps = sample_maps(denoiser, scheduler, codec, plan, noise, text, negative_text, control, start, generator)
+    return codec.decode(maps)[..., :a, :b].clamp(-1.0, 1.0)
 
 
-def _begin(
+@torch.inference_mode()
+def sample_maps(
+    denoiser: ConditionalDenoiser,
     scheduler: Any,
     codec: Codec,
     plan: SamplingPlan,
     noise: torch.Tensor,
-    start: torch.Tensor | None,
-    padding: list[int],
+    text: torch.Tensor,
+    negative_text: torch.Tensor,
+    control: torch.Tensor,
+    start: torch.Tensor | None = None,
+    generator: RandomStreams = None,
+) -> torch.Tensor:
+    """As `sample`, before the codec: maps (B, c, h, w)."""
+    size = [side * codec.factor for side in noise.shape[-2:]]
+    guided = _Guided(denoiser, plan, text, negative_text, padded(control, size))
+    steps = sampling_scheduler(scheduler, plan.sampler)
+    clean = None if start is None or plan.strength >= 1.0 else codec.encode(padded(start, size))
+    maps, timesteps = _begin(steps, scheduler, plan, noise, clean)
+    extra: dict[str, Any] = {}
+    if plan.sampler == "ddim":
+        # at 1, DDIM takes the root of a rounded 0 where it starts from pure noise
+        extra = {"eta": min(plan.eta, 0.999), "generator": generator}
+    elif plan.sampler.startswith("sde"):
+        extra = {"generator": generator}
+    for number, timestep in enumerate(timesteps):
+        share = 1.0 - (len(timesteps) - number) / plan.steps
+        predicted = guided(maps, timestep.expand(len(noise)).to(noise.device), share)
+        maps = steps.step(predicted, timestep, maps, **extra).prev_sample
+    return maps
+
+
+def _begin(
+    steps: Any, scheduler: Any, plan: SamplingPlan, noise: torch.Tensor, clean: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """First latents and the timesteps to go through."""
-    scheduler.set_timesteps(plan.steps)
-    timesteps = scheduler.timesteps
-    latents = codec.encode(noise)
+    """First maps and the timesteps to go through."""
+    set_timesteps(steps, plan.steps, plan.step_power, noise.device)
+    timesteps = steps.timesteps
     if plan.strength >= 1.0:
-        return latents, timesteps
-    if start is None:
+        return noise * steps.init_noise_sigma, timesteps
+    if clean is None:
         raise ValueError("strength below 1 needs images to start from")
-    timesteps = timesteps[plan.steps - max(1, round(plan.strength * plan.steps)) :]
-    clean = codec.encode(F.pad(start, padding, mode="replicate"))
-    return scheduler.add_noise(clean, latents, timesteps[:1].expand(len(noise)).to(noise.device)), timesteps
+    first = plan.steps - max(1, round(plan.strength * plan.steps))
+    timesteps = timesteps[first:]
+    if hasattr(steps, "set_begin_index"):
+        steps.set_begin_index(first)
+    when = timesteps[:1].expand(len(noise)).to(noise.device)
+    noisy: torch.Tensor = scheduler.add_noise(clean, noise, when)
+    return noisy, timesteps
+
+
+class _Guided:
+    """Predictions with guidance: base + w_text (full - base) + (w_control - 1) (base - none).
+
+    full has text and control, base the negative text and control, none the negative text alone; what has no weight is not
+    computed.
+    """
+
+    def __init__(
+        self,
+        denoiser: ConditionalDenoiser,
+        plan: SamplingPlan,
+        text: torch.Tensor,
+        negative_text: torch.Tensor,
+        control: torch.Tensor,
+    ) -> None:
+        self._denoiser, self._plan, self._control = denoiser, plan, control
+        self._text = text.expand(len(control), -1, -1)
+        self._negative = negative_text.expand(len(control), -1, -1)
+
+    def __call__(self, maps: torch.Tensor, when: torch.Tensor, share: float) -> torch.Tensor:
+        plan = self._plan
+        if not plan.guides_at(share):
+            return self._predict(maps, when, self._text, self._control)
+        base = self._predict(maps, when, self._negative, None if plan.guess_mode else self._control)
+        guided, full = base, base
+        if plan.guidance_scale:
+            full = self._predict(maps, when, self._text, self._control)
+            guided = base + plan.guidance_scale * (full - base)
+        if plan.control_guidance_scale != 1.0:
+            none = self._predict(maps, when, self._negative, torch.zeros_like(self._control))
+            guided = guided + (plan.control_guidance_scale - 1.0) * (base - none)
+        return _rescaled(guided, full, plan.guidance_rescale) if plan.guidance_rescale else guided
+
+    def _predict(
+        self, maps: torch.Tensor, when: torch.Tensor, text: torch.Tensor, control: torch.Tensor | None
+    ) -> torch.Tensor:
+        return self._denoiser.predict(maps, when, text, control, self._plan.control_strength, self._plan.guess_mode)
+
+
+def _rescaled(guided: torch.Tensor, full: torch.Tensor, share: float) -> torch.Tensor:
+    """Guidance widens the spread of a prediction; bring it back by a share."""
+    axes = tuple(range(1, full.ndim))
+    narrowed = guided * (full.std(dim=axes, keepdim=True) / guided.std(dim=axes, keepdim=True))
+    return share * narrowed + (1.0 - share) * guided

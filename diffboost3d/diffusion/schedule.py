@@ -1,8 +1,12 @@
-"""The noise schedule, as a `diffusers` DDIM scheduler: one object for training and for sampling."""
+"""The noise schedule and the samplers, as `diffusers` schedulers."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import torch
+
+SAMPLERS = ("ddim", "dpmsolver++", "sde-dpmsolver++", "unipc")
 
 
 def make_scheduler(timesteps: int, betas: str, prediction: str, zero_terminal_snr: bool) -> Any:
@@ -31,3 +35,66 @@ def make_scheduler(timesteps: int, betas: str, prediction: str, zero_terminal_sn
         clip_sample=False,
         set_alpha_to_one=zero_terminal_snr,
     )
+
+
+def sampling_scheduler(scheduler: Any, sampler: str) -> Any:
+    """A scheduler of the same noise schedule for one way of sampling; fresh, as some remember earlier steps.
+
+    Args:
+        sampler: ddim (arXiv 2010.02502), dpmsolver++ (second order, multistep, arXiv 2211.01095), sde-dpmsolver++ (the
+            same for the stochastic equation, with new noise at every step), unipc (arXiv 2302.04867).
+
+    Raises:
+        ValueError: an unknown sampler.
+    """
+    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
+
+    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
+        "ddim": (DDIMScheduler, {}),
+        "dpmsolver++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
+        "sde-dpmsolver++": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
+        "unipc": (UniPCMultistepScheduler, {}),
+    }
+    if sampler not in kinds:
+        raise ValueError(f"sampler {sampler!r} is unknown; allowed: {', '.join(SAMPLERS)}")
+    kind, options = kinds[sampler]
+    return kind.from_config(scheduler.config, **options)
+
+
+def set_timesteps(sampling: Any, steps: int, power: float, device: torch.device) -> None:
+    """Set the timesteps that a sampling scheduler goes through.
+
+    Args:
+        power: 1 leaves them as the scheduler spaces them; above, the i-th of n lies at (1 - i / n)^power of the way, so that
+            they crowd where little noise is left and fine detail is decided. Not for DDIM.
+
+    Raises:
+        ValueError: a power other than 1 with DDIM, whose step length is fixed.
+    """
+    sampling.set_timesteps(steps, device=device)
+    if power == 1.0:
+        return
+    if not hasattr(sampling, "sigmas"):
+        raise ValueError("ddim takes even steps only; choose another sampler, or step_power=1")
+    count = sampling.config.num_train_timesteps
+    ladder = [max(steps - 1 - at, round((count - 1) * (1.0 - at / steps) ** power)) for at in range(steps)]
+    kept = sampling.alphas_cumprod[ladder]
+    sampling.sigmas = torch.cat([((1.0 - kept) / kept).sqrt(), torch.zeros(1)]).float().cpu()
+    sampling.timesteps = torch.tensor(ladder, device=device)
+
+
+def min_snr_weights(scheduler: Any, gamma: float, floor: float = 0.05) -> torch.Tensor:
+    """Loss weight of each timestep (T,), mean 1: min(SNR, gamma) of the loss on the clean image (arXiv 2303.09556).
+
+    For v-prediction that is min(SNR, gamma) / (SNR + 1), for noise min(SNR, gamma) / SNR. The weight never falls below `floor` of
+    the largest one: with zero terminal SNR the last timestep would otherwise not be learned, where sampling starts.
+    """
+    kept = scheduler.alphas_cumprod.double()
+    snr = kept / (1.0 - kept)
+    if scheduler.config.prediction_type == "epsilon":
+        weights = snr.clamp(max=gamma) / snr.clamp(min=1e-12)
+    else:
+        weights = snr.clamp(max=gamma) / (snr + 1.0)
+    weights = weights.clamp(min=floor * float(weights.max()))
+    scaled: torch.Tensor = (weights / weights.mean()).float()
+    return scaled

@@ -1,36 +1,188 @@
-"""One training of the generator; `pretrain` and `finetune` differ in cases, control and where they start."""
+"""One training of the generator; its three kinds differ in what they read, and where they start."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from diffboost3d.cases.records import Case, Manifest
 from diffboost3d.cases.workspace import Workspace, now
 from diffboost3d.config import digest
-from diffboost3d.diffusion.batches import SlicePlan, SliceSource, training_size
-from diffboost3d.diffusion.codecs import Codec
+from diffboost3d.diffusion.batches import SliceDataset, SlicePlan, SliceSource, training_size
+from diffboost3d.diffusion.codecs import Codec, PackingCodec
 from diffboost3d.diffusion.learning import DiffusionLearner
-from diffboost3d.diffusion.networks import ConditionalDenoiser, DenoiserPlan
+from diffboost3d.diffusion.lora import LoraPlan, merge_adapters
+from diffboost3d.diffusion.networks import ConditionalDenoiser, DenoiserPlan, adapt_control_channels, build_denoiser
 from diffboost3d.diffusion.schedule import make_scheduler
-from diffboost3d.diffusion.weights import save_generator
+from diffboost3d.diffusion.stable_diffusion import load_stable_diffusion, weight_files
+from diffboost3d.diffusion.text import ClipTokenizer
+from diffboost3d.diffusion.weights import FOLDER, load_generator, save_generator
 from diffboost3d.errors import ConfigError
 from diffboost3d.imaging.edges import control_channels
 from diffboost3d.schema import Config, DiffusionTrainingConfig
 from diffboost3d.seeds import seed_of
-from diffboost3d.stages.inputs import control_of, prepared, slice_axis, training_plan, without_intervals
+from diffboost3d.stages.codecs import codec_digest, first_codec
+from diffboost3d.stages.inputs import (
+    control_of,
+    files_digest,
+    prepared,
+    slice_axis,
+    training_plan,
+    without_intervals,
+)
 from diffboost3d.training import fit
+
+ADAPTING_SLICES = 256  # that the scales of the codec are measured on
 
 Generator = tuple[ConditionalDenoiser, Any, Codec]
 
 
-def new_generator(config: Config, manifest: Manifest) -> Generator:
-    """An untrained generator as `diffusion` describes it; weights are keyed by the seed."""
+@dataclass(frozen=True)
+class Task:
+    """A training of the generator.
+
+    Attributes:
+        stage: keys its random draws. title: at the progress bar. training, still: samples; see `DiffusionLearner`.
+        facts: for the record.
+    """
+
+    stage: str
+    title: str
+    folder: Path
+    digest: str
+    section: DiffusionTrainingConfig
+    training: Any
+    still: Any
+    validates: bool
+    prompt: str
+    facts: dict[str, Any]
+
+
+# --- where a generator comes from ------------------------------------------------------------------------------------
+def first_generator(config: Config, workspace: Workspace, manifest: Manifest, fold: int | None) -> Generator:
+    """The generator before any training here: one that `diffusion.start_from` names, else Stable Diffusion or an untrained one.
+
+    Args:
+        fold: whose images are learned first; None: the pool's.
+
+    Raises:
+        ConfigError: no generator there, or one of another family, codec or schedule. WorkspaceError: no codec yet.
+    """
+    if config.diffusion.start_from is None:
+        codec = None if _is_family(config) else first_codec(config, workspace, fold)
+        with _keyed(config):
+            return _stable_diffusion(config, manifest) if codec is None else _untrained(config, manifest, codec)
+    folder = _start_folder(config.diffusion.start_from)
+    denoiser, scheduler, codec = load_generator(folder)
+    if isinstance(denoiser.tokenizer, ClipTokenizer) != _is_family(config):
+        raise ConfigError(
+            f"diffusion.start_from={folder} is {'no ' if _is_family(config) else ''}Stable Diffusion; "
+            f"diffusion.family={config.diffusion.family} does not go with it"
+        )
+    _check_schedule(config, scheduler, folder)
+    wanted = config.diffusion.codec
+    if codec.name != wanted.name or (isinstance(codec, PackingCodec) and codec.factor != wanted.factor):
+        raise ConfigError(
+            f"diffusion.start_from={folder} has the codec {codec.name} of factor {codec.factor}; ask for the same "
+            f"(diffusion.codec.name, diffusion.codec.factor), not {wanted.name} of {wanted.factor}"
+        )
+    adapt_control_channels(denoiser.controlnet, _control_channels(config, manifest))
+    return denoiser, scheduler, codec
+
+
+def first_digest(config: Config, workspace: Workspace, fold: int | None) -> str:
+    """Digest of the weights that training starts from; empty where these are random numbers. Fold: see `first_generator`."""
+    weights = config.diffusion.weights
+    if config.diffusion.start_from is not None:
+        paths = sorted((_start_folder(config.diffusion.start_from) / FOLDER).rglob("*.safetensors"))
+    elif _is_family(config):
+        named = [
+            _weights(config, "base"),
+            *(_weights(config, key) for key in ("control", "tokenizer") if getattr(weights, key)),
+        ]
+        paths = [path for one in named for path in weight_files(one)]
+    else:
+        return codec_digest(config, workspace, fold)
+    return files_digest(paths)
+
+
+def _start_folder(path: str) -> Path:
+    folder = Path(path).expanduser()
+    if not (folder / FOLDER / "diffboost3d.json").is_file():
+        raise ConfigError(
+            f"diffusion.start_from={path} holds no generator ({FOLDER}/diffboost3d.json); give a folder such as "
+            "diffusion/pool or diffusion/fold0 of a workspace"
+        )
+    return folder
+
+
+def _control_channels(config: Config, manifest: Manifest) -> int:
+    denoiser = config.diffusion.denoiser
+    return control_channels(manifest.label_count, denoiser.neighbours, denoiser.control)
+
+
+def _is_family(config: Config) -> bool:
+    """Whether it is Stable Diffusion that is asked for."""
+    return config.diffusion.family == "stable_diffusion"
+
+
+@contextmanager
+def _keyed(config: Config) -> Iterator[None]:
+    """First random weights are keyed by the seed."""
     import torch
 
-    denoiser, codec = config.diffusion.denoiser, Codec(config.diffusion.codec.name, config.diffusion.codec.factor)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(config.seed, "generator"))
+        yield
+
+
+def _stable_diffusion(config: Config, manifest: Manifest) -> Generator:
+    """Stable Diffusion with a ControlNet, from the files that `diffusion.weights` names."""
+    weights = config.diffusion.weights
+    base = _weights(config, "base")
+    denoiser, scheduler, codec = load_stable_diffusion(
+        base,
+        None if weights.control is None else _weights(config, "control"),
+        _control_channels(config, manifest),
+        None if weights.tokenizer is None else _weights(config, "tokenizer"),
+        config.diffusion.schedule.prediction,
+    )
+    _check_schedule(config, scheduler, base)
+    return denoiser, scheduler, codec
+
+
+def _weights(config: Config, key: str) -> Path:
+    """The path that `diffusion.weights` has under a key."""
+    given = getattr(config.diffusion.weights, key)
+    if given is None:
+        raise ConfigError(
+            f"diffusion.family=stable_diffusion needs diffusion.weights.{key}: a diffusers folder or a checkpoint file on this "
+            "machine; nothing is downloaded"
+        )
+    path = Path(given).expanduser()
+    if not path.exists():
+        raise ConfigError(f"diffusion.weights.{key}={given} is missing; give a folder or a file on this machine")
+    return path
+
+
+def _check_schedule(config: Config, scheduler: Any, source: Path) -> None:
+    """Refuse a schedule other than the one that weights were trained with."""
+    wanted, names = config.diffusion.schedule, {"timesteps": "num_train_timesteps", "betas": "beta_schedule"}
+    names |= {"prediction": "prediction_type", "zero_terminal_snr": "rescale_betas_zero_snr"}
+    for key, name in names.items():
+        asked, has = getattr(wanted, key), scheduler.config[name]
+        if asked != has:
+            raise ConfigError(
+                f"{source} was trained with {name}={has}; ask for it: diffusion.schedule.{key}={has}, not {asked}"
+            )
+
+
+def _untrained(config: Config, manifest: Manifest, codec: Codec) -> Generator:
+    """A generator as `diffusion` describes it."""
+    denoiser = config.diffusion.denoiser
     plan = DenoiserPlan(
         channels=tuple(denoiser.channels),
         layers_per_level=denoiser.layers_per_level,
@@ -41,45 +193,51 @@ def new_generator(config: Config, manifest: Manifest) -> Generator:
         text_length=denoiser.text_length,
         latent_channels=codec.channels,
         factor=codec.factor,
-        control_channels=control_channels(manifest.label_count, denoiser.neighbours, denoiser.control),
+        control_channels=_control_channels(config, manifest),
     )
     schedule = config.diffusion.schedule
     try:
         scheduler = make_scheduler(schedule.timesteps, schedule.betas, schedule.prediction, schedule.zero_terminal_snr)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(config.seed, "generator"))
-        return ConditionalDenoiser(plan), scheduler, codec
+    return build_denoiser(plan), scheduler, codec
 
 
-def generator_digest(
-    config: Config,
-    manifest: Manifest,
-    section: DiffusionTrainingConfig,
-    training: Sequence[Case],
-    validation: Sequence[Case],
-    *more: Any,
-) -> str:
-    """Digest of all that shapes a training of the generator."""
+# --- what it is, for records and digests -----------------------------------------------------------------------------
+def shape_of(config: Config) -> dict[str, Any]:
+    """What a generator is and reads: a later stage must ask for the same."""
+    diffusion = config.diffusion
+    codec = {
+        "name": diffusion.codec.name,
+        "factor": diffusion.codec.factor,
+        "normalise": diffusion.codec.normalise,
+    }  # its weights are in `first_digest`
+    asked = {**asdict(diffusion.denoiser), **codec, **asdict(diffusion.schedule)}
+    if _is_family(config):  # the rest of the denoiser is as the weights are
+        sizes = {one.name for one in fields(diffusion.denoiser)} - {"control", "neighbours"}
+        asked = {key: value for key, value in asked.items() if key not in sizes}
+    return {"family": diffusion.family, "slice_axis": diffusion.slice_axis, **asked}
+
+
+def task_digest(config: Config, section: DiffusionTrainingConfig, *more: Any) -> str:
+    """Digest of all that shapes a training of the generator; `more` is what it reads and where it starts."""
     return digest(
         shape_of(config),
         config.diffusion.max_size,
         without_intervals(section),
+        _locking(config, section),
         config.seed,
         config.runtime.precision,
-        manifest.prompt,
-        [case.digest for case in training],
-        [case.digest for case in validation],
         *more,
     )
 
 
-def shape_of(config: Config) -> dict[str, Any]:
-    """What a generator is and reads: a later stage must ask for the same."""
-    diffusion = config.diffusion
-    parts = (diffusion.denoiser, diffusion.codec, diffusion.schedule)
-    return {"slice_axis": diffusion.slice_axis, **{key: value for part in parts for key, value in asdict(part).items()}}
+def _locking(config: Config, section: DiffusionTrainingConfig) -> list[Any]:
+    """What else shapes a training of which a part is locked."""
+    if section.trained == "all":
+        return []
+    adapters = [asdict(config.diffusion.lora)] if section.trained == "lora" else []
+    return [config.diffusion.weights.precision, *adapters]
 
 
 def require_generator(config: Config, workspace: Workspace, folder: Path, stage: str) -> str:
@@ -90,45 +248,63 @@ def require_generator(config: Config, workspace: Workspace, folder: Path, stage:
     """
     record = workspace.require(folder, stage)
     asked = shape_of(config)
-    differing = [key for key, value in record["shape"].items() if asked[key] != value]
+    differing = [key for key, value in record["shape"].items() if asked.get(key) != value]
     if differing:
         key = differing[0]
         raise ConfigError(
             f"the generator in {workspace.relative(folder)} was trained with diffusion {key}={record['shape'][key]}, not "
-            f"{asked[key]}; give both commands the same overrides (see config.yaml there)"
+            f"{asked.get(key)}; give both commands the same overrides (see config.yaml there)"
         )
     return str(record["digest"])
 
 
-def train_generator(
+# --- training --------------------------------------------------------------------------------------------------------
+def slice_datasets(
     config: Config,
     workspace: Workspace,
     manifest: Manifest,
-    accelerator: Any,
     generator: Generator,
     section: DiffusionTrainingConfig,
     training: Sequence[Case],
     validation: Sequence[Case],
     with_label: bool,
-    folder: Path,
-    own_digest: str,
     stage: str,
-    title: str,
-) -> None:
-    """Train, save the generator to `folder`, and write its record."""
-    started = now()
-    denoiser, scheduler, codec = generator
+    unlabelled: Sequence[Case] = (),
+) -> tuple[SliceDataset, SliceDataset]:
+    """(training, still) slices of cases; the still ones are of validation cases where there are any.
+
+    Args:
+        unlabelled: trained on too, without labels, as often as `diffusion.finetune_unlabelled` says.
+    """
+    denoiser, _, codec = generator
     axis = slice_axis(config, manifest)
 
-    def sources(cases: Sequence[Case]) -> list[SliceSource]:
+    def sources(cases: Sequence[Case], labelled: bool, weight: float = 1.0) -> list[SliceSource]:
         return [
-            SliceSource(prepared(workspace, case, "image"), control_of(config, manifest, workspace, case, with_label))
+            SliceSource(
+                prepared(workspace, case, "image"), control_of(config, manifest, workspace, case, labelled), weight
+            )
             for case in cases
         ]
 
-    shapes = [case.grid.shape for case in training]
-    plan = SlicePlan(
-        size=training_size(shapes, axis, denoiser.plan.divisor, config.diffusion.max_size),
+    def dataset(of: list[SliceSource], plan: SlicePlan) -> SliceDataset:
+        return SliceDataset(of, manifest.prompt, denoiser.tokenizer, codec, plan)
+
+    size = training_size([case.grid.shape for case in training], axis, denoiser.divisor, config.diffusion.max_size)
+    plan = slice_plan(config, section, size, axis, stage)
+    share = config.diffusion.finetune_unlabelled if unlabelled else 0.0
+    read = sources(training, with_label, (1.0 - share) / len(training))
+    if share:
+        read += sources(unlabelled, False, share / len(unlabelled))
+    return dataset(read, plan), dataset(sources(validation or training, with_label), plan.still())
+
+
+def slice_plan(
+    config: Config, section: DiffusionTrainingConfig, size: tuple[int, int], axis: int, stage: str
+) -> SlicePlan:
+    """How a training draws its slices."""
+    return SlicePlan(
+        size=size,
         axis=axis,
         rotation_degrees=section.rotation_degrees,
         scale=(section.scale[0], section.scale[1]),
@@ -137,22 +313,46 @@ def train_generator(
         timesteps=config.diffusion.schedule.timesteps,
         seed=config.seed,
         purpose=stage,
+        looks=section.looks,
     )
+
+
+def train_generator(config: Config, workspace: Workspace, accelerator: Any, generator: Generator, task: Task) -> None:
+    """Train, save the generator to the task's folder, and write its record."""
+    import torch
+
+    started = now()
+    denoiser, scheduler, codec = generator
+    lora = config.diffusion.lora
+    if isinstance(codec, PackingCodec) and config.diffusion.codec.normalise and codec.scales is None:
+        codec.adapt(torch.stack([task.training[number]["image"] for number in range(ADAPTING_SLICES)]))
+    denoiser.spare_memory(config.diffusion.attention_slicing, config.diffusion.gradient_checkpointing)
     learner = DiffusionLearner(
         denoiser,
         scheduler,
         codec,
-        manifest.prompt,
-        sources(training),
-        sources(validation),
-        plan,
-        base_locked=section.trained == "control",
+        task.training,
+        task.still,
+        task.validates,
+        task.prompt,
+        trained=task.section.trained,
+        min_snr_gamma=config.diffusion.schedule.min_snr_gamma,
+        keeps_best=task.section.patience > 0 and task.validates,
+        locked_type=_torch_type(config.diffusion.weights.precision),
+        lora=LoraPlan(lora.rank, lora.alpha, tuple(lora.targets), seed_of(config.seed, "lora", task.stage)),
     )
-    numbers = training_plan(section, config.seed, config.runtime.workers)
-    facts = fit(learner, numbers, folder, own_digest, accelerator, title, workspace.log)
+    numbers = training_plan(task.section, config.seed, config.runtime.workers)
+    facts = fit(learner, numbers, task.folder, task.digest, accelerator, task.title, workspace.log)
     if accelerator.is_main_process:
-        save_generator(folder, denoiser, scheduler, codec)
-        facts = {**facts, "best_score": None, "training": [case.id for case in training], "slice_size": plan.size}
-        facts["shape"] = shape_of(config)
-        workspace.finish(folder, stage, own_digest, started, **facts)
+        adapter = merge_adapters(denoiser.unet)
+        save_generator(task.folder, denoiser.float(), scheduler, codec, adapter)
+        facts["best_score"] = facts["best_score"] if task.section.patience and task.validates else None
+        facts = {**facts, **task.facts, "shape": shape_of(config)}
+        workspace.finish(task.folder, task.stage, task.digest, started, **facts)
     accelerator.wait_for_everyone()
+
+
+def _torch_type(precision: str) -> Any:
+    import torch
+
+    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffboost3d.cases.pool import PoolIndex, open_pool
 from diffboost3d.cases.records import Case, Manifest
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.imaging.edges import control_image
 from diffboost3d.imaging.files import read
 from diffboost3d.imaging.geometry import resample
-from diffboost3d.schema import Config, DiffusionTrainingConfig, TrainConfig
+from diffboost3d.schema import CodecTrainingConfig, Config, DiffusionTrainingConfig, TrainConfig
 from diffboost3d.training import TrainingPlan, make_accelerator
 
 
@@ -36,10 +39,35 @@ def prepared_again(path: Path, case: Case) -> NDArray[np.float32]:
     return clipped
 
 
-def without_intervals(section: DiffusionTrainingConfig | TrainConfig) -> dict[str, Any]:
+def without_intervals(section: DiffusionTrainingConfig | CodecTrainingConfig | TrainConfig) -> dict[str, Any]:
     """A training's settings for its digest: how often it is pictured or saved changes nothing about the result."""
     plain = dataclasses.asdict(section)
     return {key: value for key, value in plain.items() if key not in ("checkpoint_every", "images_every")}
+
+
+def files_digest(paths: Iterable[Path]) -> str:
+    """Digest (16 hex digits) of what files hold, in this order."""
+    whole = hashlib.sha256()
+    for path in paths:
+        status = path.stat()
+        whole.update(_file_digest(path, status.st_size, status.st_mtime_ns))
+    return whole.hexdigest()[:16]
+
+
+@functools.cache  # gigabytes, asked for once a fold
+def _file_digest(path: Path, _size: int, _time: int) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def pool_index(config: Config, workspace: Workspace, accelerator: Any) -> PoolIndex:
+    """The index of the pool; one process makes it, the others wait."""
+    pool, folder = config.diffusion.pool, workspace.pool_generator() / "index"
+    root = Path(str(pool.root)).expanduser().resolve()
+    if accelerator.is_main_process:
+        open_pool(root, folder, pool.held_out)
+    accelerator.wait_for_everyone()
+    return PoolIndex(root, folder)
 
 
 def cases_of(manifest: Manifest, ids: Iterable[str]) -> list[Case]:
@@ -71,7 +99,9 @@ def control_of(
     )
 
 
-def training_plan(section: DiffusionTrainingConfig | TrainConfig, seed: int, workers: int) -> TrainingPlan:
+def training_plan(
+    section: DiffusionTrainingConfig | CodecTrainingConfig | TrainConfig, seed: int, workers: int
+) -> TrainingPlan:
     """The numbers that `training.fit` needs."""
     return TrainingPlan(
         steps=section.steps,
@@ -87,4 +117,5 @@ def training_plan(section: DiffusionTrainingConfig | TrainConfig, seed: int, wor
         images_every=section.images_every,
         seed=seed,
         workers=workers,
+        patience=section.patience if isinstance(section, DiffusionTrainingConfig) else 0,
     )

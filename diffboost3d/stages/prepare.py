@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +22,11 @@ from diffboost3d.cases.splits import draw_splits, patients_of, read_splits
 from diffboost3d.cases.workspace import RECORD, Workspace
 from diffboost3d.config import digest
 from diffboost3d.errors import ConfigError, DataError
-from diffboost3d.imaging.edges import soft_edges
 from diffboost3d.imaging.files import VOLUME_ENDINGS, ending_of, read, write_prepared
 from diffboost3d.imaging.geometry import Grid, resample
 from diffboost3d.imaging.intensity import fit_intensity_map
 from diffboost3d.schema import Config, PrepareConfig
+from diffboost3d.stages.edge_operator import device_of_prepare, edge_operator
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,23 @@ class _Task:
     values: tuple[int, ...]
     spacing_mm: tuple[float, float, float]
     intensity_kind: str
+    slice_axis: int | None
+    edge_operator: Callable[..., NDArray[np.float32]]
+    edge_facts: dict[str, Any]
 
 
 def run(config: Config, workspace: Workspace) -> None:
     """Prepare every usable case of `data.root`, then draw the splits.
 
     Raises:
-        ConfigError: no data.root. DataError: no usable case, or too few for the folds.
+        ConfigError: no data.root, or no usable weights for operator=hed. DataError: no usable case, or too few for the
+            folds.
     """
     if not workspace.main:
         return
     if config.data.root is None:
         raise ConfigError("data.root is missing: give the folder with the images, e.g. data.root=PATH/hippocampus")
+    edges = edge_operator(config.prepare.edges, device_of_prepare(config))  # first: a wrong file of weights is refused
     root = Path(config.data.root)
     folder = read_folder(root, config.data.layout)
     if folder.unlisted:
@@ -70,7 +75,13 @@ def run(config: Config, workspace: Workspace) -> None:
         labels = _found_labels(surveyed)
     modality = config.data.modality or folder.modality or "image"
     task = _Task(
-        config.prepare, tuple(labels.values()), _target_spacing(config, surveyed), _intensity_kind(config, modality)
+        config.prepare,
+        tuple(labels.values()),
+        _target_spacing(config, surveyed),
+        _intensity_kind(config, modality),
+        config.diffusion.slice_axis,
+        edges,
+        _edge_facts(config),
     )
     pairs = [one.pair for one in surveyed]
     patients = patients_of([pair.id for pair in folder.pairs], config.data.patients)  # skipped ones join runs too
@@ -188,7 +199,8 @@ def _prepare(workspace: Workspace, root: Path, pair: Pair, patient: str, task: _
         None if pair.label is None else _file_digest(pair.label),
         settings.image_interpolation,
         settings.label_interpolation,
-        settings.edges,
+        task.edge_facts,
+        _slice_axis(task, grid) if settings.edges.operator == "hed" else None,
         task.values,
         task.spacing_mm,
         dataclasses.asdict(intensity),
@@ -217,9 +229,7 @@ def _write_prepared(workspace: Workspace, pair: Pair, array: NDArray[Any], case:
     settings = task.settings
     image = resample(case.intensity.forward(array), case.source_grid, case.grid, settings.image_interpolation)
     image = np.clip(image, -1.0, 1.0).astype(np.float32)
-    edges = soft_edges(
-        image, case.grid.spacing_mm, settings.edges.sigmas_mm, settings.edges.quantile, settings.edges.thin
-    )
+    edges = task.edge_operator(image, case.grid.spacing_mm, slice_axis=_slice_axis(task, case.grid))
     write_prepared(workspace.prepared(case.id, "image"), image, case.grid)
     write_prepared(workspace.prepared(case.id, "edge"), edges, case.grid)
     workspace.prepared(case.id, "label").unlink(missing_ok=True)  # the file may have gone since an earlier run
@@ -227,6 +237,18 @@ def _write_prepared(workspace: Workspace, pair: Pair, array: NDArray[Any], case:
         label = _indexed(np.round(read(pair.label).array).astype(np.int64), task.values)
         label = resample(label, case.source_grid, case.grid, settings.label_interpolation)
         write_prepared(workspace.prepared(case.id, "label"), label.astype(np.uint8), case.grid)
+
+
+def _slice_axis(task: _Task, grid: Grid) -> int:
+    """As configured for the generator, else the coarsest."""
+    return grid.slice_axis if task.slice_axis is None or grid.spatial_dims == 2 else task.slice_axis
+
+
+def _edge_facts(config: Config) -> dict[str, Any]:
+    """What decides the edges; of the weights, what is in the file and not where it lies."""
+    edges = config.prepare.edges
+    used = edges.hed_weights if edges.operator == "hed" else None
+    return {**dataclasses.asdict(edges), "hed_weights": None if used is None else _file_digest(Path(used))}
 
 
 def _indexed(label: NDArray[np.int64], values: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -247,7 +269,8 @@ def _in_parallel(config: Config, function: Any, items: Any, title: str) -> Itera
     """Results in order, by threads (NumPy, SciPy, SimpleITK and zlib let each other run), with a progress bar."""
     from tqdm import tqdm
 
-    workers = config.prepare.workers or os.cpu_count() or 1
+    hed = config.prepare.edges.operator == "hed"  # the network alone keeps all cores busy
+    workers = 1 if hed else config.prepare.workers or os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
         return list(tqdm(pool.map(function, items), total=len(items), desc=title, unit="case"))
 

@@ -19,6 +19,7 @@ from diffboost3d.report.tables import arms_table, to_text
 from diffboost3d.schema import Config
 from diffboost3d.seeds import seed_of
 from diffboost3d.stages.inputs import cases_of, prepared, prepared_again, slice_axis
+from diffboost3d.stages.synthetic_fidelity import measure_fidelity
 
 SHOWN_CASES = 3
 
@@ -96,7 +97,7 @@ def _synthetic_section(config: Config, workspace: Workspace, manifest: Manifest)
         caption = "Re-sliced across the synthesis plane: here slices that don't fit together would show as streaks."
         figures.append(PageFigure(montage(rows, [case.id for case in cases]), "The same, re-sliced", caption))
     text = "Labels are those of the real case; they steer the synthesis as boundaries."
-    return [Section("Synthetic volumes", text, tuple(figures))]
+    return [Section("Synthetic volumes", text, tuple(figures), measure_fidelity(config, workspace, manifest, fold))]
 
 
 def _synthetic_row(config: Config, workspace: Workspace, case: Case, fold: int, axis: int) -> list[Panel]:

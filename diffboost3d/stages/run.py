@@ -10,23 +10,32 @@ from diffboost3d.cases.workspace import Workspace
 from diffboost3d.config import to_yaml
 from diffboost3d.schema import Config
 
-STAGES = ("prepare", "pretrain", "finetune", "synthesize", "train", "evaluate", "report")
-SYNTHESIS = ("pretrain", "finetune", "synthesize")
+STAGES = ("prepare", "train-codec", "pretrain", "finetune", "synthesize", "train", "evaluate", "report")
+SYNTHESIS = ("train-codec", "pretrain", "finetune", "synthesize")
 
 
 def run(config: Config, workspace: Workspace) -> None:
-    """Run the stages; those of synthesis only where an arm merges synthetic volumes."""
+    """Run the stages; those of synthesis only where an arm merges synthetic volumes, train-codec only where it is used."""
     begun = time.monotonic()
-    synthetic = any(config.arm[name].merge == "synthetic" for name in config.arms)
+    unused = _unused(config)
     for stage in STAGES:
-        if stage in SYNTHESIS and not synthetic:
+        if stage in unused:
             continue
         started = time.monotonic()
         workspace.write_config(stage, to_yaml(config))
-        import_module(f"diffboost3d.stages.{stage}").run(config, workspace)
+        import_module(f"diffboost3d.stages.{stage.replace('-', '_')}").run(config, workspace)
         _wait_for_everyone(config)
         workspace.log(f"{stage}: {_minutes(time.monotonic() - started)}")
     workspace.log(f"all: {_minutes(time.monotonic() - begun)}")
+
+
+def _unused(config: Config) -> tuple[str, ...]:
+    """Stages that nothing after them would read."""
+    if not any(config.arm[name].merge == "synthetic" for name in config.arms):
+        return SYNTHESIS
+    diffusion = config.diffusion
+    given = diffusion.family == "stable_diffusion" or diffusion.start_from or diffusion.codec.weights
+    return () if diffusion.codec.name == "vae" and not given else ("train-codec",)
 
 
 def _wait_for_everyone(config: Config) -> None:

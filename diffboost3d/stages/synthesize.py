@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 from diffboost3d.cases.atomic import write_json
 from diffboost3d.cases.records import Case, Manifest, SyntheticRecord
 from diffboost3d.cases.workspace import Workspace, now
 from diffboost3d.config import digest
+from diffboost3d.diffusion.looks import LOOKS
 from diffboost3d.diffusion.sampling import SamplingPlan
+from diffboost3d.diffusion.text import fill_templates
 from diffboost3d.diffusion.weights import load_generator
 from diffboost3d.imaging.files import ending_like, read, write_like
-from diffboost3d.schema import Config
-from diffboost3d.seeds import seed_of
+from diffboost3d.schema import Config, SynthesizeConfig
+from diffboost3d.seeds import generator, seed_of
 from diffboost3d.stages.generator_training import require_generator
 from diffboost3d.stages.inputs import accelerator_of, cases_of, control_of, prepared, slice_axis
-from diffboost3d.synthesis.volumes import NoisePlan, VolumeSampler, in_source_units
+from diffboost3d.synthesis.volumes import NoisePlan, SampleRequest, VolumeSampler, in_source_units
 
 
 def run(config: Config, workspace: Workspace) -> None:
@@ -47,27 +50,61 @@ def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelera
     rank, processes = accelerator.process_index, accelerator.num_processes
     sampler = _sampler(config, workspace, manifest, accelerator, fold)
     title = f"synthesize fold {fold}, {len(records)} volumes of {len(cases)} cases"
-    mine = open_records[rank::processes]
+    mine = _groups(records, open_records, manifest, slice_axis(config, manifest), sampler)[rank::processes]
     bar = tqdm(
-        mine,
         desc=title,
         unit="volume",
         initial=len(records) - len(open_records),
-        total=len(records) - len(open_records) + len(mine),
+        total=len(records) - len(open_records) + sum(len(group.missing) for group in mine),
         disable=rank > 0,
     )
-    for record in bar:
-        _synthesize(config, workspace, manifest, sampler, record)
+    with bar:
+        for group in mine:
+            _synthesize(config, workspace, manifest, sampler, group)
+            bar.update(len(group.missing))
     accelerator.wait_for_everyone()
     if rank == 0:
         workspace.finish(workspace.synthetic(fold), "synthesize", own, started, volumes=len(records))
     accelerator.wait_for_everyone()
 
 
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """Samples of one case that are denoised in the same batches; `missing` are those not on disk yet.
+
+    A group is always sampled whole, so that what is made after an interruption has the very bytes it would have had.
+    """
+
+    records: list[SyntheticRecord]
+    missing: list[SyntheticRecord]
+
+
+def _groups(
+    records: list[SyntheticRecord],
+    missing: list[SyntheticRecord],
+    manifest: Manifest,
+    axis: int,
+    sampler: VolumeSampler,
+) -> list[_Group]:
+    """The groups that have something missing."""
+    groups = []
+    for case, group in itertools.groupby(records, key=lambda record: record.case):
+        of_case = list(group)
+        together = sampler.together(manifest.case(case).grid.shape[axis])
+        for first in range(0, len(of_case), together):
+            block = of_case[first : first + together]
+            lacking = [record for record in block if record in missing]
+            if lacking:
+                groups.append(_Group(block, lacking))
+    return groups
+
+
 def _record(config: Config, manifest: Manifest, case: Case, fold: int, sample: int, model: str) -> SyntheticRecord:
     settings = dataclasses.asdict(config.synthesize)
     settings.pop("samples")
     seed = seed_of(config.seed, "synthesize", fold, case.id, sample)
+    random = generator(seed, "look")
+    look = str(random.choice(list(LOOKS))) if random.random() < config.synthesize.looks else ""
     return SyntheticRecord(
         case=case.id,
         fold=fold,
@@ -77,6 +114,8 @@ def _record(config: Config, manifest: Manifest, case: Case, fold: int, sample: i
         digest=digest(settings, model, case.digest, manifest.prompt, seed, config.runtime.precision),
         path=f"{sample:02d}{ending_like(case.image)}",
         prompt=manifest.prompt,
+        look=look,
+        sampler=config.synthesize.sampler,
         steps=config.synthesize.steps,
         guidance_scale=config.synthesize.guidance_scale,
         strength=config.synthesize.strength,
@@ -95,32 +134,57 @@ def _is_done(workspace: Workspace, record: SyntheticRecord) -> bool:
 
 def _sampler(config: Config, workspace: Workspace, manifest: Manifest, accelerator: Any, fold: int) -> VolumeSampler:
     denoiser, scheduler, codec = load_generator(workspace.finetuned(fold))
+    denoiser.spare_memory(config.diffusion.attention_slicing, gradient_checkpointing=False)
     settings = config.synthesize
     return VolumeSampler(
         denoiser,
         scheduler,
         codec,
-        SamplingPlan(
-            settings.steps, settings.guidance_scale, settings.control_strength, settings.strength, settings.eta
-        ),
+        sampling_plan(settings),
         NoisePlan(settings.noise, settings.rho, settings.correlation_mm),
-        manifest.prompt,
+        settings.negative_prompt,
         settings.batch,
         accelerator.device,
         config.runtime.precision,
+        config.runtime.compile,
+    )
+
+
+def sampling_plan(settings: SynthesizeConfig) -> SamplingPlan:
+    """The numbers that sampling needs."""
+    return SamplingPlan(
+        steps=settings.steps,
+        sampler=settings.sampler,
+        step_power=settings.step_power,
+        guidance_scale=settings.guidance_scale,
+        control_guidance_scale=settings.control_guidance_scale,
+        guidance_rescale=settings.guidance_rescale,
+        guidance_range=(settings.guidance_range[0], settings.guidance_range[1]),
+        control_strength=settings.control_strength,
+        guess_mode=settings.guess_mode,
+        strength=settings.strength,
+        eta=settings.eta,
     )
 
 
 def _synthesize(
-    config: Config, workspace: Workspace, manifest: Manifest, sampler: VolumeSampler, record: SyntheticRecord
+    config: Config, workspace: Workspace, manifest: Manifest, sampler: VolumeSampler, group: _Group
 ) -> None:
-    """One volume and, last, its record."""
-    case = manifest.case(record.case)
+    """The volumes of a group and, each time last, their records."""
+    case = manifest.case(group.records[0].case)
     axis = slice_axis(config, manifest)
     control = control_of(config, manifest, workspace, case, with_label=True)
-    spacing_mm = case.grid.spacing_mm[axis]
-    volume = sampler.volume(prepared(workspace, case, "image"), control, axis, spacing_mm, record.seed)
+    mixture = dict(zip(config.synthesize.text, config.synthesize.text_weights, strict=True))
+    requests = [
+        SampleRequest(record.seed, fill_templates(mixture, record.prompt, record.look)) for record in group.records
+    ]
+    image = prepared(workspace, case, "image")
+    volumes = sampler.volumes(image, control, axis, case.grid.spacing_mm[axis], requests)
     source = workspace.source(manifest, case.image)
-    target = workspace.synthetic_volume(record.fold, case.id, record.sample, ending_like(case.image))
-    write_like(target, in_source_units(volume, case, read(source).array), source, synthetic=True)
-    write_json(workspace.synthetic_record(record.fold, case.id, record.sample), dataclasses.asdict(record))
+    real = read(source).array
+    for record, volume in zip(group.records, volumes, strict=True):
+        if record in group.missing:
+            target = workspace.synthetic_volume(record.fold, case.id, record.sample, ending_like(case.image))
+            write_like(target, in_source_units(volume, case, real), source, synthetic=True)
+            path = workspace.synthetic_record(record.fold, case.id, record.sample)
+            write_json(path, dataclasses.asdict(record))

@@ -10,9 +10,9 @@ NOISES = ("independent", "shared", "ar1")
 
 
 def slice_noise(
-    kind: str, shape: tuple[int, int, int], rho: float, correlation_mm: float, spacing_mm: float, seed: int
+    kind: str, shape: tuple[int, ...], rho: float, correlation_mm: float, spacing_mm: float, seed: int
 ) -> torch.Tensor:
-    """Noise (S, A, B) of the slices of one volume; every voxel is standard normal, whatever the kind.
+    """Noise (S, ...) of the slices of one volume; every voxel is standard normal, whatever the kind.
 
     Args:
         kind: independent; shared: sqrt(rho) common + sqrt(1 - rho) own, so that any two slices correlate by rho; ar1:

@@ -1,7 +1,8 @@
-"""One synthetic volume: slices of the control image, denoised in batches, put together, and brought to the real file's units."""
+"""Synthetic volumes: slices of the control image, denoised in batches, put together, and brought to the real file's units."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from diffboost3d.cases.records import Case
-from diffboost3d.diffusion.codecs import Codec
+from diffboost3d.diffusion.codecs import Codec, latent_shape, padded_size
 from diffboost3d.diffusion.networks import ConditionalDenoiser
-from diffboost3d.diffusion.sampling import SamplingPlan, padded_size, sample
-from diffboost3d.diffusion.text import tokenize
+from diffboost3d.diffusion.sampling import SamplingPlan, sample
+from diffboost3d.diffusion.text import embed_mixture
 from diffboost3d.imaging.geometry import resample
 from diffboost3d.imaging.slices import SliceGrid
 from diffboost3d.seeds import seed_of
@@ -29,12 +30,21 @@ class NoisePlan:
     correlation_mm: float
 
 
+@dataclass(frozen=True)
+class SampleRequest:
+    """One sample of a case: its seed, and its prompts with their weights."""
+
+    seed: int
+    prompts: Mapping[str, float]
+
+
 class VolumeSampler:
     """Samples prepared volumes from their control images with one generator.
 
     Args:
+        batch: slices denoised at once, of one sample or of several; it may change the last bits of a result, never more.
         precision: "no", "bf16" or "fp16".
-        batch: slices denoised at once; it may change the last bits of a result, never more.
+        compiled: compile the networks (torch.compile).
     """
 
     def __init__(
@@ -44,47 +54,80 @@ class VolumeSampler:
         codec: Codec,
         plan: SamplingPlan,
         noise: NoisePlan,
-        prompt: str,
+        negative_prompt: str,
         batch: int,
         device: torch.device,
         precision: str = "no",
+        compiled: bool = False,
     ) -> None:
         self._denoiser = denoiser.to(device)
+        if device.type == "cuda":
+            denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if compiled:
+            denoiser.unet.compile()
+            denoiser.controlnet.compile()
         self._scheduler, self._codec, self._plan, self._noise = scheduler, codec, plan, noise
-        self._tokens = tokenize(prompt, denoiser.plan.text_length)[None].to(device)
-        self._no_tokens = tokenize("", denoiser.plan.text_length)[None].to(device)
+        self._negative = embed_mixture(denoiser, {negative_prompt: 1.0})
+        self._embedded: dict[tuple[tuple[str, float], ...], torch.Tensor] = {}
         self._batch, self._device = batch, device
         self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
-    def volume(
-        self, image: NDArray[np.float32], control: NDArray[np.float32], axis: int, spacing_mm: float, seed: int
-    ) -> NDArray[np.float32]:
-        """A synthetic volume (I, J, K) in [-1, 1].
+    def together(self, slices: int) -> int:
+        """How many samples of a case with that many slices fill a batch."""
+        return max(1, self._batch // slices)
+
+    def volumes(
+        self,
+        image: NDArray[np.float32],
+        control: NDArray[np.float32],
+        axis: int,
+        spacing_mm: float,
+        requests: Sequence[SampleRequest],
+    ) -> list[NDArray[np.float32]]:
+        """A synthetic volume (I, J, K) in [-1, 1] for each request.
 
         Args:
             image: the real volume (I, J, K), where sampling starts if strength < 1.
-            control: (C, I, J, K). axis: of slicing. spacing_mm: along it. seed: of this sample.
+            control: (C, I, J, K). axis: of slicing. spacing_mm: along it.
         """
         grid = SliceGrid(image.shape, axis)
-        sides = [size for index, size in enumerate(image.shape) if index != axis]
-        size = padded_size(sides, self._denoiser.plan.divisor)
-        noise = slice_noise(
-            self._noise.kind, (len(grid), *size), self._noise.rho, self._noise.correlation_mm, spacing_mm, seed
+        slices, locations = grid.slices(torch.from_numpy(np.concatenate([control, image[None]])))
+        size = padded_size(slices.shape[-2:], self._denoiser.divisor)
+        shape = (len(grid), *latent_shape(self._codec, size))
+        plan = self._noise
+        noise = torch.stack(
+            [slice_noise(plan.kind, shape, plan.rho, plan.correlation_mm, spacing_mm, r.seed) for r in requests]
         )
         # of noise added on the way (eta): a stream for each slice, so that the batch size doesn't matter
-        random = [torch.Generator(self._device).manual_seed(seed_of(seed, "eta", at)) for at in range(len(grid))]
-        both = torch.from_numpy(np.concatenate([control, image[None]]))
+        streams = [
+            torch.Generator(self._device).manual_seed(seed_of(request.seed, "eta", at))
+            for request in requests
+            for at in range(len(grid))
+        ]
+        texts = torch.cat([self._text(request.prompts) for request in requests])
+        made = torch.empty(len(requests) * len(grid), 1, *slices.shape[-2:])
+        for first in range(0, len(made), self._batch):
+            numbers = torch.arange(first, min(first + self._batch, len(made)))
+            sample_of, slice_of = numbers // len(grid), numbers % len(grid)
+            made[numbers] = self._denoise(
+                slices[slice_of],
+                noise[sample_of, slice_of],
+                texts[sample_of.to(texts.device)],
+                [streams[number] for number in numbers],
+            )
+        volumes = made.view(len(requests), len(grid), *made.shape[1:])
+        return [np.ascontiguousarray(grid.assemble(iter([(volume, locations)]))[0].numpy()) for volume in volumes]
 
-        def parts() -> Any:
-            first = 0
-            for slices, locations in grid.batches(both, self._batch):
-                part = slice(first, first + len(slices))
-                yield self._slices(slices, noise[part, None], random[part]), locations
-                first += len(slices)
+    def _text(self, prompts: Mapping[str, float]) -> torch.Tensor:
+        """Embedded once for all samples that ask for the same."""
+        key = tuple(prompts.items())
+        if key not in self._embedded:
+            self._embedded[key] = embed_mixture(self._denoiser, prompts)
+        return self._embedded[key]
 
-        return np.ascontiguousarray(grid.assemble(parts())[0].numpy(), dtype=np.float32)
-
-    def _slices(self, slices: torch.Tensor, noise: torch.Tensor, random: list[torch.Generator]) -> torch.Tensor:
+    def _denoise(
+        self, slices: torch.Tensor, noise: torch.Tensor, text: torch.Tensor, streams: list[torch.Generator]
+    ) -> torch.Tensor:
         slices = slices.to(self._device)
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
             images = sample(
@@ -93,11 +136,11 @@ class VolumeSampler:
                 self._codec,
                 self._plan,
                 noise.to(self._device),
-                self._tokens,
-                self._no_tokens,
+                text,
+                self._negative,
                 slices[:, :-1],
                 slices[:, -1:],
-                random,
+                streams,
             )
         return images.float().cpu()
 

@@ -113,7 +113,6 @@ def test_slices_of_any_volume_in_any_batch_put_together_are_the_volume(
 ) -> None:
     volume = torch.arange(channels * int(np.prod(shape)), dtype=torch.float32).reshape(channels, *shape)
     grid = SliceGrid(shape, axis)
-    parts = list(grid.batches(volume, batch))
-    assert sum(len(slices) for slices, _ in parts) == len(grid) == shape[axis]
-    assert max(len(slices) for slices, _ in parts) <= batch
-    assert torch.equal(grid.assemble(iter(parts)), volume)
+    slices, locations = grid.slices(volume)
+    assert slices.shape == (len(grid), channels, *np.delete(shape, axis))
+    assert torch.equal(grid.assemble(zip(slices.split(batch), locations.split(batch), strict=True)), volume)

@@ -14,11 +14,13 @@ from diffboost3d.imaging.slices import SliceGrid
 def test_slices_put_together_are_the_volume(shape: tuple[int, int, int], axis: int, batch: int) -> None:
     volume = torch.rand(1, *shape)
     grid = SliceGrid(shape, axis)
-    assert torch.equal(grid.assemble(grid.batches(volume, batch)), volume)
-    assert len(grid) == shape[axis]
+    slices, locations = grid.slices(volume)
+    parts = zip(slices.split(batch), locations.split(batch), strict=True)
+    assert torch.equal(grid.assemble(parts), volume)
+    assert len(grid) == len(slices) == shape[axis]
 
 
 def test_slices_come_first_to_last_with_all_channels() -> None:
     volume = torch.arange(2 * 3 * 4 * 5, dtype=torch.float32).reshape(2, 3, 4, 5)
-    slices = torch.cat([part for part, _ in SliceGrid((3, 4, 5), 1).batches(volume, 3)])
+    slices, _ = SliceGrid((3, 4, 5), 1).slices(volume)
     assert torch.equal(slices, volume.permute(2, 0, 1, 3))

@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 from small_networks import small_denoiser
 
-from diffboost3d.diffusion.codecs import Codec
+from diffboost3d.diffusion.codecs import PackingCodec
 from diffboost3d.diffusion.networks import ConditionalDenoiser
 from diffboost3d.diffusion.schedule import make_scheduler
 from diffboost3d.training import make_accelerator
 
 
 @pytest.fixture
-def codec() -> Codec:
-    return Codec("haar", 2)
+def codec() -> PackingCodec:
+    return PackingCodec("haar", 2)
 
 
 @pytest.fixture
-def denoiser(codec: Codec) -> ConditionalDenoiser:
+def denoiser(codec: PackingCodec) -> ConditionalDenoiser:
     return small_denoiser(codec)
 
 

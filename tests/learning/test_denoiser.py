@@ -9,16 +9,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_networks import CONTROLS, small_denoiser
+from small_networks import CONTROLS, LENGTH, small_denoiser, small_plan
 
-from diffboost3d.diffusion.batches import SlicePlan, SliceSource
-from diffboost3d.diffusion.codecs import Codec
+from diffboost3d.diffusion.batches import SliceDataset, SlicePlan, SliceSource
+from diffboost3d.diffusion.codecs import PackingCodec
 from diffboost3d.diffusion.learning import DiffusionLearner
-from diffboost3d.diffusion.networks import ConditionalDenoiser
+from diffboost3d.diffusion.networks import build_denoiser
 from diffboost3d.diffusion.objective import DenoisingObjective
 from diffboost3d.diffusion.schedule import make_scheduler
-from diffboost3d.diffusion.text import END, START, VOCABULARY, tokenize
+from diffboost3d.diffusion.text import END, START, VOCABULARY, ByteTokenizer
 from diffboost3d.diffusion.weights import load_generator, save_generator
+
+TOKENIZER = ByteTokenizer(LENGTH)
 
 
 def noise(*shape, seed=0):
@@ -29,35 +31,35 @@ def inputs(codec, side=16, count=2):
     return {
         "noisy": noise(count, codec.channels, side // codec.factor, side // codec.factor),
         "timesteps": torch.tensor([10, 900])[:count],
-        "tokens": tokenize("Hippocampus, MRI", 12)[None],
+        "tokens": TOKENIZER("Hippocampus, MRI")[None],
         "control": torch.rand((count, CONTROLS, side, side), generator=torch.Generator().manual_seed(1)),
     }
 
 
 # --- text ------------------------------------------------------------------------------------------------------------
 def test_a_prompt_becomes_its_bytes_between_start_and_end():
-    assert tokenize("CT, ü", 10).tolist() == [START, 67, 84, 44, 32, 195, 188, END, END, END]
-    assert tokenize("CT", 10).dtype == torch.int64
+    assert ByteTokenizer(10)("CT, ü").tolist() == [START, 67, 84, 44, 32, 195, 188, END, END, END]
+    assert ByteTokenizer(10)("CT").dtype == torch.int64
 
 
 def test_a_long_prompt_is_cut_and_still_ends():
-    assert tokenize("abcdef", 5).tolist() == [START, 97, 98, 99, END]
-    assert tokenize("abc", 5).tolist() == [START, 97, 98, 99, END]
+    assert ByteTokenizer(5)("abcdef").tolist() == [START, 97, 98, 99, END]
+    assert ByteTokenizer(5)("abc").tolist() == [START, 97, 98, 99, END]
 
 
 def test_the_empty_prompt_is_all_end():
-    assert tokenize("", 5).tolist() == [START, END, END, END, END]
+    assert ByteTokenizer(5)("").tolist() == [START, END, END, END, END]
 
 
 def test_every_byte_is_in_the_vocabulary():
-    assert tokenize("".join(map(chr, range(0x250))), 2000).max() < VOCABULARY
+    assert ByteTokenizer(2000)("".join(map(chr, range(0x250)))).max() < VOCABULARY
 
 
 # --- network ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("factor", [1, 2, 4, 8])
 @pytest.mark.parametrize("awake", [True, False])
 def test_control_acts_as_soon_as_the_zero_convolutions_are_no_zeros(factor, awake):
-    codec = Codec("haar", factor)
+    codec = PackingCodec("haar", factor)
     denoiser, given = small_denoiser(codec, awake), inputs(codec, side=2 * 8)
     with torch.no_grad():
         with_control = denoiser(**given)
@@ -69,12 +71,14 @@ def test_control_acts_as_soon_as_the_zero_convolutions_are_no_zeros(factor, awak
 def test_control_strength_zero_is_the_network_without_its_branch(denoiser, codec):
     given = inputs(codec)
     with torch.no_grad():
-        none = denoiser(**given, control_strength=0.0)
-        alone = denoiser.unet(
-            given["noisy"], given["timesteps"], denoiser.embed(given["tokens"]).expand(2, -1, -1)
-        ).sample
-        full, half = denoiser(**given), denoiser(**given, control_strength=0.5)
-    torch.testing.assert_close(none, alone)
+        text = denoiser.embed(given["tokens"]).expand(2, -1, -1)
+        common = (given["noisy"], given["timesteps"], text)
+        none, left_out = denoiser.predict(*common, given["control"], strength=0.0), denoiser.predict(*common, None)
+        alone = denoiser.unet(*common).sample
+        full, half = (denoiser.predict(*common, given["control"], strength) for strength in (1.0, 0.5))
+        assert torch.equal(full, denoiser(**given))
+    assert torch.equal(none, alone)
+    assert torch.equal(left_out, alone)
     assert not torch.allclose(full, half)
 
 
@@ -82,7 +86,7 @@ def test_text_and_time_act(denoiser, codec):
     given = inputs(codec)
     with torch.no_grad():
         first = denoiser(**given)
-        assert not torch.allclose(first, denoiser(**{**given, "tokens": tokenize("", 12)[None]}), atol=1e-5)
+        assert not torch.allclose(first, denoiser(**{**given, "tokens": TOKENIZER("")[None]}), atol=1e-5)
         assert not torch.allclose(first, denoiser(**{**given, "timesteps": torch.tensor([500, 500])}), atol=1e-5)
 
 
@@ -117,7 +121,7 @@ def batch_of(codec, timesteps):
         "image": noise(count, 1, 16, 16, seed=4).clamp(-1, 1),
         "noise": noise(count, codec.channels, 8, 8, seed=5),
         "timestep": torch.tensor(timesteps),
-        "tokens": tokenize("x", 12).repeat(count, 1),
+        "tokens": TOKENIZER("x").repeat(count, 1),
         "control": torch.zeros(count, CONTROLS, 16, 16),
     }
 
@@ -181,8 +185,12 @@ def sources(count):
     ]
 
 
-def learner(denoiser, scheduler, codec, validation=1, locked=False):
-    return DiffusionLearner(denoiser, scheduler, codec, "MRI", sources(2), sources(3)[3 - validation :], PLAN, locked)
+def learner(denoiser, scheduler, codec, validates=True, **more):
+    training, still = (
+        SliceDataset(sources(count), "MRI", denoiser.tokenizer, codec, plan)
+        for count, plan in ((2, PLAN), (1, PLAN.still()))
+    )
+    return DiffusionLearner(denoiser, scheduler, codec, training, still, validates, "MRI", **more)
 
 
 def test_validation_has_losses_by_noise_level_and_repeats_exactly(denoiser, scheduler, codec):
@@ -196,7 +204,7 @@ def test_validation_has_losses_by_noise_level_and_repeats_exactly(denoiser, sche
 
 
 def test_without_validation_volumes_nothing_is_validated_but_slices_are_pictured(denoiser, scheduler, codec):
-    one = learner(denoiser, scheduler, codec, validation=0)
+    one = learner(denoiser, scheduler, codec, validates=False)
     assert one.validate(torch.device("cpu")) == {}
     ((_, picture),) = one.images(torch.device("cpu")).items()
     assert picture.dtype == np.uint8
@@ -236,7 +244,8 @@ def test_a_generator_survives_its_folder_bit_by_bit(tmp_path, denoiser, schedule
     known = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
     assert {name: scheduler_back.config[name] for name in known} == known
     assert (codec_back.name, codec_back.factor) == (codec.name, codec.factor)
-    assert back.plan == denoiser.plan
+    assert (back.divisor, back.control_channels) == (denoiser.divisor, denoiser.control_channels)
+    assert torch.equal(back.tokenizer("MRI"), denoiser.tokenizer("MRI"))
     assert not back.training
     with torch.no_grad():
         assert torch.equal(denoiser(**inputs(codec)), back(**inputs(codec)))
@@ -265,7 +274,7 @@ def test_its_folder_names_no_other_folder(tmp_path, denoiser, scheduler, codec):
     for path in tmp_path.rglob("*.json"):
         assert str(tmp_path) not in path.read_text(encoding="utf-8")
     facts = json.loads((tmp_path / "model" / "diffboost3d.json").read_text(encoding="utf-8"))
-    assert facts["tokenizer"] == "bytes"
+    assert facts["tokenizer"] == {"name": "bytes", "length": LENGTH}
 
 
 def test_saving_again_replaces_the_folder(tmp_path, scheduler, codec):
@@ -280,5 +289,5 @@ def test_saving_again_replaces_the_folder(tmp_path, scheduler, codec):
 
 def test_weights_are_the_same_for_the_same_torch_seed(codec, denoiser):
     torch.manual_seed(0)
-    other = ConditionalDenoiser(denoiser.plan)
+    other = build_denoiser(small_plan(codec))
     assert torch.equal(other.unet.conv_in.weight, denoiser.unet.conv_in.weight)

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffboost3d.diffusion.batches import SliceDataset, SlicePlan, SliceSource, move_slice, training_size
-from diffboost3d.diffusion.codecs import Codec
+from diffboost3d.diffusion.codecs import PackingCodec
+from diffboost3d.diffusion.text import ByteTokenizer
 
+TOKENIZER = ByteTokenizer(12)
 PLAN = SlicePlan((16, 16), 2, 10.0, (0.9, 1.1), 0.1, 0.1, 1000, 0, "pretrain")
 STILL = replace(PLAN, rotation_degrees=0.0, scale=(1.0, 1.0), drop_text=0.0, drop_control=0.0)
 
@@ -31,7 +33,7 @@ def sources(*shapes):
 
 
 def dataset(plan=PLAN, shapes=((14, 18, 5), (16, 16, 4)), factor=2):
-    return SliceDataset(sources(*shapes), "Hippocampus", 12, Codec("haar", factor), plan)
+    return SliceDataset(sources(*shapes), "Hippocampus", TOKENIZER, PackingCodec("haar", factor), plan)
 
 
 @settings(max_examples=25, deadline=None)
@@ -142,7 +144,7 @@ def test_the_drawn_slice_is_the_one_given():
 def test_slices_are_across_the_asked_axis(axis):
     image = np.indices((6, 7, 8), dtype=np.float32)[axis] / 10
     plan = replace(STILL, axis=axis, size=(8, 8))
-    items = SliceDataset([SliceSource(image, image[None] * 0)], "", 12, Codec("haar", 1), plan)
+    items = SliceDataset([SliceSource(image, image[None] * 0)], "", TOKENIZER, PackingCodec("haar", 1), plan)
     for number in range(8):
         assert float(items[number]["image"].std()) < 1e-6
         assert float(items[number]["image"].mean()) == pytest.approx(items.draw(number).position / 10, abs=1e-5)
@@ -157,7 +159,7 @@ def test_text_and_control_are_dropped_as_often_as_asked_and_apart():
     assert abs((text & control).mean() - 0.06) < 0.03
     for number in range(30):
         sample = items[number]
-        assert torch.equal(sample["tokens"], items.no_tokens if text[number] else items.tokens)
+        assert torch.equal(sample["tokens"], TOKENIZER("" if text[number] else "Hippocampus"))
         assert bool(sample["control"].any()) is not bool(control[number])
 
 

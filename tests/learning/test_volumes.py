@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +11,12 @@ from small_networks import CONTROLS, small_denoiser
 
 from diffboost3d.cases.records import Case
 from diffboost3d.diffusion.sampling import SamplingPlan
+from diffboost3d.diffusion.text import embed_mixture
 from diffboost3d.imaging.geometry import Grid, resample
 from diffboost3d.imaging.intensity import IntensityMap
 from diffboost3d.synthesis import volumes
 from diffboost3d.synthesis.coherence import slice_noise
-from diffboost3d.synthesis.volumes import NoisePlan, VolumeSampler, in_source_units
+from diffboost3d.synthesis.volumes import NoisePlan, SampleRequest, VolumeSampler, in_source_units
 
 SHAPE = (10, 9, 5)
 NOISE = NoisePlan("shared", 0.5, 4.0)
@@ -35,11 +38,16 @@ def sampler(codec, scheduler, batch=3, plan=None, noise=NOISE, precision="no"):
         codec,
         plan or SamplingPlan(2),
         noise,
-        "MRI",
+        "",
         batch,
         torch.device("cpu"),
         precision,
     )
+
+
+def one_volume(sampler, axis=2, seed=7, shape=SHAPE):
+    (made,) = sampler.volumes(volume(shape=shape), control(shape=shape), axis, 2.5, [SampleRequest(seed, {"MRI": 1.0})])
+    return made
 
 
 @pytest.fixture
@@ -47,8 +55,8 @@ def fake(monkeypatch):
     """Replaces sampling by giving the first control channel back; keeps the calls."""
     calls = []
 
-    def give_control(denoiser, scheduler, codec, plan, noise, tokens, no_tokens, control, start=None, generator=None):
-        calls.append({"noise": noise, "control": control, "start": start, "tokens": tokens, "no_tokens": no_tokens})
+    def give_control(denoiser, scheduler, codec, plan, noise, text, negative, control, start=None, generator=None):
+        calls.append({"noise": noise, "control": control, "start": start, "text": text, "negative": negative})
         return control[:, :1]
 
     monkeypatch.setattr(volumes, "sample", give_control)
@@ -59,7 +67,7 @@ def fake(monkeypatch):
 @pytest.mark.parametrize("batch", [1, 3, 64])
 def test_slices_come_back_in_order_and_upright(fake, codec, scheduler, axis, batch):
     given, guide = volume(), control()
-    made = sampler(codec, scheduler, batch).volume(given, guide, axis, 2.5, seed=7)
+    made = one_volume(sampler(codec, scheduler, batch), axis)
     assert made.dtype == np.float32
     np.testing.assert_allclose(made, guide[0], atol=1e-6)
     starts = torch.cat([call["start"] for call in fake])[:, 0].numpy()
@@ -69,14 +77,14 @@ def test_slices_come_back_in_order_and_upright(fake, codec, scheduler, axis, bat
 
 @pytest.mark.parametrize("kind", ["independent", "shared", "ar1"])
 def test_each_slice_gets_its_own_part_of_the_volume_noise(fake, codec, scheduler, kind):
-    sampler(codec, scheduler, 2, noise=NoisePlan(kind, 0.5, 4.0)).volume(volume(), control(), 2, 2.5, seed=7)
-    seen = torch.cat([call["noise"] for call in fake])[:, 0]
-    assert torch.equal(seen, slice_noise(kind, (5, 12, 12), 0.5, 4.0, 2.5, 7))  # sides padded to the divisor 4
+    one_volume(sampler(codec, scheduler, 2, noise=NoisePlan(kind, 0.5, 4.0)))
+    seen = torch.cat([call["noise"] for call in fake])
+    assert torch.equal(seen, slice_noise(kind, (5, 4, 6, 6), 0.5, 4.0, 2.5, 7))  # maps of sides padded to the divisor 4
 
 
 def test_two_dimensional_images_are_one_slice(fake, codec, scheduler):
     flat = (10, 9, 1)
-    made = sampler(codec, scheduler).volume(volume(shape=flat), control(shape=flat), 2, 1.0, seed=7)
+    made = one_volume(sampler(codec, scheduler), shape=flat)
     np.testing.assert_allclose(made, control(shape=flat)[0], atol=1e-6)
 
 
@@ -84,9 +92,7 @@ def test_two_dimensional_images_are_one_slice(fake, codec, scheduler):
     "plan", [SamplingPlan(3), SamplingPlan(3, eta=1.0), SamplingPlan(4, strength=0.5, guidance_scale=2.0)]
 )
 def test_how_many_slices_are_denoised_at_once_changes_nothing_but_rounding(codec, scheduler, plan):
-    one, all_at_once = (
-        sampler(codec, scheduler, batch, plan).volume(volume(), control(), 2, 2.5, seed=7) for batch in (2, 64)
-    )
+    one, all_at_once = (one_volume(sampler(codec, scheduler, batch, plan)) for batch in (2, 64))
     assert np.isfinite(one).all()
     np.testing.assert_allclose(one, all_at_once, atol=1e-5)
 
@@ -103,8 +109,8 @@ def test_the_noise_added_on_the_way_is_not_the_noise_of_the_start(codec, schedul
         return drawn[-1]
 
     monkeypatch.setattr(scheduling_ddim, "randn_tensor", watched)
-    sampler(codec, scheduler, 64, SamplingPlan(3, eta=1.0)).volume(volume(), control(), 2, 2.5, seed=7)
-    start = slice_noise("independent", (5, 12, 12), 0.5, 4.0, 2.5, 7)
+    one_volume(sampler(codec, scheduler, 64, SamplingPlan(3, eta=1.0)))
+    start = slice_noise("independent", (5, 4, 6, 6), 0.5, 4.0, 2.5, 7)
     assert len(drawn) == 3
     for first, second in ((drawn[0], start), (drawn[1], start), (drawn[0], drawn[1]), (drawn[0][:1], drawn[0][1:2])):
         assert abs(np.corrcoef(first.flatten(), second.flatten())[0, 1]) < 6 / first.numel() ** 0.5
@@ -113,20 +119,54 @@ def test_the_noise_added_on_the_way_is_not_the_noise_of_the_start(codec, schedul
 
 def test_the_seed_decides_all(codec, scheduler):
     one = sampler(codec, scheduler, plan=SamplingPlan(2, eta=0.5))
-    first = one.volume(volume(), control(), 2, 2.5, seed=7)
-    other = one.volume(volume(), control(), 2, 2.5, seed=8)
+    first, other = one_volume(one, seed=7), one_volume(one, seed=8)
     torch.manual_seed(1)
-    assert np.array_equal(first, one.volume(volume(), control(), 2, 2.5, seed=7))
+    assert np.array_equal(first, one_volume(one, seed=7))
     assert not np.allclose(first, other, atol=0.01)
 
 
 def test_volumes_are_finite_and_in_range_also_in_mixed_precision(codec, scheduler):
-    made = sampler(codec, scheduler, precision="bf16").volume(volume(), control(), 2, 2.5, seed=7)
-    plain = sampler(codec, scheduler).volume(volume(), control(), 2, 2.5, seed=7)
+    made = one_volume(sampler(codec, scheduler, precision="bf16"))
+    plain = one_volume(sampler(codec, scheduler))
     assert made.dtype == np.float32
     assert np.isfinite(made).all()
     assert np.abs(made).max() <= 1
     assert np.abs(made - plain).mean() < 0.1
+
+
+# --- samples together ------------------------------------------------------------------------------------------------
+REQUESTS = [SampleRequest(7, {"MRI": 1.0}), SampleRequest(8, {"CT": 1.0}), SampleRequest(9, {"MRI": 0.5, "CT": 0.5})]
+
+
+@pytest.mark.parametrize(("batch", "slices", "expected"), [(1, 5, 1), (9, 5, 1), (10, 5, 2), (64, 5, 12), (64, 65, 1)])
+def test_as_many_samples_go_together_as_fill_a_batch(codec, scheduler, batch, slices, expected):
+    assert sampler(codec, scheduler, batch).together(slices) == expected
+
+
+@pytest.mark.parametrize("plan", [SamplingPlan(3, eta=1.0), SamplingPlan(4, strength=0.5, guidance_scale=2.0)])
+@pytest.mark.parametrize("batch", [4, 64])
+def test_a_sample_is_the_same_alone_and_together_with_others(codec, scheduler, plan, batch):
+    one = sampler(codec, scheduler, batch, plan)
+    together = one.volumes(volume(), control(), 2, 2.5, REQUESTS)
+    for request, made in zip(REQUESTS, together, strict=True):
+        (alone,) = one.volumes(volume(), control(), 2, 2.5, [request])
+        np.testing.assert_allclose(made, alone, atol=1e-5)
+    assert all(np.abs(a - b).mean() > 1e-4 for a, b in itertools.combinations(together, 2))
+    again = one.volumes(volume(), control(), 2, 2.5, REQUESTS)
+    assert all(np.array_equal(a, b) for a, b in zip(together, again, strict=True))
+
+
+def test_every_slice_has_the_text_of_its_sample(fake, codec, scheduler):
+    one = sampler(codec, scheduler, 7)
+    one.volumes(volume(), control(), 2, 2.5, REQUESTS)
+    assert [len(call["noise"]) for call in fake] == [7, 7, 1]  # three samples of five slices
+    expected = torch.cat([embed_mixture(small_denoiser(codec), r.prompts).expand(5, -1, -1) for r in REQUESTS])
+    torch.testing.assert_close(torch.cat([call["text"] for call in fake]), expected)
+    for call in fake:
+        torch.testing.assert_close(call["negative"], embed_mixture(small_denoiser(codec), {"": 1.0}))
+    seen = torch.cat([call["noise"] for call in fake]).view(3, 5, 4, 6, 6)
+    for request, noise in zip(REQUESTS, seen, strict=True):
+        assert torch.equal(noise, slice_noise("shared", (5, 4, 6, 6), 0.5, 4.0, 2.5, request.seed))
 
 
 # --- units -----------------------------------------------------------------------------------------------------------

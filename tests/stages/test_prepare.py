@@ -251,6 +251,52 @@ def test_another_setting_makes_every_case_again(msd_folder: Path, tmp_path: Path
         assert after[f"prepared/{case.id}/image.nii.gz"] == before[f"prepared/{case.id}/image.nii.gz"]
 
 
+def test_another_edge_operator_makes_the_edges_again_and_nothing_else_differs(
+    msd_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = prepare(msd_folder, tmp_path / "ws")
+    soft = results(tmp_path / "ws")
+    for _ in range(2):
+        capsys.readouterr()
+        before = times(tmp_path / "ws")
+        prepare(msd_folder, tmp_path / "ws", "prepare.edges.operator=canny")
+    assert times(tmp_path / "ws") == before  # the second run found it done
+    canny = results(tmp_path / "ws")
+    for case in manifest.cases:
+        edge = prepared(tmp_path / "ws", case.id, "edge")
+        assert edge.shape == case.grid.shape
+        assert set(np.unique(edge)) == {0, 1}
+        assert canny[f"prepared/{case.id}/edge.nii.gz"] != soft[f"prepared/{case.id}/edge.nii.gz"]
+        assert canny[f"prepared/{case.id}/image.nii.gz"] == soft[f"prepared/{case.id}/image.nii.gz"]
+    prepare(msd_folder, tmp_path / "ws")
+    assert results(tmp_path / "ws") == soft
+
+
+def test_hed_edges_are_made_again_for_other_weights_and_not_for_another_path(msd_folder: Path, tmp_path: Path) -> None:
+    import torch
+
+    from diffboost3d.imaging.hed import HedNetwork
+
+    words = ("prepare.edges.operator=hed", "prepare.edges.hed_size=16")
+    weights = {name: torch.zeros_like(tensor) for name, tensor in HedNetwork().state_dict().items()}
+    for name, bias in (("one", 1.0), ("two", 2.0)):
+        torch.save({**weights, "block5.projection.bias": torch.full((1,), 5 * bias)}, tmp_path / f"{name}.pth")
+    prepare(msd_folder, tmp_path / "ws", *words, f"prepare.edges.hed_weights={tmp_path / 'one.pth'}")
+    assert np.allclose(prepared(tmp_path / "ws", FIRST, "edge"), 1 / (1 + np.exp(-1.0)))  # the mean of 0, 0, 0, 0, 5
+    before = times(tmp_path / "ws")
+    (tmp_path / "one.pth").rename(tmp_path / "moved.pth")
+    prepare(msd_folder, tmp_path / "ws", *words, f"prepare.edges.hed_weights={tmp_path / 'moved.pth'}")
+    assert times(tmp_path / "ws") == before
+    prepare(msd_folder, tmp_path / "ws", *words, f"prepare.edges.hed_weights={tmp_path / 'two.pth'}")
+    assert np.allclose(prepared(tmp_path / "ws", FIRST, "edge"), 1 / (1 + np.exp(-2.0)))
+
+
+def test_missing_hed_weights_are_said_before_anything_is_read(msd_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no file of HED weights .*absent\.pth"):
+        prepare(msd_folder, tmp_path / "ws", "prepare.edges.operator=hed", "prepare.edges.hed_weights=absent.pth")
+    assert not (tmp_path / "ws" / "prepared").exists()
+
+
 def test_bytes_are_the_same_with_other_workers_and_after_deletion(msd_folder: Path, tmp_path: Path) -> None:
     prepare(msd_folder, tmp_path / "ws", "prepare.workers=1", "prepare.spacing_mm=[1.3,1.3,1.3]")
     first = results(tmp_path / "ws")

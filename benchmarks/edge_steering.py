@@ -1,0 +1,61 @@
+"""Do edges steer? The share of a control's edges that a sample has within one voxel, against other cases' controls.
+
+    python benchmarks/edge_steering.py --data PATH/hippocampus --workspace WORKSPACE
+
+Samples of test cases, from their edges and label boundaries; the edges of a sample are found as those of a real volume are,
+in 3D. "Shuffled" compares a sample with the control of another case. Writes `results/edge_steering.json`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from held_out import Float, HeldOut, parser, write
+
+from diffboost3d.evaluation.fidelity import edge_agreement
+from diffboost3d.imaging.edges import soft_edges
+
+STRENGTHS = (0.0, 0.5, 1.0)
+THRESHOLD = 0.5
+
+
+def main() -> None:
+    given = parser(__doc__).parse_args()
+    held_out = HeldOut(given.data, given.workspace, given.overrides, given.cases, given.seed)
+    edges = held_out.config.diffusion.denoiser.neighbours
+    controls = [held_out.control(case)[edges] for case in held_out.cases]
+    spacing = held_out.cases[0].grid.spacing_mm
+    settings = held_out.config.prepare.edges
+    table = {}
+    for strength in STRENGTHS:
+        volumes = held_out.samples(dataclasses.replace(held_out.default, control_strength=strength))
+        found = [soft_edges(v, spacing, settings.sigmas_mm, settings.quantile, settings.thin) for v in volumes]
+        table[str(strength)] = {
+            "recall": recall(controls, found),
+            "recall_shuffled": recall(controls[1:] + controls[:1], found),
+            "precision": recall(found, controls),
+        }
+    write(
+        "edge_steering",
+        given,
+        held_out.overrides,
+        len(held_out.cases),
+        **table["1.0"],
+        threshold=THRESHOLD,
+        tolerance_voxels=1,
+        strengths=table,
+    )
+
+
+def recall(controls: list[Float], found: list[Float]) -> float:
+    """Mean over cases of the share of the controls' edges that are found; on the part that both volumes have."""
+    shares = []
+    for control, edge in zip(controls, found, strict=True):
+        common = tuple(slice(0, min(sides)) for sides in zip(control.shape, edge.shape, strict=True))
+        shares.append(edge_agreement(control[common], edge[common], THRESHOLD, 1).recall)
+    return float(np.mean(shares))
+
+
+if __name__ == "__main__":
+    main()

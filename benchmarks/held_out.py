@@ -1,0 +1,144 @@
+"""What the benchmarks of the generator share: a generator trained on hippocampus, and samples of cases it never saw."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffboost3d.cases.records import Case
+from diffboost3d.cases.workspace import Workspace, versions
+from diffboost3d.config import compose
+from diffboost3d.diffusion.sampling import SamplingPlan
+from diffboost3d.diffusion.text import fill_templates
+from diffboost3d.diffusion.weights import load_generator
+from diffboost3d.seeds import seed_of
+from diffboost3d.stages.inputs import cases_of, control_of, prepared, slice_axis
+from diffboost3d.stages.synthesize import sampling_plan
+from diffboost3d.synthesis.volumes import NoisePlan, SampleRequest, VolumeSampler
+
+Float = NDArray[np.float32]
+RESULTS = Path(__file__).resolve().parent / "results"
+TRAINING = (
+    "data=hippocampus",
+    "prompt=Hippocampus, MRI",
+    "data.labelled=10",
+    "data.unlabelled=60",
+    "data.validation_fraction=0.4",
+)
+RECIPE = SamplingPlan(steps=20, sampler="ddim", guidance_scale=9.0)  # the released recipe
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The arguments that all these scripts take."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--data", type=Path, required=True, help="the folder of MSD Task04 hippocampus")
+    made.add_argument("--workspace", type=Path, required=True, help="where the generator is trained, or found trained")
+    made.add_argument("--cases", type=int, default=30, help="test cases that are sampled")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("overrides", nargs="*", help="more overrides of the training, e.g. diffusion.pretrain.steps=9000")
+    return made
+
+
+class HeldOut:
+    """Test cases of a workspace, and samples of them from its fine-tuned generator.
+
+    Args:
+        overrides: of the training; the stages up to `finetune` run where they haven't.
+    """
+
+    def __init__(self, data: Path, workspace: Path, overrides: Sequence[str], cases: int, seed: int) -> None:
+        self.overrides = [*TRAINING, *overrides]
+        given = [*self.overrides, f"data.root={data}", f"workspace={workspace}"]
+        for stage in ("prepare", "pretrain", "finetune"):
+            subprocess.run([sys.executable, "-m", "diffboost3d", stage, *given], check=True)
+        self.config, self.workspace, self.seed = compose(given), Workspace(workspace), seed
+        self.manifest = self.workspace.read_manifest()
+        test = cases_of(self.manifest, self.workspace.read_split(0).test)
+        self.cases: list[Case] = [test[at] for at in np.linspace(0, len(test) - 1, min(cases, len(test))).astype(int)]
+        self.axis = slice_axis(self.config, self.manifest)
+        self.default = sampling_plan(self.config.synthesize)
+        self.generator = load_generator(self.workspace.finetuned(0))
+
+    def real(self, case: Case) -> Float:
+        """The prepared image (I, J, K) in [-1, 1]."""
+        return np.asarray(prepared(self.workspace, case, "image"), np.float32)
+
+    def control(self, case: Case) -> Float:
+        """The control image (C, I, J, K)."""
+        return control_of(self.config, self.manifest, self.workspace, case, with_label=True)
+
+    def sampler(self, plan: SamplingPlan, **noise: Any) -> VolumeSampler:
+        """A sampler of volumes; `noise` replaces fields of the configured noise plan."""
+        settings = self.config.synthesize
+        kept = NoisePlan(settings.noise, settings.rho, settings.correlation_mm)
+        return VolumeSampler(
+            *self.generator,
+            plan,
+            dataclasses.replace(kept, **noise),
+            settings.negative_prompt,
+            settings.batch,
+            torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        )
+
+    def requests(self, case: Case, count: int = 1) -> list[SampleRequest]:
+        """Requests of samples of a case, with the task's prompt."""
+        prompts = fill_templates({"{prompt}, {look}": 1.0}, self.manifest.prompt, "")
+        return [SampleRequest(seed_of(self.seed, "benchmark", case.id, at), prompts) for at in range(count)]
+
+    def samples(self, plan: SamplingPlan, **noise: Any) -> list[Float]:
+        """One synthetic volume (I, J, K) of every case."""
+        sampler = self.sampler(plan, **noise)
+        return [
+            sampler.volumes(
+                self.real(case), self.control(case), self.axis, case.grid.spacing_mm[self.axis], self.requests(case)
+            )[0]
+            for case in self.cases
+        ]
+
+
+def slices_of(volumes: Sequence[Float], axis: int, size: tuple[int, int], every: int = 2) -> tuple[Float, list[int]]:
+    """(every n-th slice of the volumes, cropped about the centre to `size`, (N, A, B); number of its volume)."""
+    slices, groups = [], []
+    for number, volume in enumerate(volumes):
+        moved = np.moveaxis(volume, axis, 0)
+        first = [(side - wanted) // 2 for side, wanted in zip(moved.shape[1:], size, strict=True)]
+        cropped = moved[::every, first[0] : first[0] + size[0], first[1] : first[1] + size[1]]
+        slices.append(cropped)
+        groups += [number] * len(cropped)
+    return np.concatenate(slices), groups
+
+
+def smallest_size(volumes: Sequence[Float], axis: int) -> tuple[int, int]:
+    """The largest slice size that fits into all volumes."""
+    shapes = [[side for index, side in enumerate(volume.shape) if index != axis] for volume in volumes]
+    a, b = np.min(shapes, axis=0)
+    return int(a), int(b)
+
+
+def write(name: str, given: argparse.Namespace, overrides: Sequence[str], cases: int, **figures: Any) -> None:
+    """`results/<name>.json`: the figures, and what they rest on; `overrides` are those of the training."""
+    added = " ".join(f'"{word}"' if " " in word else word for word in given.overrides)
+    result = {
+        **figures,
+        "command": f"python benchmarks/{name}.py --data PATH/hippocampus --workspace WORKSPACE {added}".rstrip(),
+        "training": list(overrides),
+        "cases": cases,
+        "seeds": [given.seed],
+        "machine": {"cores": os.cpu_count(), "processor": platform.machine()},
+        "versions": versions(),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(figures, indent=1))

@@ -1,0 +1,129 @@
+"""How fast is the default sampler against the released recipe, with the same generator, and how real are its slices?
+
+    python benchmarks/sampler_speed.py --data PATH/hippocampus --workspace WORKSPACE
+
+The recipe: DDIM 20 steps, guidance 9 (two passes a step), one slice at a time with K samples of it as the batch. Ours: the
+default plan, slices batched. Both run by turns in one process, repeated; the ratio is that of the medians. Runs on CUDA too.
+Prints slices/s, peak memory and model FLOP utilisation (against --peak-tflops, where given). Writes `results/sampler_speed.json`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from held_out import RECIPE, HeldOut, parser, write
+from realism import auc_of
+from torch.utils.flop_counter import FlopCounterMode
+
+from diffboost3d.diffusion.codecs import latent_shape, padded_size
+from diffboost3d.diffusion.sampling import SamplingPlan, sample
+from diffboost3d.diffusion.text import embed_mixture
+
+K = 4
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--repeats", type=int, default=3)
+    arguments.add_argument("--peak-tflops", type=float, help="of the device, for model FLOP utilisation")
+    given = arguments.parse_args()
+    held_out = HeldOut(given.data, given.workspace, given.overrides, given.cases, given.seed)
+    ours, recipe = Timed(held_out, held_out.default), Timed(held_out, RECIPE)
+    for _ in range(given.repeats):
+        recipe.run(one_slice_at_a_time=True)
+        ours.run(one_slice_at_a_time=False)
+    real = [held_out.real(case) for case in held_out.cases]
+    auc = {
+        name: auc_of(real, held_out.samples(plan), held_out.axis, given.seed)
+        for name, plan in (("ours", held_out.default), ("recipe", RECIPE))
+    }
+    figures = {
+        "ratio": round(ours.rate() / recipe.rate(), 2),
+        "auc_ours": auc["ours"]["auc"],
+        "auc_recipe": auc["recipe"]["auc"],
+        "auc": auc,
+        "ours": ours.facts(given.peak_tflops),
+        "recipe": recipe.facts(given.peak_tflops),
+        "samples_a_slice": K,
+        "peak_memory_mb": peak_memory_mb(),
+        "device": str(ours.device),
+        "threads": torch.get_num_threads(),
+    }
+    write("sampler_speed", given, held_out.overrides, len(held_out.cases), **figures)
+
+
+class Timed:
+    """A sampler with the trained generator, timed on K samples of the slices of one case."""
+
+    def __init__(self, held_out: HeldOut, plan: SamplingPlan) -> None:
+        self.plan = plan
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.denoiser, self.scheduler, self.codec = held_out.generator
+        self.denoiser.to(self.device)
+        self.text = embed_mixture(self.denoiser, {held_out.manifest.prompt: 1.0})
+        self.negative = embed_mixture(self.denoiser, {"": 1.0})
+        control = np.moveaxis(held_out.control(held_out.cases[0]), held_out.axis + 1, 0)
+        self.control = torch.from_numpy(np.ascontiguousarray(control)).to(self.device)
+        self.batch = held_out.config.synthesize.batch
+        self.rates: list[float] = []
+        self._sample(self.control[:2])  # warm up
+        self.flops_a_slice = self._flops()
+
+    def run(self, one_slice_at_a_time: bool) -> None:
+        """Time K samples of every slice."""
+        repeated = self.control.repeat_interleave(K, dim=0)
+        size = K if one_slice_at_a_time else self.batch
+        self._wait()
+        started = time.perf_counter()
+        for first in range(0, len(repeated), size):
+            self._sample(repeated[first : first + size])
+        self._wait()
+        self.rates.append(len(repeated) / (time.perf_counter() - started))
+
+    def rate(self) -> float:
+        """Median slices/s."""
+        return float(np.median(self.rates))
+
+    def facts(self, peak_tflops: float | None) -> dict[str, Any]:
+        """What was measured, for the record."""
+        tflops = self.flops_a_slice * self.rate() / 1e12
+        return {
+            "slices_per_second": [round(rate, 2) for rate in self.rates],
+            "gflops_a_slice": round(self.flops_a_slice / 1e9, 3),
+            "tflops": round(tflops, 4),
+            "model_flop_utilisation": None if peak_tflops is None else round(tflops / peak_tflops, 3),
+            "plan": dataclasses.asdict(self.plan),
+        }
+
+    def _sample(self, control: torch.Tensor) -> None:
+        size = padded_size(control.shape[-2:], self.denoiser.divisor)
+        noise = torch.randn(len(control), *latent_shape(self.codec, size), device=self.device)
+        sample(self.denoiser, self.scheduler, self.codec, self.plan, noise, self.text, self.negative, control)
+
+    def _flops(self) -> float:
+        count: Callable[[], int]
+        with FlopCounterMode(display=False) as counter:
+            self._sample(self.control[:1])
+        count = counter.get_total_flops
+        return float(count())
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def peak_memory_mb() -> int:
+    """Of the device, or of this process on a CPU."""
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 2**20)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""How faithful the synthetic volumes of a fold are to the real cases they were made from, for the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffboost3d.cases.atomic import write_json
+from diffboost3d.cases.records import Case, Manifest
+from diffboost3d.cases.workspace import Workspace
+from diffboost3d.evaluation.fidelity import (
+    boundary_contrast,
+    diversity,
+    edge_agreement,
+    label_histogram_distance,
+    spectrum_distance,
+)
+from diffboost3d.report.tables import Table
+from diffboost3d.schema import Config
+from diffboost3d.stages.edge_operator import edge_operator
+from diffboost3d.stages.inputs import cases_of, prepared, prepared_again, slice_axis
+
+MEASURED_CASES = 20
+EDGE_THRESHOLD = 0.5
+MEANINGS = {
+    "edge_recall": "edges of the real volume that the synthetic one has within a voxel (1 is best)",
+    "edge_precision": "edges of the synthetic volume that the real one has within a voxel (1 is best)",
+    "spectrum_distance": "difference of the power spectra of slices, in powers of ten (0 is best)",
+    "histogram_distance": "difference of the intensities inside the labels, of a range of 2 (0 is best)",
+    "contrast_ratio": "contrast at label borders, synthetic by real (1 is best)",
+    "diversity": "difference among the samples of one case, of a range of 2 (0: all the same)",
+}
+
+
+def measure_fidelity(config: Config, workspace: Workspace, manifest: Manifest, fold: int) -> Table | None:
+    """Means over the first training cases that have synthetic volumes, as a table; also written to fidelity.json beside them."""
+    cases = cases_of(manifest, workspace.read_split(fold).training)[:MEASURED_CASES]
+    edges = edge_operator(config.prepare.edges)
+    found = {case.id: _of_case(config, workspace, manifest, case, fold, edges) for case in cases}
+    measured = {case: figures for case, figures in found.items() if figures}
+    if not measured:
+        return None
+    write_json(workspace.synthetic(fold) / "fidelity.json", measured)
+    means = {name: [figures[name] for figures in measured.values() if name in figures] for name in MEANINGS}
+    rows = tuple(
+        (
+            name.replace("_", " "),
+            MEANINGS[name],
+            f"{np.mean(values):.2f}",
+            f"{np.min(values):.2f} to {np.max(values):.2f}",
+        )
+        for name, values in means.items()
+        if values
+    )
+    return Table(("measure", "meaning", f"mean of {len(measured)} cases", "range"), rows, text_columns=2)
+
+
+def _of_case(
+    config: Config, workspace: Workspace, manifest: Manifest, case: Case, fold: int, operator: Callable[..., Any]
+) -> dict[str, float]:
+    """Figures of a case: of its first sample, diversity of all; empty without samples."""
+    samples = _samples(config, workspace, case, fold)
+    if not samples:
+        return {}
+    real, label = prepared(workspace, case, "image"), prepared(workspace, case, "label")
+    values = list(manifest.foreground.values())
+    fake, spacing = samples[0], case.grid.spacing_mm
+    edges = edge_agreement(prepared(workspace, case, "edge"), operator(fake, spacing_mm=spacing), EDGE_THRESHOLD)
+    figures = {"edge_recall": edges.recall, "edge_precision": edges.precision}
+    figures["spectrum_distance"] = _spectrum_distance(real, fake, spacing, slice_axis(config, manifest))
+    figures["histogram_distance"] = _mean(label_histogram_distance(real, fake, label, values))
+    contrasts = (boundary_contrast(real, label, values), boundary_contrast(fake, label, values))
+    figures["contrast_ratio"] = _mean({value: contrasts[1][value] / contrasts[0][value] for value in contrasts[0]})
+    if len(samples) > 1:
+        figures["diversity"] = diversity(np.stack(samples))
+    return {name: round(float(value), 4) for name, value in figures.items() if np.isfinite(value)}
+
+
+def _samples(config: Config, workspace: Workspace, case: Case, fold: int) -> list[NDArray[np.float32]]:
+    """The synthetic volumes (I, J, K) of a case in [-1, 1]."""
+    records = [workspace.synthetic_record(fold, case.id, sample) for sample in range(config.synthesize.samples)]
+    names = [(path.parent, json.loads(path.read_text(encoding="utf-8"))["path"]) for path in records if path.is_file()]
+    return [prepared_again(folder / name, case) for folder, name in names]
+
+
+def _spectrum_distance(real: NDArray[Any], fake: NDArray[Any], spacing: tuple[float, ...], axis: int) -> float:
+    """Mean over every fourth slice across `axis`; NaN for slices too small for a spectrum."""
+    in_plane = [space for index, space in enumerate(spacing) if index != axis]
+    slices = [np.moveaxis(volume, axis, 0)[::4] for volume in (real, fake)]
+    if min(slices[0].shape[1:]) < 4:
+        return float("nan")
+    return float(np.mean([spectrum_distance(one, other, in_plane) for one, other in zip(*slices, strict=True)]))
+
+
+def _mean(values: Mapping[int, float]) -> float:
+    return float(np.mean(list(values.values()))) if values else float("nan")
