@@ -159,6 +159,7 @@ class CodecTrainingConfig:
     clip_norm: float = key(1.0, "Gradient norm is clipped to this.", low=0)
     accumulation: int = key(1, "Batches whose gradients are added up before a step.", low=1)
     ema_decay: float = key(0.995, "Decay of the averaged weights; 0: no averaging.", low=0, high=0.99999)
+    jitter: float = key(0.3, "Share of pictures that are rotated and scaled.", low=0, high=1)
     rotation_degrees: float = key(10.0, "Largest in-plane rotation.", low=0, high=180)
     scale: list[float] = key([0.9, 1.1], "Range of in-plane scaling.", low=0.1, length=(2,))
     looks: float = key(0.0, "Share of slices whose look is altered.", low=0, high=1)
@@ -240,6 +241,9 @@ class DiffusionTrainingConfig:
     ema_decay: float = key(0.995, "Decay of the averaged weights; 0: no averaging.", low=0, high=0.99999)
     drop_text: float = key(0.1, "Share of slices trained without text.", low=0, high=1)
     drop_control: float = key(0.1, "Share of slices trained without control.", low=0, high=1)
+    jitter: float = key(
+        0.3, "Share of slices that are rotated and scaled; the others keep their finest detail.", low=0, high=1
+    )
     rotation_degrees: float = key(10.0, "Largest in-plane rotation of image and control together.", low=0, high=180)
     scale: list[float] = key([0.9, 1.1], "Range of in-plane scaling of image and control.", low=0.1, length=(2,))
     looks: float = key(0.0, "Share of slices whose look is altered, with the word for it in the prompt.", low=0, high=1)

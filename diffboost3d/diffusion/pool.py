@@ -125,9 +125,10 @@ class PoolDataset(Dataset[dict[str, torch.Tensor]]):
         """The random choices of a sample."""
         plan = self.plan
         random = generator(plan.seed, plan.purpose, number)
+        jitters = random.random() < plan.jitter
         return PictureDraw(
-            degrees=float(random.uniform(-plan.rotation_degrees, plan.rotation_degrees)),
-            scale=float(random.uniform(*plan.scale)),
+            degrees=float(random.uniform(-plan.rotation_degrees, plan.rotation_degrees)) if jitters else 0.0,
+            scale=float(random.uniform(*plan.scale)) if jitters else 1.0,
             shift=(float(random.uniform(-1.0, 1.0)), float(random.uniform(-1.0, 1.0))),
             drop_text=bool(random.random() < plan.drop_text),
             drop_control=bool(random.random() < plan.drop_control),

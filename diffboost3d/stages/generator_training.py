@@ -314,6 +314,7 @@ def slice_plan(
         seed=config.seed,
         purpose=stage,
         looks=section.looks,
+        jitter=section.jitter,
     )
 
 

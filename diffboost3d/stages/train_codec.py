@@ -175,6 +175,7 @@ def _slice_plan(config: Config, size: tuple[int, int], axis: int) -> SlicePlan:
         seed=config.seed,
         purpose=STAGE,
         looks=section.looks,
+        jitter=section.jitter,
     )
 
 

@@ -88,5 +88,5 @@ def test_ddim_takes_even_steps_only():
     sampling = sampling_scheduler(make_scheduler(1000, "scaled_linear", "epsilon", False), "ddim")
     with pytest.raises(ValueError, match="even steps only"):
         set_timesteps(sampling, 5, 2.0, CPU)
-    with pytest.raises(ConfigError, match="step_power=2.0 is refused with sampler=ddim"):
+    with pytest.raises(ConfigError, match=r"step_power=2\.0 is refused with sampler=ddim"):
         compose(["synthesize.sampler=ddim", "synthesize.step_power=2"])
