@@ -221,6 +221,4 @@ def test_features_of_a_network_are_averaged_over_space(tmp_path):
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
     onnx.save(model, tmp_path / "network.onnx")
     images = noise((37, 2, 6, 5)).astype(np.float32)
-    assert load_feature_network(tmp_path / "network.onnx")(images) == pytest.approx(
-        -images.mean(axis=(2, 3)), abs=1e-6
-    )
+    assert load_feature_network(tmp_path / "network.onnx")(images) == pytest.approx(-images.mean(axis=(2, 3)), abs=1e-6)

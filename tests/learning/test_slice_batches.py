@@ -205,3 +205,36 @@ def test_the_training_size_covers_every_volume_in_multiples_of_the_divisor():
 def test_the_training_size_stays_within_its_limit_but_never_below_the_divisor():
     assert training_size([(300, 40, 9)], 2, 16, 100) == (96, 48)
     assert training_size([(300, 40, 9)], 2, 32, 16) == (32, 32)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (24, 8), (8, 24)])
+def test_without_jitter_a_slice_keeps_the_very_voxels_of_its_source(size):
+    """Odd sides too: half a voxel off, interpolation would take away the finest detail, and the generator would learn that."""
+    volume = np.random.default_rng(0).random((13, 11, 3)).astype(np.float32)
+    items = SliceDataset(
+        [SliceSource(volume, volume[None])],
+        "",
+        ByteTokenizer(12),
+        PackingCodec("haar", 1),
+        replace(PLAN, size=size, jitter=0.0),
+    )
+    voxels = set(volume.ravel().tolist())
+    for number in range(10):
+        assert set(items[number]["image"].ravel().tolist()) <= voxels
+
+
+def test_as_many_slices_are_jittered_as_asked():
+    items = dataset(replace(PLAN, jitter=0.3))
+    moved = [items.draw(number).degrees != 0.0 for number in range(2000)]
+    assert abs(np.mean(moved) - 0.3) < 0.04
+
+
+def test_jitter_keeps_most_of_the_fine_detail():
+    image = torch.rand((1, 40, 40), generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.avg_pool2d(torch.nn.functional.avg_pool2d(image[None], 3, 1, 1), 2, 1)[0]
+    turned = move_slice(smooth, (24, 24), 9.0, 1.0, (0.3, 0.2))
+    still = move_slice(smooth, (24, 24), 0.0, 1.0, (0.0, 0.0))
+    detail = [float((one[:, 1:] - one[:, :-1]).square().mean()) for one in (turned, still)]
+    assert detail[0] > 0.8 * detail[1]
+    assert turned.min() >= smooth.min()
+    assert turned.max() <= smooth.max()
