@@ -162,10 +162,14 @@ def move_slice(
 
 
 def _whole_voxels(channels: torch.Tensor, size: tuple[int, int], shift: tuple[float, float]) -> torch.Tensor:
-    """The window (C, *size), nearest to `shift` off centre, without interpolation."""
+    """The window (C, *size), nearest to `shift` off centre, without interpolation.
+
+    What a window has beyond the image lies at its end, as `codecs.padded` puts it for sampling: a network that saw repeated
+    voxels on all sides would make them on all sides.
+    """
     at = []
     for side, wanted, off in zip(channels.shape[1:], size, shift, strict=True):
-        first = math.floor((side - wanted) / 2 + off + 0.5)
+        first = max(0, math.floor((side - wanted) / 2 + off + 0.5))
         at.append((torch.arange(wanted) + first).clamp(0, side - 1))
     return channels[:, at[0]][:, :, at[1]]
 
