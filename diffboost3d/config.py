@@ -226,6 +226,11 @@ def _check_together(config: Config) -> None:
             f"synthesize.step_power={config.synthesize.step_power} is refused with sampler=ddim, whose steps are even; "
             "allowed: 1, or another sampler (dpmsolver++, unipc)"
         )
+    if config.synthesize.sampler != "ddim" and config.synthesize.eta:
+        raise ConfigError(
+            f"synthesize.eta={config.synthesize.eta} is refused with sampler={config.synthesize.sampler}; it is for "
+            "sampler=ddim (sde-dpmsolver++ adds noise of its own)"
+        )
     texts, weights = config.synthesize.text, config.synthesize.text_weights
     if not texts or len(texts) != len(weights):
         raise ConfigError(

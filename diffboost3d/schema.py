@@ -290,10 +290,12 @@ class DiffusionConfig:
         None, "Folder of a trained generator (such as diffusion/pool of another workspace) to begin with; null: none."
     )
     pool: PoolConfig = section(PoolConfig)
-    pretrain: DiffusionTrainingConfig = section(DiffusionTrainingConfig, steps=4000, learning_rate=5e-4)
+    pretrain: DiffusionTrainingConfig = section(
+        DiffusionTrainingConfig, steps=4000, learning_rate=8e-4, ema_decay=0.997
+    )
     finetune: DiffusionTrainingConfig = section(DiffusionTrainingConfig)
     finetune_unlabelled: float = key(
-        0.0,
+        0.5,
         "Share of fine-tuning slices that are of unlabelled training images, so that their looks aren't forgotten.",
         low=0,
         high=0.95,
@@ -316,7 +318,9 @@ class SynthesizeConfig:
     text_weights: list[float] = key([1.0], "Weight of each prompt in the mixture.")
     negative_prompt: str = key("", "What guidance leads away from.")
     looks: float = key(0.0, "Share of samples that are asked for with an appearance word.", low=0, high=1)
-    sampler: str = key("ddim", "How noise is taken away.", choices=("ddim", "dpmsolver++", "sde-dpmsolver++", "unipc"))
+    sampler: str = key(
+        "dpmsolver++", "How noise is taken away.", choices=("ddim", "dpmsolver++", "sde-dpmsolver++", "unipc")
+    )
     steps: int = key(10, "Denoising steps.", low=1)
     step_power: float = key(
         1.0, "Above 1, steps crowd where little noise is left and fine detail is decided; not with ddim.", low=1, high=5

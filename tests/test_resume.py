@@ -22,6 +22,7 @@ MORE = (
     "train.checkpoint_every=1",
     "train.ema_decay=0.9",
     "synthesize.samples=2",
+    "synthesize.sampler=ddim",
     "synthesize.eta=0.5",
     "prepare.workers=1",
 )

@@ -23,6 +23,7 @@ Counts = NDArray[np.float64]
 WIDTHS = (16, 24, 32)
 SMALLEST_SIDE = 8
 _BATCH = 32
+_JUDGED_AT_ONCE = 256
 _LEARNING_RATE = 2e-2
 _DETAIL_GAIN = 4.0  # brings the detail of a smooth image to about the spread of the image
 _RESAMPLES = 2000
@@ -172,7 +173,7 @@ def _trained(images: torch.Tensor, truth: torch.Tensor, epochs: int, key: tuple[
             batch = _flipped(images[chosen], random)
             loss = nn.functional.binary_cross_entropy_with_logits(network(batch), truth[chosen], pos_weight=weight)
             optimiser.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimiser.step()
             schedule.step()
     return network
@@ -189,8 +190,9 @@ def _flipped(images: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
 @torch.no_grad()
 def _scores(network: _Classifier, images: torch.Tensor) -> NDArray[np.float64]:
     network.eval()
-    parts = [network(batch).double().cpu().numpy() for batch in images.split(256)]
-    return np.concatenate(parts)
+    starts = range(0, len(images), _JUDGED_AT_ONCE)
+    parts = [network(images[start : start + _JUDGED_AT_ONCE]) for start in starts]
+    return np.asarray(torch.cat(parts).double().cpu().numpy())
 
 
 def _balanced_folds(

@@ -141,7 +141,12 @@ def test_without_patience_the_averaged_last_weights_are_kept(folder):
 
 
 # --- samples together ------------------------------------------------------------------------------------------------
-SAMPLES = ("synthesize.samples=3", "synthesize.batch=16", "synthesize.eta=0.5")  # two volumes of 8 slices a batch
+SAMPLES = (
+    "synthesize.samples=3",
+    "synthesize.batch=16",
+    "synthesize.sampler=ddim",
+    "synthesize.eta=0.5",
+)  # two volumes of 8 slices a batch
 
 
 def contents(folder: Path) -> dict[str, bytes]:
