@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diffboost3d.cases.atomic import replacing
 from diffboost3d.cases.records import Case
 from diffboost3d.cases.workspace import Workspace, versions
-from diffboost3d.config import compose
+from diffboost3d.config import compose, digest
 from diffboost3d.diffusion.sampling import SamplingPlan
 from diffboost3d.diffusion.text import fill_templates
 from diffboost3d.diffusion.weights import load_generator
@@ -79,14 +80,13 @@ class HeldOut:
         """The control image (C, I, J, K)."""
         return control_of(self.config, self.manifest, self.workspace, case, with_label=True)
 
-    def sampler(self, plan: SamplingPlan, **noise: Any) -> VolumeSampler:
-        """A sampler of volumes; `noise` replaces fields of the configured noise plan."""
+    def sampler(self, plan: SamplingPlan) -> VolumeSampler:
+        """A sampler of volumes."""
         settings = self.config.synthesize
-        kept = NoisePlan(settings.noise, settings.rho, settings.correlation_mm)
         return VolumeSampler(
             *self.generator,
             plan,
-            dataclasses.replace(kept, **noise),
+            NoisePlan(settings.noise, settings.rho, settings.correlation_mm),
             settings.negative_prompt,
             settings.batch,
             torch.device("cuda" if torch.cuda.is_available() else "cpu"),
@@ -97,15 +97,25 @@ class HeldOut:
         prompts = fill_templates({"{prompt}, {look}": 1.0}, self.manifest.prompt, "")
         return [SampleRequest(seed_of(self.seed, "benchmark", case.id, at), prompts) for at in range(count)]
 
-    def samples(self, plan: SamplingPlan, **noise: Any) -> list[Float]:
-        """One synthetic volume (I, J, K) of every case."""
-        sampler = self.sampler(plan, **noise)
-        return [
+    def samples(self, plan: SamplingPlan) -> list[Float]:
+        """One synthetic volume (I, J, K) of every case; kept in the workspace, so that benchmarks share them."""
+        ids = [case.id for case in self.cases]
+        model = json.loads((self.workspace.finetuned(0) / "record.json").read_text())["digest"]
+        own = digest(dataclasses.asdict(plan), dataclasses.asdict(self.config.synthesize), self.seed, ids, model)
+        kept = self.workspace.root / "benchmarks" / f"{own}.npz"
+        if kept.is_file():
+            with np.load(kept, allow_pickle=False) as arrays:
+                return [arrays[name] for name in ids]
+        sampler = self.sampler(plan)
+        made = [
             sampler.volumes(
                 self.real(case), self.control(case), self.axis, case.grid.spacing_mm[self.axis], self.requests(case)
             )[0]
             for case in self.cases
         ]
+        with replacing(kept) as temporary:
+            np.savez(temporary, **dict(zip(ids, made, strict=True)))  # type: ignore[arg-type]
+        return made
 
 
 def slices_of(volumes: Sequence[Float], axis: int, size: tuple[int, int], every: int = 2) -> tuple[Float, list[int]]:
