@@ -101,7 +101,9 @@ class HeldOut:
         """One synthetic volume (I, J, K) of every case; kept in the workspace, so that benchmarks share them."""
         ids = [case.id for case in self.cases]
         model = json.loads((self.workspace.finetuned(0) / "record.json").read_text())["digest"]
-        own = digest(dataclasses.asdict(plan), dataclasses.asdict(self.config.synthesize), self.seed, ids, model)
+        settings = self.config.synthesize
+        noise = [settings.noise, settings.rho, settings.correlation_mm, settings.negative_prompt]
+        own = digest(dataclasses.asdict(plan), noise, self.seed, ids, model)
         kept = self.workspace.root / "benchmarks" / f"{own}.npz"
         if kept.is_file():
             with np.load(kept, allow_pickle=False) as arrays:

@@ -26,7 +26,7 @@ def main() -> None:
     held_out = HeldOut(given.data, given.workspace, given.overrides, given.cases, given.seed)
     plans = {
         "default": held_out.default,
-        "default, from the half noised real image": dataclasses.replace(held_out.default, strength=0.5),
+        "default, from pure noise": dataclasses.replace(held_out.default, strength=1.0),
         "released recipe": RECIPE,
         "ddim 10 steps": SamplingPlan(steps=10),
         "ddim 50 steps": SamplingPlan(steps=50),

@@ -342,7 +342,7 @@ class SynthesizeConfig:
     guess_mode: bool = key(
         False, "Control residuals fade to 0.1 at the shallowest level, and the negative half has no control."
     )
-    strength: float = key(1.0, "1: from pure noise; below: from the partly noised real volume.", low=0.01, high=1)
+    strength: float = key(0.5, "1: from pure noise; below: from the partly noised real volume.", low=0.01, high=1)
     noise: str = key(
         "shared",
         "Noise along the slice axis: independent, shared (a part rho is common), ar1 (correlated over correlation_mm).",
