@@ -12,12 +12,11 @@ from __future__ import annotations
 import dataclasses
 import resource
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from held_out import RECIPE, HeldOut, parser, write
+from held_out import RECIPE, Float, HeldOut, parser, write
 from realism import auc_of
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -68,16 +67,17 @@ class Timed:
         self.denoiser.to(self.device)
         self.text = embed_mixture(self.denoiser, {held_out.manifest.prompt: 1.0})
         self.negative = embed_mixture(self.denoiser, {"": 1.0})
-        control = np.moveaxis(held_out.control(held_out.cases[0]), held_out.axis + 1, 0)
-        self.control = torch.from_numpy(np.ascontiguousarray(control)).to(self.device)
+        case, axis = held_out.cases[0], held_out.axis
+        self.control = self._slices(np.moveaxis(held_out.control(case), axis + 1, 0))
+        self.start = self._slices(np.moveaxis(held_out.real(case), axis, 0)[:, None])
         self.batch = held_out.config.synthesize.batch
         self.rates: list[float] = []
-        self._sample(self.control[:2])  # warm up
+        self._sample(torch.arange(2))  # warm up
         self.flops_a_slice = self._flops()
 
     def run(self, one_slice_at_a_time: bool) -> None:
         """Time K samples of every slice."""
-        repeated = self.control.repeat_interleave(K, dim=0)
+        repeated = torch.arange(len(self.control)).repeat_interleave(K)
         size = K if one_slice_at_a_time else self.batch
         self._wait()
         started = time.perf_counter()
@@ -101,17 +101,20 @@ class Timed:
             "plan": dataclasses.asdict(self.plan),
         }
 
-    def _sample(self, control: torch.Tensor) -> None:
+    def _slices(self, array: Float) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+    def _sample(self, numbers: torch.Tensor) -> None:
+        """A sample of each of the slices with these numbers."""
+        control, start = self.control[numbers], self.start[numbers]
         size = padded_size(control.shape[-2:], self.denoiser.divisor)
         noise = torch.randn(len(control), *latent_shape(self.codec, size), device=self.device)
-        sample(self.denoiser, self.scheduler, self.codec, self.plan, noise, self.text, self.negative, control)
+        sample(self.denoiser, self.scheduler, self.codec, self.plan, noise, self.text, self.negative, control, start)
 
     def _flops(self) -> float:
-        count: Callable[[], int]
         with FlopCounterMode(display=False) as counter:
-            self._sample(self.control[:1])
-        count = counter.get_total_flops
-        return float(count())
+            self._sample(torch.arange(1))
+        return float(counter.get_total_flops())
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
