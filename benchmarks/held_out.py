@@ -139,12 +139,20 @@ def smallest_size(volumes: Sequence[Float], axis: int) -> tuple[int, int]:
     return int(a), int(b)
 
 
-def write(name: str, given: argparse.Namespace, overrides: Sequence[str], cases: int, **figures: Any) -> None:
-    """`results/<name>.json`: the figures, and what they rest on; `overrides` are those of the training."""
-    added = " ".join(f'"{word}"' if " " in word else word for word in given.overrides)
+def write(
+    name: str, given: argparse.Namespace, overrides: Sequence[str], cases: int, folders: str = "", **figures: Any
+) -> None:
+    """`results/<name>.json`: the figures, and what they rest on.
+
+    Args:
+        overrides: of the training. folders: further arguments of the script.
+    """
+    words = [f'"{word}"' if " " in word else word for word in given.overrides]
+    command = ["python", f"benchmarks/{name}.py", "--data PATH/hippocampus", "--workspace WORKSPACE"]
+    command += [folders, f"--cases {given.cases}", *words]
     result = {
         **figures,
-        "command": f"python benchmarks/{name}.py --data PATH/hippocampus --workspace WORKSPACE {added}".rstrip(),
+        "command": " ".join(filter(None, command)),
         "training": list(overrides),
         "cases": cases,
         "seeds": [given.seed],

@@ -63,7 +63,7 @@ def main() -> None:
         "edge_maps": len(controls),
         "plan": dataclasses.asdict(PLAN),
     }
-    write("text_steering", given, pool.overrides, len(controls), **figures)
+    write("text_steering", given, pool.overrides, len(controls), "--pool PATH/pretrain2d", **figures)
 
 
 class Pool:
