@@ -155,7 +155,7 @@ class _Run:
         self.done = start
         if start >= plan.steps or self._is_exhausted():
             return
-        writer = SummaryWriter(str(self.tensorboard), purge_step=start) if main else None
+        writer = SummaryWriter(str(self.tensorboard), purge_step=start + 1) if main else None
         batches = iter(self._loader(start))
         bar = tqdm(
             range(start, plan.steps),
