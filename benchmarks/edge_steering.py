@@ -43,6 +43,7 @@ def main() -> None:
         held_out.overrides,
         len(held_out.cases),
         **table["1.0"],
+        started_from="pure noise (strength 1)",
         threshold=THRESHOLD,
         tolerance_voxels=1,
         strengths=table,

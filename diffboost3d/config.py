@@ -226,20 +226,36 @@ def _check_together(config: Config) -> None:
             f"synthesize.step_power={config.synthesize.step_power} is refused with sampler=ddim, whose steps are even; "
             "allowed: 1, or another sampler (dpmsolver++, unipc)"
         )
+    if config.synthesize.guess_mode and config.synthesize.control_guidance_scale != 1.0:
+        raise ConfigError(
+            f"synthesize.control_guidance_scale={config.synthesize.control_guidance_scale} is refused with guess_mode=true, "
+            "whose negative half has no control; allowed: 1"
+        )
     if config.synthesize.sampler != "ddim" and config.synthesize.eta:
         raise ConfigError(
             f"synthesize.eta={config.synthesize.eta} is refused with sampler={config.synthesize.sampler}; it is for "
             "sampler=ddim (sde-dpmsolver++ adds noise of its own)"
         )
-    texts, weights = config.synthesize.text, config.synthesize.text_weights
-    if not texts or len(texts) != len(weights):
-        raise ConfigError(
-            f"synthesize.text_weights has {len(weights)} values for {len(texts)} prompts in synthesize.text; it takes one each"
-        )
+    _check_mixture(config.synthesize.text, config.synthesize.text_weights)
     if not config.workspace:
         raise ConfigError("workspace= is empty; give the folder for the results, e.g. workspace=ws")
     if config.data.patients not in ("case", "consecutive_numbers"):
         _check_patient_pattern(config.data.patients)
+
+
+def _check_mixture(texts: Sequence[str], weights: Sequence[float]) -> None:
+    """Prompts and their weights: one each, no prompt twice, something in sum, and no unknown placeholder."""
+    if not texts or len(texts) != len(weights):
+        raise ConfigError(
+            f"synthesize.text_weights has {len(weights)} values for {len(texts)} prompts in synthesize.text; it takes one each"
+        )
+    if len(set(texts)) != len(texts) or not sum(weights):
+        raise ConfigError(
+            f"synthesize.text={list(texts)} is refused; it takes each prompt once, with weights that don't sum to 0"
+        )
+    unknown = [word for text in texts for word in re.findall(r"\{[^}]*\}", text) if word not in ("{prompt}", "{look}")]
+    if unknown:
+        raise ConfigError(f"synthesize.text: {unknown[0]} is unknown; allowed: {{prompt}}, {{look}}")
 
 
 def _check_patient_pattern(pattern: str) -> None:

@@ -237,11 +237,12 @@ class _Run:
         self.learner.module.eval()
         with self.average.in_place_of(self.learner.module), torch.no_grad():
             if validate:
-                scalars = self.learner.validate(device)
+                scalars = self._agreed(self.learner.validate(device))
                 if writer:
                     _write_scalars(writer, scalars, "validation", done)
                 better = scalars.get("score", -math.inf) > self.best_score
-                self.poor_validations = 0 if better else self.poor_validations + 1
+                if "score" in scalars:
+                    self.poor_validations = 0 if better else self.poor_validations + 1
                 if better:
                     self.best_step, self.best_score = done, scalars["score"]
                     if self.accelerator.is_main_process:
@@ -249,6 +250,15 @@ class _Run:
             if picture:
                 for name, image in self.learner.images(device).items():
                     writer.add_image(name, image, done, dataformats="HWC")
+
+    def _agreed(self, scalars: dict[str, float]) -> dict[str, float]:
+        """The main process's figures: the last bits may differ between processes, and with them who stops when."""
+        if self.accelerator.num_processes == 1:
+            return scalars
+        from accelerate.utils import broadcast_object_list
+
+        agreed: dict[str, float] = broadcast_object_list([scalars])[0]
+        return agreed
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
     def _learned(self) -> Tensors:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 
 from diffboost3d.cli import main
 from diffboost3d.config import compose, configs_folder, digest, to_plain, to_yaml
+from diffboost3d.errors import ConfigError
 from diffboost3d.schema import Config
 
 GROUPS = sorted(path for path in configs_folder().iterdir() if path.is_dir() and path.name not in ("arm", "pool"))
@@ -153,3 +155,18 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     for command in COMMANDS:
         assert main([command, "--help"]) == 0
         assert f"diffboost3d {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["synthesize.text=['{promt}, MRI']"], "{promt} is unknown; allowed: {prompt}, {look}"),
+        (["synthesize.text_weights=[0.0]"], "don't sum to 0"),
+        (["synthesize.text=[a,a]", "synthesize.text_weights=[0.5,0.5]"], "each prompt once"),
+        (["synthesize.guess_mode=true", "synthesize.control_guidance_scale=2"], "is refused with guess_mode=true"),
+        (["synthesize.eta=0.5"], "is refused with sampler=dpmsolver++"),
+    ],
+)
+def test_mixtures_and_guidance_that_make_no_sense_are_refused(words, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        compose(words)

@@ -97,7 +97,8 @@ def first_digest(config: Config, workspace: Workspace, fold: int | None) -> str:
     """Digest of the weights that training starts from; empty where these are random numbers. Fold: see `first_generator`."""
     weights = config.diffusion.weights
     if config.diffusion.start_from is not None:
-        paths = sorted((_start_folder(config.diffusion.start_from) / FOLDER).rglob("*.safetensors"))
+        model = _start_folder(config.diffusion.start_from) / FOLDER
+        paths = sorted(path for path in model.rglob("*") if path.suffix in (".safetensors", ".json"))
     elif _is_family(config):
         named = [
             _weights(config, "base"),

@@ -167,3 +167,15 @@ def test_the_best_validation_is_kept_where_that_is_asked_for(codec, scheduler, k
     with torch.no_grad():
         scalars = learner.validate(torch.device("cpu"))
     assert scalars.get("score") == (-scalars["loss"] if keeps_best else None)
+
+
+class Unscored(PlaneLearner):
+    """Has nothing to validate on."""
+
+    def validate(self, device):
+        return {}
+
+
+def test_without_a_score_patience_never_ends_a_training(tmp_path, accelerator):
+    _, facts = run(tmp_path, accelerator, Unscored(), replace(PATIENT, patience=1))
+    assert facts["steps"] == PATIENT.steps
