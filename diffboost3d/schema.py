@@ -345,11 +345,14 @@ class SynthesizeConfig:
     strength: float = key(0.5, "1: from pure noise; below: from the partly noised real volume.", low=0.01, high=1)
     noise: str = key(
         "shared",
-        "Noise along the slice axis: independent, shared (a part rho is common), ar1 (correlated over correlation_mm).",
-        choices=("independent", "shared", "ar1"),
+        "Noise along the slice axis: independent, shared (a part rho is common), ar1 (each slice's goes on from the one "
+        "before, over correlation_mm), smoothed (blurred over correlation_mm).",
+        choices=("independent", "shared", "ar1", "smoothed"),
     )
     rho: float = key(0.6, "Share of the noise variance that all slices of a volume have in common.", low=0, high=1)
-    correlation_mm: float = key(4.0, "Distance in mm over which ar1 noise falls to 1/e.", low=0.01)
+    correlation_mm: float = key(
+        4.0, "Distance in mm over which the correlation of ar1 and smoothed noise falls to 1/e.", low=0.01
+    )
     batch: int = key(64, "Slices denoised at once.", low=1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +114,10 @@ class SyntheticRecord:
     Attributes:
         model: digest of the fine-tuned generator. seed: of its noise. path: relative to the record's folder. look: the
             appearance word it was asked for with, or "".
+        anatomy: where its shapes come from; "same": they are those of its case.
+        label: path of its own label, relative to the record's folder; "": it has that of its case.
+        attempt: how many samples of this number the gate rejected before. accepted: whether it may train anything;
+            reasons: why not, a line each. checks: figures of the gate.
     """
 
     case: str
@@ -129,6 +134,12 @@ class SyntheticRecord:
     guidance_scale: float
     strength: float
     unit: str
+    anatomy: str = "same"
+    label: str = ""
+    attempt: int = 0
+    accepted: bool = True
+    reasons: tuple[str, ...] = ()
+    checks: Mapping[str, float] = dataclasses.field(default_factory=dict)
     synthetic: bool = True
 
 

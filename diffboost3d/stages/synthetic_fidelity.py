@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from diffboost3d.cases.atomic import write_json
 from diffboost3d.cases.records import Case, Manifest
 from diffboost3d.cases.workspace import Workspace
+from diffboost3d.evaluation.coherence import body, coherence
 from diffboost3d.evaluation.fidelity import (
     boundary_contrast,
     diversity,
@@ -32,6 +33,9 @@ MEANINGS = {
     "spectrum_distance": "difference of the power spectra of slices, in powers of ten (0 is best)",
     "histogram_distance": "difference of the intensities inside the labels, of a range of 2 (0 is best)",
     "contrast_ratio": "contrast at label borders, synthetic by real (1 is best)",
+    "slice_difference_ratio": "difference of neighbouring slices, synthetic by real (1 is best; more: flicker, less: too alike)",
+    "slice_ssim_gap": "similarity of neighbouring slices, synthetic less real (0 is best)",
+    "slice_jump_ratio": "steps of the slices' mean intensity, synthetic by real (1 is best)",
     "diversity": "difference among the samples of one case, of a range of 2 (0: all the same)",
 }
 
@@ -75,6 +79,10 @@ def _of_case(
     figures["histogram_distance"] = _mean(label_histogram_distance(real, fake, label, values))
     contrasts = (boundary_contrast(real, label, values), boundary_contrast(fake, label, values))
     figures["contrast_ratio"] = _mean({value: contrasts[1][value] / contrasts[0][value] for value in contrasts[0]})
+    if real.shape[slice_axis(config, manifest)] > 1:
+        fit = coherence(real, fake, body(real), slice_axis(config, manifest))
+        figures["slice_difference_ratio"], figures["slice_ssim_gap"] = fit.difference_ratio, fit.ssim_gap
+        figures["slice_jump_ratio"] = fit.jump_ratio
     if len(samples) > 1:
         figures["diversity"] = diversity(np.stack(samples))
     return {name: round(float(value), 4) for name, value in figures.items() if np.isfinite(value)}

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-NOISES = ("independent", "shared", "ar1")
+NOISES = ("independent", "shared", "ar1", "smoothed")
 
 
 def slice_noise(
@@ -16,7 +16,9 @@ def slice_noise(
 
     Args:
         kind: independent; shared: sqrt(rho) common + sqrt(1 - rho) own, so that any two slices correlate by rho; ar1:
-            slices d mm apart correlate by exp(-d / correlation_mm).
+            slices d mm apart correlate by exp(-d / correlation_mm), each being a spherical interpolation (slerp) of the
+            one before and fresh noise; smoothed: white noise blurred along the axis, slices d mm apart correlate by
+            exp(-(d / correlation_mm)^2).
         spacing_mm: distance of neighbouring slices.
 
     Raises:
@@ -34,4 +36,18 @@ def slice_noise(
         for position in range(1, shape[0]):
             own[position] = keep * own[position - 1] + math.sqrt(1.0 - keep**2) * own[position]
         return own
+    if kind == "smoothed":
+        return _smoothed(own, correlation_mm / spacing_mm, random)
     raise ValueError(f"noise {kind!r} is unknown; allowed: {', '.join(NOISES)}")
+
+
+def _smoothed(own: torch.Tensor, correlation: float, random: torch.Generator) -> torch.Tensor:
+    """White noise (S + margins) blurred over S by a Gaussian whose autocorrelation falls to 1/e at `correlation` slices."""
+    sigma = correlation / 2.0  # the autocorrelation of a Gaussian of that sigma is exp(-d^2 / (4 sigma^2))
+    margin = math.ceil(4.0 * sigma)
+    around = torch.randn(2 * margin, *own.shape[1:], generator=random)
+    white = torch.cat([around[:margin], own, around[margin:]])
+    weights = torch.exp(-0.5 * (torch.arange(-margin, margin + 1) / max(sigma, 1e-6)) ** 2)
+    weights /= weights.square().sum().sqrt()  # so that the variance stays 1
+    windows = [weights[at] * white[at : at + len(own)] for at in range(len(weights))]
+    return torch.stack(windows).sum(dim=0)
