@@ -80,13 +80,13 @@ class HeldOut:
         """The control image (C, I, J, K)."""
         return control_of(self.config, self.manifest, self.workspace, case, with_label=True)
 
-    def sampler(self, plan: SamplingPlan) -> VolumeSampler:
+    def sampler(self, plan: SamplingPlan, noise: NoisePlan) -> VolumeSampler:
         """A sampler of volumes."""
         settings = self.config.synthesize
         return VolumeSampler(
             *self.generator,
             plan,
-            NoisePlan(settings.noise, settings.rho, settings.correlation_mm),
+            noise,
             settings.negative_prompt,
             settings.batch,
             torch.device("cuda" if torch.cuda.is_available() else "cpu"),
@@ -97,18 +97,23 @@ class HeldOut:
         prompts = fill_templates({"{prompt}, {look}": 1.0}, self.manifest.prompt, "")
         return [SampleRequest(seed_of(self.seed, "benchmark", case.id, at), prompts) for at in range(count)]
 
-    def samples(self, plan: SamplingPlan) -> list[Float]:
-        """One synthetic volume (I, J, K) of every case; kept in the workspace, so that benchmarks share them."""
+    def samples(self, plan: SamplingPlan, noise: NoisePlan | None = None) -> list[Float]:
+        """One synthetic volume (I, J, K) of every case; kept in the workspace, so that benchmarks share them.
+
+        Args:
+            noise: None: as configured.
+        """
         ids = [case.id for case in self.cases]
         model = json.loads((self.workspace.finetuned(0) / "record.json").read_text())["digest"]
         settings = self.config.synthesize
-        noise = [settings.noise, settings.rho, settings.correlation_mm, settings.negative_prompt]
-        own = digest(dataclasses.asdict(plan), noise, self.seed, ids, model)
+        noise = noise or NoisePlan(settings.noise, settings.rho, settings.correlation_mm)
+        named = [noise.kind, noise.rho, noise.correlation_mm, settings.negative_prompt]
+        own = digest(dataclasses.asdict(plan), named, self.seed, ids, model)
         kept = self.workspace.root / "benchmarks" / f"{own}.npz"
         if kept.is_file():
             with np.load(kept, allow_pickle=False) as arrays:
                 return [arrays[name] for name in ids]
-        sampler = self.sampler(plan)
+        sampler = self.sampler(plan, noise)
         made = [
             sampler.volumes(
                 self.real(case), self.control(case), self.axis, case.grid.spacing_mm[self.axis], self.requests(case)

@@ -46,6 +46,7 @@ def main() -> None:
         given,
         held_out.overrides,
         len(held_out.cases),
+        "--pixel-workspace WORKSPACE-PIXEL" if given.pixel_workspace else "",
         **figures,
         plan=dataclasses.asdict(held_out.default),
         table=table,
