@@ -199,6 +199,12 @@ def _check_together(config: Config) -> None:
             "canny need none)"
         )
     diffusion = config.diffusion
+    try:
+        re.compile(diffusion.pool.patient_pattern or "")
+    except re.error as error:
+        raise ConfigError(
+            f"diffusion.pool.patient_pattern={diffusion.pool.patient_pattern} is refused: {error}; it takes a regular expression"
+        ) from error
     if not diffusion.denoiser.channels or diffusion.denoiser.attention_levels > len(diffusion.denoiser.channels):
         raise ConfigError(
             f"diffusion.denoiser.channels={diffusion.denoiser.channels} is refused; it takes one or more levels, at least "

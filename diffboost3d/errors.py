@@ -19,5 +19,9 @@ class DataError(DiffBoostError):
     """A file or folder of the user can't be used; the message names it and what to do."""
 
 
+class TrainingError(DiffBoostError):
+    """A training came to nothing; the message says where and what to change."""
+
+
 class WorkspaceError(DiffBoostError):
     """The workspace can't be written, is in use, or lacks the result of an earlier stage."""

@@ -266,7 +266,14 @@ class PoolConfig:
         None, "Folder tree modality/anatomy/finding/... of images to pre-train on before the task's own; null: none."
     )
     balance: str = key("modality", "Each modality, or each file, is drawn equally often.", choices=("modality", "file"))
-    held_out: float = key(0.02, "Share of the files kept for the validation loss.", low=0, high=0.5)
+    held_out: float = key(
+        0.02, "Share of the patients (files, without a pattern) kept for the validation loss.", low=0, high=0.5
+    )
+    patient_pattern: str | None = key(
+        None,
+        "Regular expression: what it finds in a file's path names the patient (its first group, or all of it), whose files are all "
+        "held out or all trained on; null, or no match: each file is a patient of its own.",
+    )
     size: list[int] = key([128, 128], "Size of a training picture in pixels.", low=16, length=(2,))
     abbreviations: str | None = key(
         None, "YAML file of what folder names stand for; null: configs/pool/abbreviations.yaml."

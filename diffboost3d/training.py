@@ -18,12 +18,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from diffboost3d.cases.atomic import replacing
-from diffboost3d.errors import ConfigError
+from diffboost3d.errors import ConfigError, TrainingError
 from diffboost3d.seeds import seed_of
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+CHECKED_EVERY = 10  # steps; reading a loss waits for the device
 
 Tensors = dict[str, torch.Tensor]
 STATE, BEST = "state.safetensors", "best.safetensors"
@@ -169,7 +171,9 @@ class _Run:
         for step in bar:
             scalars = self._step(step, batches)
             self.done = done = step + 1
-            if writer and (done % 10 == 0 or done == plan.steps):
+            if done % CHECKED_EVERY == 0 or done % plan.checkpoint_every == 0 or done == plan.steps:
+                self._require_finite(scalars, title)
+            if writer and (done % CHECKED_EVERY == 0 or done == plan.steps):
                 numbers = {name: float(value) for name, value in scalars.items()}
                 bar.set_postfix(
                     {name: f"{value:.4g}" for name, value in numbers.items() if "loss" in name}, refresh=False
@@ -182,6 +186,14 @@ class _Run:
                 break
         if writer:
             writer.close()
+
+    def _require_finite(self, scalars: Tensors, title: str) -> None:
+        """Stop before weights that are no numbers reach a checkpoint."""
+        if bad := [name for name, value in scalars.items() if not math.isfinite(float(value))]:
+            raise TrainingError(
+                f"{title}: the {bad[0]} isn't finite at step {self.done}; the last checkpoint is kept. Lower the learning_rate "
+                "or clip_norm of this training, or set runtime.precision=fp32"
+            )
 
     def _is_exhausted(self) -> bool:
         """Whether the last `patience` validations brought nothing better."""

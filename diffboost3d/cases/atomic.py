@@ -27,15 +27,24 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `folder` when the block ends well; an older `folder` is removed."""
+    """A temporary folder that becomes `folder` when the block ends well; an older `folder` is removed.
+
+    A kill leaves the old folder, the new one, or (between two renames) none, never a part of one.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f"{_PREFIX}{os.getpid()}-{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         yield temporary
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
+        if folder.exists():
+            old = folder.with_name(f"{_PREFIX}{os.getpid()}-old-{folder.name}")
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(folder, old)
+            os.replace(temporary, folder)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

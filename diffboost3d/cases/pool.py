@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ from diffboost3d.cases.atomic import replacing_folder, write_json
 from diffboost3d.errors import DataError
 from diffboost3d.imaging.planes import PLANE_ENDINGS, is_plane_file
 
-VERSION = 1
+VERSION = 2
 PATHS, OFFSETS, FOLDERS, FACTS = "paths.txt", "offsets.npy", "folders.txt", "index.json"
 SKIPPED, SKIPPED_AT_MOST = "skipped.txt", 10_000
 PARTS = ("training", "held_out")
@@ -57,6 +58,12 @@ class PoolIndex:
         """How many files of a modality (None: of all) are in a part."""
         wanted = self.modalities if modality is None else (modality,)
         return sum(self.facts["modalities"][name][part][1] for name in wanted)
+
+    def folders(self) -> Iterator[str]:
+        """Paths of all folders, relative to the root; "" is the root itself."""
+        with (self.folder / FOLDERS).open(encoding="utf-8") as lines:
+            for line in lines:
+                yield line.rstrip("\n").partition("\t")[2]
 
     def path(self, modality: str, number: int, part: str = "training") -> str:
         """Path of a file, relative to the root, with "/" between its parts.
@@ -106,7 +113,9 @@ class PoolIndex:
         return f"{text}; ignored {ignored}" if ignored else text
 
 
-def open_pool(root: Path, folder: Path, held_out: float = 0.02, refresh: bool = False) -> PoolIndex:
+def open_pool(
+    root: Path, folder: Path, held_out: float = 0.02, patient_pattern: str | None = None, refresh: bool = False
+) -> PoolIndex:
     """The index of a pool, which is made anew where there is none or the pool has changed.
 
     A folder's time of change tells of added, removed and renamed files, so the check costs one `stat` a folder. Several
@@ -115,8 +124,10 @@ def open_pool(root: Path, folder: Path, held_out: float = 0.02, refresh: bool = 
     Args:
         root: of the pool.
         folder: where the index is kept, outside the pool.
-        held_out: share of the files that is never trained on, chosen by a hash of the path, so that a file stays on its
+        held_out: share of the patients that is never trained on, chosen by a hash of the name, so that each stays on its
             side when others come and go.
+        patient_pattern: regular expression; what it finds in a file's path (relative to the root) names the patient: its first
+            group, or all of it. A path without a match, or any path where this is None, is a patient of its own.
         refresh: list the pool anew in any case, for file systems that don't keep times of change.
 
     Raises:
@@ -126,16 +137,16 @@ def open_pool(root: Path, folder: Path, held_out: float = 0.02, refresh: bool = 
         raise DataError(f"pool.root={root}: no such folder")
     if folder.resolve().is_relative_to(root.resolve()):
         raise DataError(f"{folder}: the index would lie inside the pool and change it; choose a folder outside {root}")
-    if refresh or not _is_current(root, folder, held_out):
-        _list(root, folder, held_out)
+    if refresh or not _is_current(root, folder, held_out, patient_pattern):
+        _list(root, folder, held_out, patient_pattern)
     return PoolIndex(root, folder)
 
 
-def _is_current(root: Path, folder: Path, held_out: float) -> bool:
-    """Whether an index of this version and share describes the pool as it is."""
+def _is_current(root: Path, folder: Path, held_out: float, patient_pattern: str | None) -> bool:
+    """Whether an index of this version, share and pattern describes the pool as it is."""
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        if (facts["version"], facts["held_out"]) != (VERSION, held_out):
+        if (facts["version"], facts["held_out"], facts["patient_pattern"]) != (VERSION, held_out, patient_pattern):
             return False
         with (folder / FOLDERS).open(encoding="utf-8") as lines:
             for line in lines:
@@ -147,11 +158,13 @@ def _is_current(root: Path, folder: Path, held_out: float) -> bool:
     return True
 
 
-def _list(root: Path, folder: Path, held_out: float) -> None:
+def _list(root: Path, folder: Path, held_out: float, patient_pattern: str | None) -> None:
     """Write the index; memory is 8 bytes a file while it is made."""
     groups: defaultdict[tuple[str, str], array[int]] = defaultdict(lambda: array("q"))
     anatomies: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    ignored, digest, position = Counter[str](), hashlib.sha256(f"{held_out}\n".encode()), 0
+    patient = None if patient_pattern is None else re.compile(patient_pattern)
+    rule = f"{held_out}\n" if patient_pattern is None else f"{held_out} {patient_pattern}\n"
+    ignored, digest, position = Counter[str](), hashlib.sha256(rule.encode()), 0
     with replacing_folder(folder) as new:
         with (new / PATHS).open("wb") as paths, (new / FOLDERS).open("w", encoding="utf-8", newline="\n") as folders:
             for relative, changed, names in _walk(root, ignored):
@@ -160,7 +173,7 @@ def _list(root: Path, folder: Path, held_out: float) -> None:
                 anatomies[modality][below.partition("/")[0]] += len(names)
                 for name in names:
                     path = f"{relative}/{name}"
-                    groups[modality, PARTS[_share(path) < held_out]].append(position)
+                    groups[modality, PARTS[_share(_patient_of(path, patient)) < held_out]].append(position)
                     line = f"{path}\n".encode()
                     digest.update(line)
                     position += paths.write(line)
@@ -172,6 +185,7 @@ def _list(root: Path, folder: Path, held_out: float) -> None:
         facts = {
             "version": VERSION,
             "held_out": held_out,
+            "patient_pattern": patient_pattern,
             "files": sum(own["files"] for own in modalities.values()),
             "digest": digest.hexdigest(),
             "modalities": modalities,
@@ -197,9 +211,17 @@ def _write_offsets(path: Path, groups: Mapping[tuple[str, str], array[int]]) -> 
     return modalities
 
 
-def _share(path: str) -> float:
-    """A number in [0, 1) that depends on the path alone."""
-    return int.from_bytes(hashlib.sha256(path.encode()).digest()[:6], "big") / 2**48
+def _patient_of(path: str, pattern: re.Pattern[str] | None) -> str:
+    """What stands for the patient of a file."""
+    found = pattern.search(path) if pattern else None
+    if found is None:
+        return path
+    return found.group(1) if found.re.groups and found.group(1) is not None else found.group()
+
+
+def _share(name: str) -> float:
+    """A number in [0, 1) that depends on the name alone."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
 
 
 def _why_empty(root: Path, ignored: Mapping[str, int]) -> str:

@@ -19,6 +19,7 @@ from diffboost3d.diffusion.text import embed_mixture
 Tensors = dict[str, torch.Tensor]
 
 VALIDATION_SLICES = 48
+VALIDATED_AT_ONCE = 8  # with Stable Diffusion's weights more would not fit beside the training
 PICTURED_SLICES = 6
 NOISE_LEVELS = ("low", "middle", "high")
 
@@ -66,7 +67,12 @@ class DiffusionLearner:
         batch = self._batch(VALIDATION_SLICES, device)
         timesteps = self._objective.scheduler.config.num_train_timesteps
         spread = torch.linspace(0, timesteps - 1, VALIDATION_SLICES, device=device).long()
-        losses = self._objective.losses({**batch, "timestep": spread}).cpu()
+        batch["timestep"] = spread
+        parts = [
+            {name: tensor[first : first + VALIDATED_AT_ONCE] for name, tensor in batch.items()}
+            for first in range(0, VALIDATION_SLICES, VALIDATED_AT_ONCE)
+        ]
+        losses = torch.cat([self._objective.losses(part).cpu() for part in parts])
         scalars = {"loss": float(losses.mean())}
         for name, part in zip(NOISE_LEVELS, losses.chunk(len(NOISE_LEVELS)), strict=True):
             scalars[f"loss_{name}_noise"] = float(part.mean())

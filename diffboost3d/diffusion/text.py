@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from diffboost3d.errors import ConfigError
+
 if TYPE_CHECKING:
     from diffboost3d.diffusion.networks import ConditionalDenoiser
 
@@ -22,7 +24,11 @@ class Tokenizer(Protocol):
     length: int
 
     def __call__(self, prompt: str) -> torch.Tensor:
-        """The empty prompt is the unconditional one; a longer prompt is cut."""
+        """The empty prompt is the unconditional one; a prompt that doesn't fit is cut."""
+        ...
+
+    def fits(self, prompt: str) -> bool:
+        """Whether a prompt is read to its end."""
         ...
 
 
@@ -36,6 +42,10 @@ class ByteTokenizer:
         """Token ids (length,): start, the bytes, then end tokens as padding."""
         body = list(prompt.encode("utf-8"))[: self.length - 2]
         return torch.tensor([START, *body, *[END] * (self.length - 1 - len(body))], dtype=torch.int64)
+
+    def fits(self, prompt: str) -> bool:
+        """Whether a prompt is read to its end."""
+        return len(prompt.encode("utf-8")) <= self.length - 2
 
 
 class ClipTokenizer:
@@ -57,11 +67,24 @@ class ClipTokenizer:
         read = self.clip(prompt, padding="max_length", max_length=self.length, truncation=True)
         return torch.tensor(read["input_ids"], dtype=torch.int64)
 
+    def fits(self, prompt: str) -> bool:
+        """Whether a prompt is read to its end."""
+        return len(self.clip(prompt, truncation=False)["input_ids"]) <= self.length
+
     def save(self, folder: Path) -> None:
         """Write the vocabulary for any version of `transformers`."""
         self.clip.save_pretrained(folder)
         if not (folder / "vocab.json").is_file():  # from version 5 on, tokenizer.json alone
             self.clip.backend_tokenizer.model.save(str(folder))
+
+
+def require_fitting(tokenizer: Tokenizer, prompt: str) -> None:
+    """Raises ConfigError for a prompt whose end the text encoder would not read."""
+    if not tokenizer.fits(prompt):
+        raise ConfigError(
+            f"the prompt {prompt!r} is longer than the text encoder reads ({tokenizer.length} tokens; one a byte where it was "
+            "trained from nothing); shorten it (prompt, synthesize.text), or set diffusion.denoiser.text_length and train anew"
+        )
 
 
 def fill_templates(mixture: Mapping[str, float], prompt: str, look: str) -> dict[str, float]:

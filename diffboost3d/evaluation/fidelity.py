@@ -24,6 +24,8 @@ FeatureNetwork = Callable[[Float], Double]
 
 _LEAST_POWER = 1e-12  # so that a constant image has a logarithm
 _IMAGES_AT_ONCE = 16
+_LEAST_CONTRAST = 0.01  # of a range of 2
+_LEAST_SPREAD = 0.01  # standard deviation, of a range of 2
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,22 @@ def spectrum_distance(real: Array, synthetic: Array, spacing_mm: Sequence[float]
     return float(np.abs(first - second).mean())
 
 
+def slice_spectrum_distance(
+    real: Array, synthetic: Array, spacing_mm: Sequence[float], axis: int, every: int = 4
+) -> float:
+    """Mean `spectrum_distance` of volumes (I, J, K) in [-1, 1] over every n-th slice across `axis`.
+
+    Slices that are empty in one of them are left out: the logarithm of next to nothing would outweigh all others. NaN where none
+    is left, or where slices have a side below four voxels.
+    """
+    in_plane = [space for index, space in enumerate(spacing_mm) if index != axis]
+    slices = [np.moveaxis(volume, axis, 0)[::every] for volume in (real, synthetic)]
+    if min(slices[0].shape[1:]) < 4:
+        return float("nan")
+    pairs = [pair for pair in zip(*slices, strict=True) if min(pair[0].std(), pair[1].std()) >= _LEAST_SPREAD]
+    return float(np.mean([spectrum_distance(*pair, in_plane) for pair in pairs])) if pairs else float("nan")
+
+
 def edge_agreement(
     control_edges: Array, sample_edges: Array, threshold: float, tolerance_voxels: int = 1
 ) -> EdgeAgreement:
@@ -145,6 +163,15 @@ def boundary_contrast(image: Array, label: NDArray[Any], values: Sequence[int], 
             inside, outside = image[mask & near_rest], image[~mask & near_mask]
             contrast[value] = float(inside.mean(dtype=np.float64) - outside.mean(dtype=np.float64))
     return contrast
+
+
+def contrast_ratio(real: Array, synthetic: Array, label: NDArray[Any], values: Sequence[int]) -> dict[int, float]:
+    """`boundary_contrast` of the synthetic image by that of the real one, in [-1, 1]; `{label value: ratio}`, 1 is best.
+
+    A label that hardly stands out in the real image is left out: the ratio to next to nothing says nothing.
+    """
+    of_real, of_synthetic = (boundary_contrast(image, label, values) for image in (real, synthetic))
+    return {value: of_synthetic[value] / one for value, one in of_real.items() if abs(one) >= _LEAST_CONTRAST}
 
 
 def diversity(samples: Array) -> float:

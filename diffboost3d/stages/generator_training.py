@@ -14,11 +14,12 @@ from diffboost3d.config import digest
 from diffboost3d.diffusion.batches import SliceDataset, SlicePlan, SliceSource, training_size
 from diffboost3d.diffusion.codecs import Codec, PackingCodec
 from diffboost3d.diffusion.learning import DiffusionLearner
+from diffboost3d.diffusion.looks import LOOKS
 from diffboost3d.diffusion.lora import LoraPlan, merge_adapters
 from diffboost3d.diffusion.networks import ConditionalDenoiser, DenoiserPlan, adapt_control_channels, build_denoiser
 from diffboost3d.diffusion.schedule import make_scheduler
 from diffboost3d.diffusion.stable_diffusion import load_stable_diffusion, weight_files
-from diffboost3d.diffusion.text import ClipTokenizer
+from diffboost3d.diffusion.text import ClipTokenizer, require_fitting
 from diffboost3d.diffusion.weights import FOLDER, load_generator, save_generator
 from diffboost3d.errors import ConfigError
 from diffboost3d.imaging.edges import control_channels
@@ -279,6 +280,8 @@ def slice_datasets(
     """
     denoiser, _, codec = generator
     axis = slice_axis(config, manifest)
+    for ending in (f", {look}" for look in LOOKS) if section.looks else ("",):
+        require_fitting(denoiser.tokenizer, manifest.prompt + ending)
 
     def sources(cases: Sequence[Case], labelled: bool, weight: float = 1.0) -> list[SliceSource]:
         return [

@@ -65,7 +65,7 @@ def pool_index(config: Config, workspace: Workspace, accelerator: Any) -> PoolIn
     pool, folder = config.diffusion.pool, workspace.pool_generator() / "index"
     root = Path(str(pool.root)).expanduser().resolve()
     if accelerator.is_main_process:
-        open_pool(root, folder, pool.held_out)
+        open_pool(root, folder, pool.held_out, pool.patient_pattern)
     accelerator.wait_for_everyone()
     return PoolIndex(root, folder)
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffboost3d.cases.prompts import read_abbreviations
+from diffboost3d.cases.prompts import prompt_of, read_abbreviations
 from diffboost3d.cases.records import Manifest
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.config import configs_folder
@@ -98,6 +98,13 @@ def _on_pool(config: Config, workspace: Workspace, manifest: Manifest, accelerat
         percentiles=(intensity.percentiles[0], intensity.percentiles[1]),
     )
     operator = partial(edge_operator(config.prepare.edges), spacing_mm=(1.0, 1.0, 1.0))
+    prompts = (prompt_of(f"{relative}/", words) for relative in index.folders() if relative)
+    cut = sorted({prompt for prompt in prompts if not denoiser.tokenizer.fits(prompt)})
+    if cut and accelerator.is_main_process:
+        workspace.log(
+            f"pool: {len(cut)} of its prompts are cut, as {cut[0]!r}: the text encoder reads {denoiser.tokenizer.length} tokens; "
+            "abbreviate in diffusion.pool.abbreviations, or raise diffusion.denoiser.text_length"
+        )
     shared = (index, words, denoiser.tokenizer, codec)
     part = "held_out" if index.count(part="held_out") else "training"
     training = PoolDataset(*shared, plan, kept, operator)

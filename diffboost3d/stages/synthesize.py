@@ -12,7 +12,7 @@ from diffboost3d.cases.workspace import Workspace, now
 from diffboost3d.config import digest
 from diffboost3d.diffusion.looks import LOOKS
 from diffboost3d.diffusion.sampling import SamplingPlan
-from diffboost3d.diffusion.text import fill_templates
+from diffboost3d.diffusion.text import fill_templates, require_fitting
 from diffboost3d.diffusion.weights import load_generator
 from diffboost3d.imaging.files import ending_like, read, write_like
 from diffboost3d.schema import Config, SynthesizeConfig
@@ -136,6 +136,10 @@ def _sampler(config: Config, workspace: Workspace, manifest: Manifest, accelerat
     denoiser, scheduler, codec = load_generator(workspace.finetuned(fold))
     denoiser.spare_memory(config.diffusion.attention_slicing, gradient_checkpointing=False)
     settings = config.synthesize
+    mixture = dict(zip(settings.text, settings.text_weights, strict=True))
+    for look in LOOKS if settings.looks else ("",):
+        for prompt in (*fill_templates(mixture, manifest.prompt, look), settings.negative_prompt):
+            require_fitting(denoiser.tokenizer, prompt)
     return VolumeSampler(
         denoiser,
         scheduler,
@@ -175,9 +179,8 @@ def _synthesize(
     axis = slice_axis(config, manifest)
     control = control_of(config, manifest, workspace, case, with_label=True)
     mixture = dict(zip(config.synthesize.text, config.synthesize.text_weights, strict=True))
-    requests = [
-        SampleRequest(record.seed, fill_templates(mixture, record.prompt, record.look)) for record in group.records
-    ]
+    prompts = [fill_templates(mixture, record.prompt, record.look) for record in group.records]
+    requests = [SampleRequest(record.seed, own) for record, own in zip(group.records, prompts, strict=True)]
     image = prepared(workspace, case, "image")
     volumes = sampler.volumes(image, control, axis, case.grid.spacing_mm[axis], requests)
     source = workspace.source(manifest, case.image)
@@ -185,6 +188,7 @@ def _synthesize(
     for record, volume in zip(group.records, volumes, strict=True):
         if record in group.missing:
             target = workspace.synthetic_volume(record.fold, case.id, record.sample, ending_like(case.image))
-            write_like(target, in_source_units(volume, case, real), source, synthetic=True)
             path = workspace.synthetic_record(record.fold, case.id, record.sample)
+            path.unlink(missing_ok=True)  # an older record must never stand beside this volume
+            write_like(target, in_source_units(volume, case, real), source, synthetic=True)
             write_json(path, dataclasses.asdict(record))

@@ -14,11 +14,11 @@ from diffboost3d.cases.records import Case, Manifest
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.evaluation.coherence import body, coherence
 from diffboost3d.evaluation.fidelity import (
-    boundary_contrast,
+    contrast_ratio,
     diversity,
     edge_agreement,
     label_histogram_distance,
-    spectrum_distance,
+    slice_spectrum_distance,
 )
 from diffboost3d.report.tables import Table
 from diffboost3d.schema import Config
@@ -75,10 +75,9 @@ def _of_case(
     fake, spacing = samples[0], case.grid.spacing_mm
     edges = edge_agreement(prepared(workspace, case, "edge"), operator(fake, spacing_mm=spacing), EDGE_THRESHOLD)
     figures = {"edge_recall": edges.recall, "edge_precision": edges.precision}
-    figures["spectrum_distance"] = _spectrum_distance(real, fake, spacing, slice_axis(config, manifest))
+    figures["spectrum_distance"] = slice_spectrum_distance(real, fake, spacing, slice_axis(config, manifest))
     figures["histogram_distance"] = _mean(label_histogram_distance(real, fake, label, values))
-    contrasts = (boundary_contrast(real, label, values), boundary_contrast(fake, label, values))
-    figures["contrast_ratio"] = _mean({value: contrasts[1][value] / contrasts[0][value] for value in contrasts[0]})
+    figures["contrast_ratio"] = _mean(contrast_ratio(real, fake, label, values))
     if real.shape[slice_axis(config, manifest)] > 1:
         fit = coherence(real, fake, body(real), slice_axis(config, manifest))
         figures["slice_difference_ratio"], figures["slice_ssim_gap"] = fit.difference_ratio, fit.ssim_gap
@@ -93,15 +92,6 @@ def _samples(config: Config, workspace: Workspace, case: Case, fold: int) -> lis
     records = [workspace.synthetic_record(fold, case.id, sample) for sample in range(config.synthesize.samples)]
     names = [(path.parent, json.loads(path.read_text(encoding="utf-8"))["path"]) for path in records if path.is_file()]
     return [prepared_again(folder / name, case) for folder, name in names]
-
-
-def _spectrum_distance(real: NDArray[Any], fake: NDArray[Any], spacing: tuple[float, ...], axis: int) -> float:
-    """Mean over every fourth slice across `axis`; NaN for slices too small for a spectrum."""
-    in_plane = [space for index, space in enumerate(spacing) if index != axis]
-    slices = [np.moveaxis(volume, axis, 0)[::4] for volume in (real, fake)]
-    if min(slices[0].shape[1:]) < 4:
-        return float("nan")
-    return float(np.mean([spectrum_distance(one, other, in_plane) for one, other in zip(*slices, strict=True)]))
 
 
 def _mean(values: Mapping[int, float]) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -90,3 +92,28 @@ def test_what_is_missing_names_the_stage_to_run(tmp_path: Path) -> None:
         workspace.read_scores()
     with pytest.raises(WorkspaceError, match="run `diffboost3d prepare`"):
         workspace.read_splits()
+
+
+def test_a_folder_is_whole_at_every_moment_of_its_replacement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader between any two file operations sees the old folder, the new one, or none."""
+    target, seen = tmp_path / "model", []
+
+    def put(text: str) -> None:
+        with replacing_folder(target) as temporary:
+            for name in ("a", "b"):
+                (temporary / name).write_text(text)
+
+    def watching(operation):
+        def watched(*given, **more):
+            operation(*given, **more)
+            seen.append([(target / name).read_text() if (target / name).exists() else None for name in ("a", "b")])
+
+        return watched
+
+    put("old")
+    for module, name in ((shutil, "rmtree"), (os, "replace"), (os, "unlink"), (os, "rmdir")):
+        monkeypatch.setattr(module, name, watching(getattr(module, name)))
+    put("new")
+    assert seen[-1] == ["new", "new"]
+    assert all(one == other for one, other in seen)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -311,3 +311,32 @@ def test_the_real_pool_is_listed_and_named(real_data: Path, tmp_path: Path) -> N
     random, table = np.random.default_rng(0), read_abbreviations(SHIPPED)
     prompts = {prompt_of(index.draw(random), table) for _ in range(400)}
     assert {"brain, pituitary tumor, MRI", "breast, malignant, Ultrasound", "abdomen, torso, CT"} <= prompts
+
+
+class TestPatients:
+    """Files of a patient are all held out or all trained on."""
+
+    PATIENTS = tuple(f"MR/brain/tumor/P{patient:02d}_{number:02d}.png" for patient in range(60) for number in range(10))
+
+    def parts(self, index: PoolIndex) -> list[set[str]]:
+        return [
+            {index.path("MR", at, part) for at in range(index.count("MR", part))} for part in ("training", "held_out")
+        ]
+
+    @pytest.mark.parametrize("pattern", [r"/(P\d+)_", r"P\d+"])
+    def test_no_patient_is_in_both_parts(self, pattern: str, tmp_path: Path) -> None:
+        index = open_pool(grow(tmp_path / "pool", list(self.PATIENTS)), tmp_path / "index", 0.3, pattern)
+        training, held_out = ({path.split("_")[0] for path in part} for part in self.parts(index))
+        assert held_out
+        assert not training & held_out
+        assert len(training | held_out) == 60
+
+    def test_without_a_match_each_file_is_a_patient_of_its_own(self, tmp_path: Path) -> None:
+        root = grow(tmp_path / "pool", list(self.PATIENTS))
+        alone = self.parts(open_pool(root, tmp_path / "one", 0.3))
+        assert self.parts(open_pool(root, tmp_path / "two", 0.3, r"subject-\d+")) == alone
+
+    def test_another_pattern_lists_the_pool_anew(self, tmp_path: Path) -> None:
+        root = grow(tmp_path / "pool", list(self.PATIENTS))
+        first = open_pool(root, tmp_path / "index", 0.3)
+        assert open_pool(root, tmp_path / "index", 0.3, r"P\d+").digest != first.digest

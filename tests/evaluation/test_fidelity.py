@@ -12,6 +12,7 @@ from diffboost3d.errors import ConfigError, DataError
 from diffboost3d.evaluation.fidelity import (
     EdgeAgreement,
     boundary_contrast,
+    contrast_ratio,
     diversity,
     edge_agreement,
     frechet_distance,
@@ -19,6 +20,7 @@ from diffboost3d.evaluation.fidelity import (
     label_histogram_distance,
     load_feature_network,
     radial_power_spectrum,
+    slice_spectrum_distance,
     spectrum_distance,
 )
 
@@ -220,3 +222,20 @@ def test_features_of_a_network_are_averaged_over_space(tmp_path):
     onnx.save(model, tmp_path / "network.onnx")
     images = noise((37, 2, 6, 5)).astype(np.float32)
     assert load_feature_network(tmp_path / "network.onnx")(images) == pytest.approx(-images.mean(axis=(2, 3)), abs=1e-6)
+
+
+def test_a_label_without_contrast_has_no_ratio_and_the_others_keep_theirs():
+    label = np.zeros((8, 8, 8), np.uint8)
+    label[1:3, 1:3, 1:3], label[5:7, 5:7, 5:7] = 1, 2
+    real, synthetic = np.zeros((8, 8, 8)), np.zeros((8, 8, 8))
+    real[label == 2], synthetic[label == 2], synthetic[label == 1] = 0.5, 0.25, 0.5
+    assert contrast_ratio(real, synthetic, label, [1, 2]) == {2: pytest.approx(0.5)}
+
+
+def test_empty_slices_do_not_swamp_the_spectrum_distance_of_a_volume():
+    real, synthetic = noise((16, 16, 12), 1), noise((16, 16, 12), 2)
+    whole = slice_spectrum_distance(real, synthetic, (1.0, 1.0, 1.0), 2, every=1)
+    real[:, :, 6:] = -1.0
+    half = slice_spectrum_distance(real, synthetic, (1.0, 1.0, 1.0), 2, every=1)
+    assert half == pytest.approx(whole, abs=0.05)
+    assert np.isnan(slice_spectrum_distance(np.zeros((16, 16, 4)), synthetic[:, :, :4], (1.0, 1.0, 1.0), 2))

@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from plane_learner import PLAN, CutOffError, Plane, PlaneLearner, checkpoint, run, same
+from plane_learner import PLAN, CutOffError, Plane, PlaneLearner, Points, checkpoint, run, same
 from small_networks import CONTROLS, small_denoiser
 
 from diffboost3d.diffusion.batches import SliceDataset, SlicePlan, SliceSource
 from diffboost3d.diffusion.learning import DiffusionLearner
+from diffboost3d.errors import TrainingError
 from diffboost3d.training import fit, load_tensors, save_tensors
 
 PATIENT = replace(PLAN, steps=30, patience=2)  # validates every second step
@@ -179,3 +180,30 @@ class Unscored(PlaneLearner):
 def test_without_a_score_patience_never_ends_a_training(tmp_path, accelerator):
     _, facts = run(tmp_path, accelerator, Unscored(), replace(PATIENT, patience=1))
     assert facts["steps"] == PATIENT.steps
+
+
+# --- losses that are no numbers --------------------------------------------------------------------------------------
+class Divergent(PlaneLearner):
+    """The targets become infinite from a sample number on."""
+
+    def __init__(self, bad_from):
+        super().__init__()
+        self.dataset = Overflowing(bad_from)
+
+
+class Overflowing(Points):
+    def __init__(self, bad_from):
+        super().__init__()
+        self.bad_from = bad_from
+
+    def __getitem__(self, number):
+        item = super().__getitem__(number)
+        return item if number < self.bad_from else {**item, "y": item["y"] * math.inf}
+
+
+def test_a_loss_that_is_no_number_ends_the_training_in_words_and_never_reaches_a_checkpoint(tmp_path, accelerator):
+    with pytest.raises(TrainingError, match=r"toy: the loss isn't finite at step 6; .* learning_rate"):
+        run(tmp_path, accelerator, Divergent(bad_from=8))  # checkpoints at steps 3, 6, 7; steps of two samples
+    assert all(
+        bool(torch.isfinite(value).all()) for value in checkpoint(tmp_path)[0].values() if value.is_floating_point()
+    )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
 from diffboost3d.config import compose
-from diffboost3d.diffusion.text import embed_mixture, fill_templates
+from diffboost3d.diffusion.looks import LOOKS
+from diffboost3d.diffusion.text import ByteTokenizer, embed_mixture, fill_templates, require_fitting
+from diffboost3d.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -45,3 +49,23 @@ def test_a_mixture_is_linear_in_its_weights(denoiser):
     assert not torch.allclose(mri, ct, atol=1e-3)
     for a, b in ((0.3, 0.7), (2.0, -1.0), (0.0, 1.0)):
         torch.testing.assert_close(embed_mixture(denoiser, {"MRI": a, "CT": b}), a * mri + b * ct)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "fits"), [("", True), ("x" * 14, True), ("x" * 15, False), ("ü" * 7, True), ("ü" * 8, False)]
+)
+def test_a_prompt_that_would_be_cut_is_refused(prompt, fits):
+    tokenizer = ByteTokenizer(16)
+    assert tokenizer.fits(prompt) == fits
+    with nullcontext() if fits else pytest.raises(ConfigError, match="longer than the text encoder reads"):
+        require_fitting(tokenizer, prompt)
+
+
+def test_every_preset_reads_its_own_prompts_to_the_end():
+    """With a task prompt of the usual length."""
+    for preset in ("demo", "quick", "standard", "paper"):
+        config = compose([f"preset={preset}", "prompt=Hippocampus, MRI"])
+        mixture = dict(zip(config.synthesize.text, config.synthesize.text_weights, strict=True))
+        for look in LOOKS:
+            for prompt in (*fill_templates(mixture, "Hippocampus, MRI", look), config.synthesize.negative_prompt):
+                require_fitting(ByteTokenizer(config.diffusion.denoiser.text_length), prompt)
