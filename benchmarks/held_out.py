@@ -80,7 +80,7 @@ class HeldOut:
         """The control image (C, I, J, K)."""
         return control_of(self.config, self.manifest, self.workspace, case, with_label=True)
 
-    def sampler(self, plan: SamplingPlan, noise: NoisePlan) -> VolumeSampler:
+    def sampler(self, plan: SamplingPlan, noise: NoisePlan, match_spectrum: float) -> VolumeSampler:
         """A sampler of volumes."""
         settings = self.config.synthesize
         return VolumeSampler(
@@ -90,6 +90,7 @@ class HeldOut:
             settings.negative_prompt,
             settings.batch,
             torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+            match_spectrum=match_spectrum,
         )
 
     def requests(self, case: Case, count: int = 1) -> list[SampleRequest]:

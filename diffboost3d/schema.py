@@ -360,6 +360,12 @@ class SynthesizeConfig:
     correlation_mm: float = key(
         4.0, "Distance in mm over which the correlation of ar1 and smoothed noise falls to 1/e.", low=0.01
     )
+    match_spectrum: float = key(
+        1.0,
+        "How far the noise and sharpness of a volume (the fine part of its power spectrum) are brought to those of its real one.",
+        low=0,
+        high=1,
+    )
     batch: int = key(64, "Slices denoised at once.", low=1)
 
 

@@ -118,16 +118,11 @@ def _begin(
     steps: Any, scheduler: Any, plan: SamplingPlan, noise: torch.Tensor, clean: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """First maps and the timesteps to go through."""
-    set_timesteps(steps, plan.steps, plan.step_power, noise.device)
-    timesteps = steps.timesteps
+    timesteps = set_timesteps(steps, plan.steps, plan.step_power, noise.device, plan.strength)
     if plan.strength >= 1.0:
         return noise * steps.init_noise_sigma, timesteps
     if clean is None:
         raise ValueError("strength below 1 needs images to start from")
-    first = plan.steps - max(1, round(plan.strength * plan.steps))
-    timesteps = timesteps[first:]
-    if hasattr(steps, "set_begin_index"):
-        steps.set_begin_index(first)
     when = timesteps[:1].expand(len(noise)).to(noise.device)
     noisy: torch.Tensor = scheduler.add_noise(clean, noise, when)
     return noisy, timesteps

@@ -61,26 +61,35 @@ def sampling_scheduler(scheduler: Any, sampler: str) -> Any:
     return kind.from_config(scheduler.config, **options)
 
 
-def set_timesteps(sampling: Any, steps: int, power: float, device: torch.device) -> None:
-    """Set the timesteps that a sampling scheduler goes through.
+def set_timesteps(sampling: Any, steps: int, power: float, device: torch.device, strength: float = 1.0) -> torch.Tensor:
+    """Set the timesteps that a sampling scheduler goes through; returns those that remain for `strength`.
 
     Args:
-        power: 1 leaves them as the scheduler spaces them; above, the i-th of n lies at (1 - i / n)^power of the way, so that
-            they crowd where little noise is left and fine detail is decided. Not for DDIM.
+        steps: of the whole noise range; the same share of them is taken as of the range.
+        power: 1 leaves them as the scheduler spaces them; above, the i-th of n lies at strength (1 - i / n)^power of the range,
+            so that they crowd where little noise is left and fine detail is decided. Not for DDIM.
+        strength: share of the noise range that is gone through, at its end.
 
     Raises:
         ValueError: a power other than 1 with DDIM, whose step length is fixed.
     """
     sampling.set_timesteps(steps, device=device)
+    taken = steps if strength >= 1.0 else max(1, round(strength * steps))
     if power == 1.0:
-        return
+        if taken < steps and hasattr(sampling, "set_begin_index"):
+            sampling.set_begin_index(steps - taken)
+        remaining: torch.Tensor = sampling.timesteps[steps - taken :]
+        return remaining
     if not hasattr(sampling, "sigmas"):
         raise ValueError("ddim takes even steps only; choose another sampler, or step_power=1")
     count = sampling.config.num_train_timesteps
-    ladder = [max(steps - 1 - at, round((count - 1) * (1.0 - at / steps) ** power)) for at in range(steps)]
+    start = round(min(strength, 1.0) * count) - 1
+    ladder = [max(taken - 1 - at, round(start * (1.0 - at / taken) ** power)) for at in range(taken)]
     kept = sampling.alphas_cumprod[ladder]
     sampling.sigmas = torch.cat([((1.0 - kept) / kept).sqrt(), torch.zeros(1)]).float().cpu()
     sampling.timesteps = torch.tensor(ladder, device=device)
+    sampling.num_inference_steps = taken
+    return sampling.timesteps
 
 
 def min_snr_weights(scheduler: Any, gamma: float, floor: float = 0.05) -> torch.Tensor:

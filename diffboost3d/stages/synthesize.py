@@ -151,6 +151,7 @@ def _sampler(config: Config, workspace: Workspace, manifest: Manifest, accelerat
         accelerator.device,
         config.runtime.precision,
         config.runtime.compile,
+        settings.match_spectrum,
     )
 
 

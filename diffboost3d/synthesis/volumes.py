@@ -19,6 +19,7 @@ from diffboost3d.imaging.geometry import resample
 from diffboost3d.imaging.slices import SliceGrid
 from diffboost3d.seeds import seed_of
 from diffboost3d.synthesis.coherence import slice_noise
+from diffboost3d.synthesis.spectrum import with_spectrum_of
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class VolumeSampler:
         batch: slices denoised at once, of one sample or of several; it may change the last bits of a result, never more.
         precision: "no", "bf16" or "fp16".
         compiled: compile the networks (torch.compile).
+        match_spectrum: how far volumes are given the spectrum of the real one; see `spectrum.with_spectrum_of`.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class VolumeSampler:
         device: torch.device,
         precision: str = "no",
         compiled: bool = False,
+        match_spectrum: float = 0.0,
     ) -> None:
         self._denoiser = denoiser.to(device)
         if device.type == "cuda":
@@ -69,7 +72,7 @@ class VolumeSampler:
         self._scheduler, self._codec, self._plan, self._noise = scheduler, codec, plan, noise
         self._negative = embed_mixture(denoiser, {negative_prompt: 1.0})
         self._embedded: dict[tuple[tuple[str, float], ...], torch.Tensor] = {}
-        self._batch, self._device = batch, device
+        self._batch, self._device, self._match_spectrum = batch, device, match_spectrum
         self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
     def together(self, slices: int) -> int:
@@ -87,7 +90,7 @@ class VolumeSampler:
         """A synthetic volume (I, J, K) in [-1, 1] for each request.
 
         Args:
-            image: the real volume (I, J, K), where sampling starts if strength < 1.
+            image: the real volume (I, J, K), where sampling starts if strength < 1, and whose spectrum is taken.
             control: (C, I, J, K). axis: of slicing. spacing_mm: along it.
         """
         grid = SliceGrid(image.shape, axis)
@@ -116,7 +119,8 @@ class VolumeSampler:
                 [streams[number] for number in numbers],
             )
         volumes = made.view(len(requests), len(grid), *made.shape[1:])
-        return [np.ascontiguousarray(grid.assemble(iter([(volume, locations)]))[0].numpy()) for volume in volumes]
+        whole = (grid.assemble(iter([(volume, locations)]))[0].numpy() for volume in volumes)
+        return [with_spectrum_of(np.ascontiguousarray(volume), image, self._match_spectrum) for volume in whole]
 
     def _text(self, prompts: Mapping[str, float]) -> torch.Tensor:
         """Embedded once for all samples that ask for the same."""

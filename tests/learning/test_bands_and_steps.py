@@ -77,6 +77,24 @@ def test_power_two_spends_half_of_the_steps_on_the_last_quarter(scheduler):
     assert sum(timestep <= 250 for timestep in sampling.timesteps.tolist()) == 10
 
 
+@pytest.mark.parametrize(
+    ("power", "strength", "steps"), [(2.0, 0.5, 20), (1.5, 0.3, 10), (3.0, 0.05, 10), (2.0, 0.02, 5)]
+)
+def test_strength_is_a_share_of_the_noise_range_whatever_the_power(scheduler, power, strength, steps):
+    sampling = sampling_scheduler(scheduler, "dpmsolver++")
+    ladder = set_timesteps(sampling, steps, power, CPU, strength).tolist()
+    assert ladder[0] == pytest.approx(1000 * strength - 1, abs=1)
+    assert len(ladder) == max(1, round(strength * steps))
+    clean = torch.rand((1, 4, 8, 8), generator=torch.Generator().manual_seed(0)) - 0.5
+    noise = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(1))
+    maps = scheduler.add_noise(clean, noise, torch.tensor(ladder[:1]))
+    for timestep in ladder:
+        kept = scheduler.alphas_cumprod[timestep]
+        velocity = (kept.sqrt() * maps - clean) / (1 - kept).sqrt()
+        maps = sampling.step(velocity, torch.tensor(timestep), maps).prev_sample
+    torch.testing.assert_close(maps, clean, rtol=0, atol=5e-3)
+
+
 def test_power_one_leaves_the_schedule_alone(scheduler):
     one, other = (sampling_scheduler(scheduler, "dpmsolver++") for _ in range(2))
     set_timesteps(one, 9, 1.0, CPU)
