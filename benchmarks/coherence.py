@@ -31,7 +31,7 @@ STRENGTHS = (0.5, 1.0)
 
 def main() -> None:
     given = parser(__doc__).parse_args()
-    held_out = HeldOut(given.data, given.workspace, given.overrides, given.cases, given.seed)
+    held_out = HeldOut(given.data, given.workspace, given.overrides, given.cases, given.seed, given.part)
     real = [held_out.real(case) for case in held_out.cases]
     levers = {}
     for strength in STRENGTHS:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+import diffboost3d
 from diffboost3d.cases.atomic import replacing
 from diffboost3d.cases.records import Case
 from diffboost3d.cases.workspace import Workspace, versions
@@ -38,6 +39,7 @@ TRAINING = (
     "data.unlabelled=60",
     "data.validation_fraction=0.4",
 )
+PARTS = ("choose", "judge")
 RECIPE = SamplingPlan(steps=20, sampler="ddim", guidance_scale=9.0)  # the released recipe
 
 
@@ -46,7 +48,13 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--data", type=Path, required=True, help="the folder of MSD Task04 hippocampus")
     made.add_argument("--workspace", type=Path, required=True, help="where the generator is trained, or found trained")
-    made.add_argument("--cases", type=int, default=30, help="test cases that are sampled")
+    made.add_argument("--cases", type=int, default=30, help="test cases that are sampled, at most")
+    made.add_argument(
+        "--part",
+        choices=PARTS,
+        default="judge",
+        help="half of the test cases: settings are chosen on one (choose), and committed results are of the other (judge)",
+    )
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("overrides", nargs="*", help="more overrides of the training, e.g. diffusion.pretrain.steps=9000")
     return made
@@ -56,10 +64,13 @@ class HeldOut:
     """Test cases of a workspace, and samples of them from its fine-tuned generator.
 
     Args:
+        part: half of the test cases, every second one.
         overrides: of the training; the stages up to `finetune` run where they haven't.
     """
 
-    def __init__(self, data: Path, workspace: Path, overrides: Sequence[str], cases: int, seed: int) -> None:
+    def __init__(
+        self, data: Path, workspace: Path, overrides: Sequence[str], cases: int, seed: int, part: str = "judge"
+    ) -> None:
         self.overrides = [*TRAINING, *overrides]
         given = [*self.overrides, f"data.root={data}", f"workspace={workspace}"]
         for stage in ("prepare", "pretrain", "finetune"):
@@ -67,7 +78,8 @@ class HeldOut:
         self.config, self.workspace, self.seed = compose(given), Workspace(workspace), seed
         self.manifest = self.workspace.read_manifest()
         test = cases_of(self.manifest, self.workspace.read_split(0).test)
-        self.cases: list[Case] = [test[at] for at in np.linspace(0, len(test) - 1, min(cases, len(test))).astype(int)]
+        half = test[PARTS.index(part) :: 2]
+        self.cases: list[Case] = [half[at] for at in np.linspace(0, len(half) - 1, min(cases, len(half))).astype(int)]
         self.axis = slice_axis(self.config, self.manifest)
         self.default = sampling_plan(self.config.synthesize)
         self.generator = load_generator(self.workspace.finetuned(0))
@@ -98,23 +110,26 @@ class HeldOut:
         prompts = fill_templates({"{prompt}, {look}": 1.0}, self.manifest.prompt, "")
         return [SampleRequest(seed_of(self.seed, "benchmark", case.id, at), prompts) for at in range(count)]
 
-    def samples(self, plan: SamplingPlan, noise: NoisePlan | None = None) -> list[Float]:
+    def samples(
+        self, plan: SamplingPlan, noise: NoisePlan | None = None, match_spectrum: float | None = None
+    ) -> list[Float]:
         """One synthetic volume (I, J, K) of every case; kept in the workspace, so that benchmarks share them.
 
         Args:
-            noise: None: as configured.
+            noise, match_spectrum: None: as configured.
         """
         ids = [case.id for case in self.cases]
         model = json.loads((self.workspace.finetuned(0) / "record.json").read_text())["digest"]
         settings = self.config.synthesize
         noise = noise or NoisePlan(settings.noise, settings.rho, settings.correlation_mm)
-        named = [noise.kind, noise.rho, noise.correlation_mm, settings.negative_prompt]
-        own = digest(dataclasses.asdict(plan), named, self.seed, ids, model)
+        match_spectrum = settings.match_spectrum if match_spectrum is None else match_spectrum
+        named = [dataclasses.asdict(noise), match_spectrum, settings.negative_prompt]
+        own = digest(dataclasses.asdict(plan), named, self.seed, ids, model, code_digest())
         kept = self.workspace.root / "benchmarks" / f"{own}.npz"
         if kept.is_file():
             with np.load(kept, allow_pickle=False) as arrays:
                 return [arrays[name] for name in ids]
-        sampler = self.sampler(plan, noise)
+        sampler = self.sampler(plan, noise, match_spectrum)
         made = [
             sampler.volumes(
                 self.real(case), self.control(case), self.axis, case.grid.spacing_mm[self.axis], self.requests(case)
@@ -124,6 +139,29 @@ class HeldOut:
         with replacing(kept) as temporary:
             np.savez(temporary, **dict(zip(ids, made, strict=True)))  # type: ignore[arg-type]
         return made
+
+
+def code_digest() -> str:
+    """Of the package's own files: samples of other code are made anew."""
+    folder = Path(diffboost3d.__file__).parent
+    return digest(
+        [
+            path.read_text(encoding="utf-8")
+            for name in ("diffusion", "synthesis")
+            for path in sorted((folder / name).glob("*.py"))
+        ]
+    )
+
+
+def commit() -> str:
+    """Of the checkout that this script lies in; "+" where files differ from it."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True)
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return name.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
 def slices_of(volumes: Sequence[Float], axis: int, size: tuple[int, int], every: int = 2) -> tuple[Float, list[int]]:
@@ -155,14 +193,16 @@ def write(
     """
     words = [f'"{word}"' if " " in word else word for word in given.overrides]
     command = ["python", f"benchmarks/{name}.py", "--data PATH/hippocampus", "--workspace WORKSPACE"]
-    command += [folders, f"--cases {given.cases}", *words]
+    command += [folders, f"--cases {given.cases}", "" if given.part == "judge" else f"--part {given.part}", *words]
     result = {
         **figures,
         "command": " ".join(filter(None, command)),
         "training": list(overrides),
         "cases": cases,
+        "part": given.part,
         "seeds": [given.seed],
         "machine": {"cores": os.cpu_count(), "processor": platform.machine()},
+        "commit": commit(),
         "versions": versions(),
     }
     RESULTS.mkdir(exist_ok=True)

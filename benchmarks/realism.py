@@ -1,13 +1,16 @@
-"""Are samples told from real slices? The two-sample AUC of a small classifier on test cases (0.5: it can't tell).
+"""Are samples told from real slices? The two-sample AUC of small classifiers on test cases (0.5: they can't tell).
 
     python benchmarks/realism.py --data PATH/hippocampus --workspace WORKSPACE [--pixel-workspace WORKSPACE-PIXEL]
 
-Compares the default sampler with 50 steps of DDIM and with the settings of the released recipe (DDIM 20, guidance 9) on the same
-generator, and with a generator trained alike on the pixel codec. Writes `results/realism.json`.
+Compares the default sampler with the released recipe (DDIM 20, guidance 9) and with 50 steps of DDIM on the same generator,
+each from its own start and from that of the default (the partly noised real volume), with the default without its parts, and
+with a generator trained alike on the pixel codec. Two judges: as `two_sample_auc` trains them, and four times as long; several
+seeds of each. The figures are means over the seeds of the judge that was trained longer. Writes `results/realism.json`.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -16,66 +19,101 @@ import numpy as np
 from held_out import RECIPE, Float, HeldOut, parser, slices_of, smallest_size, write
 
 from diffboost3d.diffusion.sampling import SamplingPlan
-from diffboost3d.evaluation.two_sample import two_sample_auc
+from diffboost3d.evaluation.two_sample import draw_patches, two_sample_auc
+
+JUDGES = {"auc": 10, "auc_long": 40}  # epochs
+PATCH, PATCHES = (16, 16, 16), 12
 
 
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--pixel-workspace", type=Path, help="where a generator on the pixel codec is trained too")
+    arguments.add_argument("--judges", type=int, default=3, help="seeds of the judges")
     given = arguments.parse_args()
-    held_out = HeldOut(given.data, given.workspace, given.overrides, given.cases, given.seed)
-    plans = {
-        "default": held_out.default,
-        "default, from pure noise": dataclasses.replace(held_out.default, strength=1.0),
-        "released recipe": RECIPE,
-        "ddim 10 steps": SamplingPlan(steps=10),
-        "ddim 50 steps": SamplingPlan(steps=50),
+    held_out = HeldOut(given.data, given.workspace, given.overrides, given.cases, given.seed, given.part)
+    start, default = held_out.default.strength, held_out.default
+    rows: dict[str, tuple[SamplingPlan, float | None]] = {
+        "default": (default, None),
+        "released recipe": (RECIPE, 0.0),
+        "released recipe, from the default's start": (dataclasses.replace(RECIPE, strength=start), 0.0),
+        "default, spectrum not matched": (default, 0.0),
+        "default, even steps": (dataclasses.replace(default, step_power=1.0), None),
+        "default, from pure noise": (dataclasses.replace(default, strength=1.0), None),
+        "ddim 50 steps, from the default's start": (SamplingPlan(steps=50, strength=start), 0.0),
+        "released recipe, from the default's start, spectrum matched": (
+            dataclasses.replace(RECIPE, strength=start),
+            None,
+        ),
     }
-    table = {name: judge(held_out, plan) for name, plan in plans.items()}
-    table["real against real, halved by case"] = yardstick(held_out)
+    real = [held_out.real(case) for case in held_out.cases]
+    table: dict[str, dict[str, Any]] = {}
+    for name, (plan, match) in rows.items():
+        table[name] = judged(real, held_out.samples(plan, match_spectrum=match), held_out.axis, given)
+        print(name, table[name], flush=True)
+    table["real against real, halved by case"] = yardstick(real, held_out.axis, given)
     if given.pixel_workspace:
         overrides = [*given.overrides, "diffusion.codec.name=pixel"]
-        pixel = HeldOut(given.data, given.pixel_workspace, overrides, given.cases, given.seed)
-        table["pixel codec, default"] = judge(pixel, pixel.default)
-    figures: dict[str, Any] = {
-        "auc_default": table["default"]["auc"],
-        "auc_released_recipe": table["released recipe"]["auc"],
-    }
+        pixel = HeldOut(given.data, given.pixel_workspace, overrides, given.cases, given.seed, given.part)
+        table["pixel codec, default"] = judged(real, pixel.samples(default), held_out.axis, given)
+        table["pixel codec, default, spectrum not matched"] = judged(
+            real, pixel.samples(default, match_spectrum=0.0), held_out.axis, given
+        )
     write(
         "realism",
         given,
         held_out.overrides,
         len(held_out.cases),
         "--pixel-workspace WORKSPACE-PIXEL" if given.pixel_workspace else "",
-        **figures,
-        plan=dataclasses.asdict(held_out.default),
+        auc_default=table["default"]["auc_long"],
+        auc_released_recipe=table["released recipe"]["auc_long"],
+        auc_3d_patches=patches(real, held_out.samples(default), given.seed),
+        judges={name: {"epochs": epochs, "seeds": given.judges} for name, epochs in JUDGES.items()},
+        plan=dataclasses.asdict(default),
+        match_spectrum=held_out.config.synthesize.match_spectrum,
         table=table,
     )
 
 
-def judge(held_out: HeldOut, plan: SamplingPlan) -> dict[str, float]:
-    """AUC with its interval over cases."""
-    real = [held_out.real(case) for case in held_out.cases]
-    auc = auc_of(real, held_out.samples(plan), held_out.axis, held_out.seed)
-    print(plan, auc, flush=True)
-    return auc
+def judged(real: list[Float], synthetic: list[Float], axis: int, given: argparse.Namespace) -> dict[str, Any]:
+    """What both judges find, and how near the samples are to the volumes they were made from (correlation)."""
+    found: dict[str, Any] = {}
+    for name, epochs in JUDGES.items():
+        every = [auc_of(real, synthetic, axis, seed, epochs)["auc"] for seed in range(given.judges)]
+        found |= {name: round(float(np.mean(every)), 4), f"{name}_by_seed": every}
+    alike = [np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in zip(real, synthetic, strict=True)]
+    return {**found, "correlation_with_source": round(float(np.mean(alike)), 4)}
 
 
-def yardstick(held_out: HeldOut) -> dict[str, float]:
+def yardstick(real: list[Float], axis: int, given: argparse.Namespace) -> dict[str, Any]:
     """The AUC of real slices of one half of the cases against those of the other: what chance looks like here."""
-    real = [held_out.real(case) for case in held_out.cases]
-    slices, groups = slices_of(real, held_out.axis, smallest_size(real, held_out.axis), every=1)
+    slices, groups = slices_of(real, axis, smallest_size(real, axis), every=1)
     number = np.array(groups)
     first = number % 2 == 0
-    result = two_sample_auc(slices[first], slices[~first], number[first], number[~first], seed=held_out.seed)
-    return {"auc": round(result.auc, 4), "low": round(result.low, 4), "high": round(result.high, 4)}
+    found: dict[str, Any] = {}
+    for name, epochs in JUDGES.items():
+        sides = (slices[first], slices[~first], number[first], number[~first])
+        every = [round(two_sample_auc(*sides, seed=seed, epochs=epochs).auc, 4) for seed in range(given.judges)]
+        found |= {name: round(float(np.mean(every)), 4), f"{name}_by_seed": every}
+    return found
 
 
-def auc_of(real: list[Float], synthetic: list[Float], axis: int, seed: int) -> dict[str, float]:
+def patches(real: list[Float], synthetic: list[Float], seed: int) -> float:
+    """Two-sample AUC on 3D patches, cut at the same places of both."""
+    groups = np.repeat(np.arange(len(real)), PATCHES)
+    of_real, of_synthetic = (
+        np.concatenate([draw_patches(volume, PATCH, PATCHES, seed, at) for at, volume in enumerate(volumes)])
+        for volumes in (real, synthetic)
+    )
+    return round(two_sample_auc(of_real, of_synthetic, groups, groups, seed=seed).auc, 4)
+
+
+def auc_of(
+    real: list[Float], synthetic: list[Float], axis: int, seed: int, epochs: int = JUDGES["auc"]
+) -> dict[str, float]:
     """Two-sample AUC on every second slice; a case's real and synthetic slices are judged by the same fold."""
     size = smallest_size(real, axis)
     (of_real, groups), (of_synthetic, _) = (slices_of(volumes, axis, size) for volumes in (real, synthetic))
-    result = two_sample_auc(of_real, of_synthetic, np.array(groups), np.array(groups), seed=seed)
+    result = two_sample_auc(of_real, of_synthetic, np.array(groups), np.array(groups), seed=seed, epochs=epochs)
     return {"auc": round(result.auc, 4), "low": round(result.low, 4), "high": round(result.high, 4)}
 
 

@@ -120,7 +120,7 @@ def slice_spectrum_distance(
 
 
 def edge_agreement(
-    control_edges: Array, sample_edges: Array, threshold: float, tolerance_voxels: int = 1
+    control_edges: Array, sample_edges: Array, threshold: float, tolerance_voxels: float = 1
 ) -> EdgeAgreement:
     """How well the edges of a sample follow the edges it was made from; a voxel is an edge from `threshold` on.
 
