@@ -29,6 +29,8 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--pixel-workspace", type=Path, help="where a generator on the pixel codec is trained too")
     arguments.add_argument("--judges", type=int, default=3, help="seeds of the judges")
+    arguments.add_argument("--rows", nargs="+", help="numbers of the rows to judge, from 0; default: all")
+    arguments.add_argument("--result", default="realism", help="name of the result file")
     given = arguments.parse_args()
     held_out = HeldOut(given.data, given.workspace, given.overrides, given.cases, given.seed, given.part)
     start, default = held_out.default.strength, held_out.default
@@ -45,9 +47,12 @@ def main() -> None:
             None,
         ),
     }
+    chosen = {
+        name: row for at, (name, row) in enumerate(rows.items()) if at == 0 or not given.rows or str(at) in given.rows
+    }
     real = [held_out.real(case) for case in held_out.cases]
     table: dict[str, dict[str, Any]] = {}
-    for name, (plan, match) in rows.items():
+    for name, (plan, match) in chosen.items():
         table[name] = judged(real, held_out.samples(plan, match_spectrum=match), held_out.axis, given)
         print(name, table[name], flush=True)
     table["real against real, halved by case"] = yardstick(real, held_out.axis, given)
@@ -59,13 +64,13 @@ def main() -> None:
             real, pixel.samples(default, match_spectrum=0.0), held_out.axis, given
         )
     write(
-        "realism",
+        given.result,
         given,
         held_out.overrides,
         len(held_out.cases),
         "--pixel-workspace WORKSPACE-PIXEL" if given.pixel_workspace else "",
         auc_default=table["default"]["auc_long"],
-        auc_released_recipe=table["released recipe"]["auc_long"],
+        auc_released_recipe=table.get("released recipe", {}).get("auc_long"),
         auc_3d_patches=patches(real, held_out.samples(default), given.seed),
         judges={name: {"epochs": epochs, "seeds": given.judges} for name, epochs in JUDGES.items()},
         plan=dataclasses.asdict(default),

@@ -328,9 +328,9 @@ class SynthesizeConfig:
     sampler: str = key(
         "dpmsolver++", "How noise is taken away.", choices=("ddim", "dpmsolver++", "sde-dpmsolver++", "unipc")
     )
-    steps: int = key(10, "Denoising steps.", low=1)
+    steps: int = key(20, "Denoising steps of the whole noise range; `strength` takes its share of them.", low=1)
     step_power: float = key(
-        1.0, "Above 1, steps crowd where little noise is left and fine detail is decided; not with ddim.", low=1, high=5
+        2.0, "Above 1, steps crowd where little noise is left and fine detail is decided; not with ddim.", low=1, high=5
     )
     eta: float = key(0.0, "Noise added on the way (ddim only).", low=0, high=1)
     guidance_scale: float = key(
@@ -349,7 +349,9 @@ class SynthesizeConfig:
     guess_mode: bool = key(
         False, "Control residuals fade to 0.1 at the shallowest level, and the negative half has no control."
     )
-    strength: float = key(0.5, "1: from pure noise; below: from the partly noised real volume.", low=0.01, high=1)
+    strength: float = key(
+        0.5, "1: from pure noise; below: from the real volume with this share of the noise range.", low=0.01, high=1
+    )
     noise: str = key(
         "shared",
         "Noise along the slice axis: independent, shared (a part rho is common), ar1 (each slice's goes on from the one "

@@ -23,6 +23,7 @@ MORE = (
     "train.ema_decay=0.9",
     "synthesize.samples=2",
     "synthesize.sampler=ddim",
+    "synthesize.step_power=1",
     "synthesize.eta=0.5",
     "prepare.workers=1",
 )

@@ -145,6 +145,7 @@ SAMPLES = (
     "synthesize.samples=3",
     "synthesize.batch=16",
     "synthesize.sampler=ddim",
+    "synthesize.step_power=1",
     "synthesize.eta=0.5",
 )  # two volumes of 8 slices a batch
 
