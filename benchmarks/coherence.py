@@ -2,9 +2,10 @@
 
     python benchmarks/coherence.py --data PATH/hippocampus --workspace WORKSPACE --cases 20
 
-Each lever alone: how the noise of neighbouring slices is related, from the half noised real volume and from pure noise. Means
-over cases of the measures of `diffboost3d.evaluation.coherence`; for the default also the two-sample AUC in plane, and on coronal
-and sagittal re-slices. Writes `results/coherence.json`.
+Each lever alone: how the noise of neighbouring slices is related, from the half noised real volume and from pure noise;
+"independent" in the figures is independent noise, from pure noise, without any lever. Means over cases of the measures of
+`diffboost3d.evaluation.coherence`; for the default also the two-sample AUC in plane, and on coronal and sagittal re-slices.
+Writes `results/coherence.json`.
 """
 
 from __future__ import annotations
@@ -30,19 +31,26 @@ STRENGTHS = (0.5, 1.0)
 
 
 def main() -> None:
-    given = parser(__doc__).parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--levers", nargs="+", choices=list(NOISES), default=list(NOISES), help="noises to measure")
+    given = arguments.parse_args()
     held_out = HeldOut(given.data, given.workspace, given.overrides, given.cases, given.seed, given.part)
     real = [held_out.real(case) for case in held_out.cases]
     levers = {}
     for strength in STRENGTHS:
         plan = dataclasses.replace(held_out.default, strength=strength)
         for name, noise in NOISES.items():
+            if name not in given.levers:
+                continue
             made = held_out.samples(plan, noise)
             levers[f"strength {strength:g}, {name}"] = measured(real, made, held_out.axis)
             print(strength, name, levers[f"strength {strength:g}, {name}"], flush=True)
     made = held_out.samples(held_out.default)
     default = measured(real, made, held_out.axis)
-    independent = levers[f"strength 1, {next(iter(NOISES))}"]
+    plain = dataclasses.replace(held_out.default, strength=1.0)
+    independent = measured(
+        real, held_out.samples(plan=plain, noise=NOISES["independent"], match_spectrum=0.0), held_out.axis
+    )
     in_plane, along = aucs(real, made, held_out.axis, given.seed)
     figures = {
         "z_ratio_default": default["difference_ratio"],

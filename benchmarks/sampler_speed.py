@@ -49,7 +49,7 @@ def main() -> None:
         ours.run(one_slice_at_a_time=False)
     real = [held_out.real(case) for case in held_out.cases]
     auc = {
-        name: judged(real, held_out.samples(plan, match_spectrum=match), held_out.axis, given)
+        name: judged(real, held_out.samples(plan, match_spectrum=match), held_out.axis, given.judges)
         for name, plan, match in (
             ("ours", held_out.default, None),
             ("recipe", RECIPE, 0.0),
