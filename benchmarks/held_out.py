@@ -191,9 +191,17 @@ def write(
     Args:
         overrides: of the training. folders: further arguments of the script.
     """
+    known = {"data", "workspace", "pool", "pixel_workspace", "cases", "overrides"}
+    plain = {"part": "judge", "seed": 0, "result": name}
+    extra = {
+        key: value for key, value in vars(given).items() if key not in known and value not in (None, plain.get(key))
+    }
+    extra = {
+        key.replace("_", "-"): " ".join(value) if isinstance(value, list) else value for key, value in extra.items()
+    }
     words = [f'"{word}"' if " " in word else word for word in given.overrides]
-    command = ["python", f"benchmarks/{name}.py", "--data PATH/hippocampus", "--workspace WORKSPACE"]
-    command += [folders, f"--cases {given.cases}", "" if given.part == "judge" else f"--part {given.part}", *words]
+    command = ["python", f"benchmarks/{Path(sys.argv[0]).name}", "--data PATH/hippocampus", "--workspace WORKSPACE"]
+    command += [folders, f"--cases {given.cases}", *(f"--{key} {value}" for key, value in extra.items()), *words]
     result = {
         **figures,
         "command": " ".join(filter(None, command)),

@@ -5,20 +5,21 @@
 The recipe: DDIM 20 steps, guidance 9 (two passes a step), one slice at a time with K samples of it as the batch. Ours: the
 default plan, slices batched, the matching of the spectrum included. The recipe is also timed from our start (the partly noised
 real slice). All run by turns in one process, repeated; the ratio is that of the medians. Runs on CUDA too. Prints slices/s, peak
-memory and model FLOP utilisation (against --peak-tflops, or a matrix product). Writes `results/sampler_speed.json`.
+memory and model FLOP utilisation (against --peak-tflops, or a matrix product). How real the samples
+are stands in `results/realism.json`, which is made first. Writes `results/sampler_speed.json`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import resource
 import time
 from typing import Any
 
 import numpy as np
 import torch
-from held_out import RECIPE, Float, HeldOut, parser, write
-from realism import judged
+from held_out import RECIPE, RESULTS, Float, HeldOut, parser, write
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffboost3d.diffusion.codecs import latent_shape, padded_size
@@ -32,7 +33,6 @@ K = 4
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--repeats", type=int, default=3)
-    arguments.add_argument("--judges", type=int, default=3, help="seeds of the judges of the samples")
     arguments.add_argument(
         "--peak-tflops",
         type=float,
@@ -47,23 +47,17 @@ def main() -> None:
         recipe.run(one_slice_at_a_time=True)
         same_start.run(one_slice_at_a_time=True)
         ours.run(one_slice_at_a_time=False)
-    real = [held_out.real(case) for case in held_out.cases]
-    auc = {
-        name: judged(real, held_out.samples(plan, match_spectrum=match), held_out.axis, given.judges)
-        for name, plan, match in (
-            ("ours", held_out.default, None),
-            ("recipe", RECIPE, 0.0),
-            ("recipe, from our start", same_start.plan, 0.0),
+    realism = json.loads((RESULTS / "realism.json").read_text(encoding="utf-8"))
+    if (realism["plan"], realism["training"]) != (dataclasses.asdict(held_out.default), held_out.overrides):
+        raise SystemExit(
+            "results/realism.json is of another generator or plan: run realism.py with the same overrides first"
         )
-    }
     peak = given.peak_tflops or matmul_tflops(ours.device)
     figures = {
         "ratio": round(ours.rate() / recipe.rate(), 2),
         "ratio_same_start": round(ours.rate() / same_start.rate(), 2),
-        "auc_ours": auc["ours"]["auc_long"],
-        "auc_recipe": auc["recipe"]["auc_long"],
-        "auc_recipe_same_start": auc["recipe, from our start"]["auc_long"],
-        "auc": auc,
+        "auc_ours": realism["auc_default"],
+        "auc_recipe": realism["auc_released_recipe"],
         "ours": ours.facts(peak),
         "recipe": recipe.facts(peak),
         "recipe_same_start": same_start.facts(peak),

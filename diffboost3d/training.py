@@ -189,7 +189,10 @@ class _Run:
 
     def _require_finite(self, scalars: Tensors, title: str) -> None:
         """Stop before weights that are no numbers reach a checkpoint."""
-        if bad := [name for name, value in scalars.items() if not math.isfinite(float(value))]:
+        bad = [name for name, value in scalars.items() if not math.isfinite(float(value))]
+        if not bad and not all(bool(torch.isfinite(one).all()) for one in self.learner.module.parameters()):
+            bad = ["weights"]  # the loss is of the step before
+        if bad:
             raise TrainingError(
                 f"{title}: the {bad[0]} isn't finite at step {self.done}; the last checkpoint is kept. Lower the learning_rate "
                 "or clip_norm of this training, or set runtime.precision=fp32"

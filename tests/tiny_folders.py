@@ -25,7 +25,7 @@ TINY = (
     "diffusion.denoiser.channels=[16,16]",
     "diffusion.denoiser.head_channels=8",
     "diffusion.denoiser.text_width=16",
-    "diffusion.denoiser.text_length=16",
+    "diffusion.denoiser.text_length=40",
     *(
         f"diffusion.{stage}.{setting}"
         for stage in ("pretrain", "finetune")

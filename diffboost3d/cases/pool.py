@@ -216,7 +216,8 @@ def _patient_of(path: str, pattern: re.Pattern[str] | None) -> str:
     found = pattern.search(path) if pattern else None
     if found is None:
         return path
-    return found.group(1) if found.re.groups and found.group(1) is not None else found.group()
+    name = found.group(1) if found.re.groups and found.group(1) is not None else found.group()
+    return name or path  # an empty match names nobody
 
 
 def _share(name: str) -> float:

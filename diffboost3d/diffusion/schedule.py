@@ -83,8 +83,12 @@ def set_timesteps(sampling: Any, steps: int, power: float, device: torch.device,
     if not hasattr(sampling, "sigmas"):
         raise ValueError("ddim takes even steps only; choose another sampler, or step_power=1")
     count = sampling.config.num_train_timesteps
-    start = round(min(strength, 1.0) * count) - 1
-    ladder = [max(taken - 1 - at, round(start * (1.0 - at / taken) ** power)) for at in range(taken)]
+    start = max(taken, round(min(strength, 1.0) * count)) - 1
+    ladder = [round(start * (1.0 - at / taken) ** power) for at in range(taken)]
+    for at in reversed(range(taken - 1)):  # where many steps crowd, rounding brings some together
+        ladder[at] = max(ladder[at], ladder[at + 1] + 1)
+    for at in range(1, taken):  # pushed above the start: come down again
+        ladder[0], ladder[at] = min(ladder[0], start), min(ladder[at], start - at)
     kept = sampling.alphas_cumprod[ladder]
     sampling.sigmas = torch.cat([((1.0 - kept) / kept).sqrt(), torch.zeros(1)]).float().cpu()
     sampling.timesteps = torch.tensor(ladder, device=device)

@@ -18,13 +18,15 @@ SMOOTHING = (
 STRONGEST = 4.0  # amplitudes change by this factor at most
 FREE_BELOW, FULL_FROM = 0.15, 0.3  # of the Nyquist frequency: what is slower is anatomy and shading, and is left alone
 _LEAST_POWER = 1e-6
+_EMPTY = 0.02  # of a range of 2
 
 
 def with_spectrum_of(synthetic: Float, real: Float, share: float = 1.0) -> Float:
     """The synthetic volume (I, J, K) in [-1, 1] with the fine part of its power spectrum brought to that of the real one.
 
     Each wave of the cosine transform (mirrored at the borders, so that nothing wraps round) is scaled by (P_real / P_synthetic) ^
-    (share / 2), with both powers smoothed over neighbouring frequencies, as in Wiener's spectral estimates. The mean stays.
+    (share / 2), with both powers smoothed over neighbouring frequencies. Where both volumes are empty
+    (-1: air, a mask) nothing changes.
 
     Args:
         share: 0 leaves the volume as it is, 1 takes all of the real one's spectrum.
@@ -41,7 +43,8 @@ def with_spectrum_of(synthetic: Float, real: Float, share: float = 1.0) -> Float
     waves, wanted = (dctn(volume.astype(np.float64), norm="ortho") for volume in (synthetic, real))
     gain = np.sqrt(_smoothed_power(wanted) / _smoothed_power(waves)).clip(1 / STRONGEST, STRONGEST)
     matched = idctn(waves * gain ** (share * _freedom(synthetic.shape)), norm="ortho")
-    return np.clip(matched, -1.0, 1.0).astype(np.float32)
+    floor = (real <= -1.0) & (synthetic <= -1.0 + _EMPTY)  # cut off or masked in both: a filter would ring there
+    return np.clip(np.where(floor, synthetic, matched), -1.0, 1.0).astype(np.float32)
 
 
 def _smoothed_power(waves: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -336,6 +336,11 @@ class TestPatients:
         alone = self.parts(open_pool(root, tmp_path / "one", 0.3))
         assert self.parts(open_pool(root, tmp_path / "two", 0.3, r"subject-\d+")) == alone
 
+    def test_an_empty_match_names_nobody(self, tmp_path: Path) -> None:
+        root = grow(tmp_path / "pool", list(self.PATIENTS))
+        alone = self.parts(open_pool(root, tmp_path / "one", 0.3))
+        assert self.parts(open_pool(root, tmp_path / "two", 0.3, r"(X[0-9]+)?")) == alone
+
     def test_another_pattern_lists_the_pool_anew(self, tmp_path: Path) -> None:
         root = grow(tmp_path / "pool", list(self.PATIENTS))
         first = open_pool(root, tmp_path / "index", 0.3)

@@ -95,6 +95,16 @@ def test_strength_is_a_share_of_the_noise_range_whatever_the_power(scheduler, po
     torch.testing.assert_close(maps, clean, rtol=0, atol=5e-3)
 
 
+@pytest.mark.parametrize(
+    ("steps", "power", "strength"), [(500, 1.2, 0.5), (1000, 1.1, 0.5), (1000, 5.0, 1.0), (100, 3.0, 0.1)]
+)
+def test_many_crowded_steps_never_share_a_timestep(scheduler, steps, power, strength):
+    ladder = set_timesteps(sampling_scheduler(scheduler, "unipc"), steps, power, CPU, strength).tolist()
+    assert ladder == sorted(set(ladder), reverse=True)
+    assert ladder[0] == round(1000 * strength) - 1
+    assert ladder[-1] >= 0
+
+
 def test_power_one_leaves_the_schedule_alone(scheduler):
     one, other = (sampling_scheduler(scheduler, "dpmsolver++") for _ in range(2))
     set_timesteps(one, 9, 1.0, CPU)

@@ -73,3 +73,12 @@ def test_flat_and_odd_volumes_stay_in_range(shape):
 def test_differing_shapes_are_refused():
     with pytest.raises(ValueError, match="differing shapes"):
         with_spectrum_of(anatomy(1), anatomy(1)[1:])
+
+
+def test_a_masked_background_stays_empty():
+    offsets = np.meshgrid(*(np.arange(side) - side / 2 for side in SHAPE), indexing="ij")
+    mask = sum(offset**2 for offset in offsets) < 9**2
+    synthetic = np.where(mask, anatomy(1), -1.0).astype(np.float32)
+    made = with_spectrum_of(synthetic, np.where(mask, anatomy(3) + grain(4, 0.1), -1.0).astype(np.float32))
+    assert (made[~mask] == -1.0).all()
+    assert not np.array_equal(made[mask], synthetic[mask])
