@@ -91,9 +91,9 @@ def set_timesteps(sampling: Any, steps: int, power: float, device: torch.device,
         ladder[0], ladder[at] = min(ladder[0], start), min(ladder[at], start - at)
     kept = sampling.alphas_cumprod[ladder]
     sampling.sigmas = torch.cat([((1.0 - kept) / kept).sqrt(), torch.zeros(1)]).float().cpu()
-    sampling.timesteps = torch.tensor(ladder, device=device)
-    sampling.num_inference_steps = taken
-    return sampling.timesteps
+    timesteps = torch.tensor(ladder, device=device)
+    sampling.timesteps, sampling.num_inference_steps = timesteps, taken
+    return timesteps
 
 
 def min_snr_weights(scheduler: Any, gamma: float, floor: float = 0.05) -> torch.Tensor:

@@ -116,7 +116,7 @@ def slice_spectrum_distance(
     if min(slices[0].shape[1:]) < 4:
         return float("nan")
     pairs = [pair for pair in zip(*slices, strict=True) if min(pair[0].std(), pair[1].std()) >= _LEAST_SPREAD]
-    return float(np.mean([spectrum_distance(*pair, in_plane) for pair in pairs])) if pairs else float("nan")
+    return float(np.mean([spectrum_distance(one, other, in_plane) for one, other in pairs])) if pairs else float("nan")
 
 
 def edge_agreement(
