@@ -48,7 +48,8 @@ def main() -> None:
         same_start.run(one_slice_at_a_time=True)
         ours.run(one_slice_at_a_time=False)
     realism = json.loads((RESULTS / "realism.json").read_text(encoding="utf-8"))
-    if (realism["plan"], realism["training"]) != (dataclasses.asdict(held_out.default), held_out.overrides):
+    plan = json.loads(json.dumps(dataclasses.asdict(held_out.default)))  # tuples are lists there
+    if (realism["plan"], realism["training"]) != (plan, held_out.overrides):
         raise SystemExit(
             "results/realism.json is of another generator or plan: run realism.py with the same overrides first"
         )
