@@ -108,7 +108,10 @@ class HeldOut:
     def requests(self, case: Case, count: int = 1) -> list[SampleRequest]:
         """Requests of samples of a case, with the task's prompt."""
         prompts = fill_templates({"{prompt}, {look}": 1.0}, self.manifest.prompt, "")
-        return [SampleRequest(seed_of(self.seed, "benchmark", case.id, at), prompts) for at in range(count)]
+        image, control = self.real(case), self.control(case)
+        return [
+            SampleRequest(seed_of(self.seed, "benchmark", case.id, at), prompts, image, control) for at in range(count)
+        ]
 
     def samples(
         self, plan: SamplingPlan, noise: NoisePlan | None = None, match_spectrum: float | None = None
@@ -131,10 +134,7 @@ class HeldOut:
                 return [arrays[name] for name in ids]
         sampler = self.sampler(plan, noise, match_spectrum)
         made = [
-            sampler.volumes(
-                self.real(case), self.control(case), self.axis, case.grid.spacing_mm[self.axis], self.requests(case)
-            )[0]
-            for case in self.cases
+            sampler.volumes(self.axis, case.grid.spacing_mm[self.axis], self.requests(case))[0] for case in self.cases
         ]
         with replacing(kept) as temporary:
             np.savez(temporary, **dict(zip(ids, made, strict=True)))  # type: ignore[arg-type]

@@ -6,6 +6,9 @@ import dataclasses
 import itertools
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from diffboost3d.cases.atomic import write_json
 from diffboost3d.cases.records import Case, Manifest, SyntheticRecord
 from diffboost3d.cases.workspace import Workspace, now
@@ -17,8 +20,9 @@ from diffboost3d.diffusion.weights import load_generator
 from diffboost3d.imaging.files import ending_like, read, write_like
 from diffboost3d.schema import Config, SynthesizeConfig
 from diffboost3d.seeds import generator, seed_of
+from diffboost3d.stages.blueprints import Blueprint, blueprint_of, control_of_blueprint
 from diffboost3d.stages.generator_training import require_generator
-from diffboost3d.stages.inputs import accelerator_of, cases_of, control_of, prepared, slice_axis
+from diffboost3d.stages.inputs import accelerator_of, cases_of, slice_axis
 from diffboost3d.synthesis.volumes import NoisePlan, SampleRequest, VolumeSampler, in_source_units
 
 
@@ -178,18 +182,31 @@ def _synthesize(
     """The volumes of a group and, each time last, their records."""
     case = manifest.case(group.records[0].case)
     axis = slice_axis(config, manifest)
-    control = control_of(config, manifest, workspace, case, with_label=True)
-    mixture = dict(zip(config.synthesize.text, config.synthesize.text_weights, strict=True))
-    prompts = [fill_templates(mixture, record.prompt, record.look) for record in group.records]
-    requests = [SampleRequest(record.seed, own) for record, own in zip(group.records, prompts, strict=True)]
-    image = prepared(workspace, case, "image")
-    volumes = sampler.volumes(image, control, axis, case.grid.spacing_mm[axis], requests)
-    source = workspace.source(manifest, case.image)
-    real = read(source).array
+    blueprints = [blueprint_of(workspace, case, record) for record in group.records]
+    requests = [
+        _request(config, manifest, record, blueprint)
+        for record, blueprint in zip(group.records, blueprints, strict=True)
+    ]
+    volumes = sampler.volumes(axis, case.grid.spacing_mm[axis], requests)
     for record, volume in zip(group.records, volumes, strict=True):
         if record in group.missing:
-            target = workspace.synthetic_volume(record.fold, case.id, record.sample, ending_like(case.image))
-            path = workspace.synthetic_record(record.fold, case.id, record.sample)
-            path.unlink(missing_ok=True)  # an older record must never stand beside this volume
-            write_like(target, in_source_units(volume, case, real), source, synthetic=True)
-            write_json(path, dataclasses.asdict(record))
+            _keep(workspace, manifest, case, record, volume)
+
+
+def _request(config: Config, manifest: Manifest, record: SyntheticRecord, blueprint: Blueprint) -> SampleRequest:
+    """What the sampler is asked for."""
+    mixture = dict(zip(config.synthesize.text, config.synthesize.text_weights, strict=True))
+    prompts = fill_templates(mixture, record.prompt, record.look)
+    return SampleRequest(record.seed, prompts, blueprint.image, control_of_blueprint(config, manifest, blueprint))
+
+
+def _keep(
+    workspace: Workspace, manifest: Manifest, case: Case, record: SyntheticRecord, volume: NDArray[np.float32]
+) -> None:
+    """Write a volume and, last, its record."""
+    source = workspace.source(manifest, case.image)
+    target = workspace.synthetic_volume(record.fold, case.id, record.sample, ending_like(case.image))
+    path = workspace.synthetic_record(record.fold, case.id, record.sample)
+    path.unlink(missing_ok=True)  # an older record must never stand beside this volume
+    write_like(target, in_source_units(volume, case, read(source).array), source, synthetic=True)
+    write_json(path, dataclasses.asdict(record))

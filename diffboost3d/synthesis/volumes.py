@@ -33,10 +33,18 @@ class NoisePlan:
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """One sample of a case: its seed, and its prompts with their weights."""
+    """One synthetic volume.
+
+    Attributes:
+        prompts: with their weights.
+        image: the real volume (I, J, K) in [-1, 1], where sampling starts if strength < 1, and whose spectrum is taken.
+        control: the control image (C, I, J, K) in [0, 1].
+    """
 
     seed: int
     prompts: Mapping[str, float]
+    image: NDArray[np.float32]
+    control: NDArray[np.float32]
 
 
 class VolumeSampler:
@@ -79,22 +87,15 @@ class VolumeSampler:
         """How many samples of a case with that many slices fill a batch."""
         return max(1, self._batch // slices)
 
-    def volumes(
-        self,
-        image: NDArray[np.float32],
-        control: NDArray[np.float32],
-        axis: int,
-        spacing_mm: float,
-        requests: Sequence[SampleRequest],
-    ) -> list[NDArray[np.float32]]:
-        """A synthetic volume (I, J, K) in [-1, 1] for each request.
+    def volumes(self, axis: int, spacing_mm: float, requests: Sequence[SampleRequest]) -> list[NDArray[np.float32]]:
+        """A synthetic volume (I, J, K) in [-1, 1] for each request; all are of one shape.
 
         Args:
-            image: the real volume (I, J, K), where sampling starts if strength < 1, and whose spectrum is taken.
-            control: (C, I, J, K). axis: of slicing. spacing_mm: along it.
+            axis: of slicing. spacing_mm: along it.
         """
-        grid = SliceGrid(image.shape, axis)
-        slices, locations = grid.slices(torch.from_numpy(np.concatenate([control, image[None]])))
+        grid = SliceGrid(requests[0].image.shape, axis)
+        taken = [grid.slices(torch.from_numpy(np.concatenate([r.control, r.image[None]]))) for r in requests]
+        slices, locations = torch.stack([slices for slices, _ in taken]), taken[0][1]
         size = padded_size(slices.shape[-2:], self._denoiser.divisor)
         shape = (len(grid), *latent_shape(self._codec, size))
         plan = self._noise
@@ -113,14 +114,17 @@ class VolumeSampler:
             numbers = torch.arange(first, min(first + self._batch, len(made)))
             sample_of, slice_of = numbers // len(grid), numbers % len(grid)
             made[numbers] = self._denoise(
-                slices[slice_of],
+                slices[sample_of, slice_of],
                 noise[sample_of, slice_of],
                 texts[sample_of.to(texts.device)],
                 [streams[number] for number in numbers],
             )
         volumes = made.view(len(requests), len(grid), *made.shape[1:])
         whole = (grid.assemble(iter([(volume, locations)]))[0].numpy() for volume in volumes)
-        return [with_spectrum_of(np.ascontiguousarray(volume), image, self._match_spectrum) for volume in whole]
+        return [
+            with_spectrum_of(np.ascontiguousarray(volume), request.image, self._match_spectrum)
+            for volume, request in zip(whole, requests, strict=True)
+        ]
 
     def _text(self, prompts: Mapping[str, float]) -> torch.Tensor:
         """Embedded once for all samples that ask for the same."""

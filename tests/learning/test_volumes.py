@@ -46,7 +46,8 @@ def sampler(codec, scheduler, batch=3, plan=None, noise=NOISE, precision="no"):
 
 
 def one_volume(sampler, axis=2, seed=7, shape=SHAPE):
-    (made,) = sampler.volumes(volume(shape=shape), control(shape=shape), axis, 2.5, [SampleRequest(seed, {"MRI": 1.0})])
+    request = SampleRequest(seed, {"MRI": 1.0}, volume(shape=shape), control(shape=shape))
+    (made,) = sampler.volumes(axis, 2.5, [request])
     return made
 
 
@@ -135,7 +136,11 @@ def test_volumes_are_finite_and_in_range_also_in_mixed_precision(codec, schedule
 
 
 # --- samples together ------------------------------------------------------------------------------------------------
-REQUESTS = [SampleRequest(7, {"MRI": 1.0}), SampleRequest(8, {"CT": 1.0}), SampleRequest(9, {"MRI": 0.5, "CT": 0.5})]
+REQUESTS = [
+    SampleRequest(7, {"MRI": 1.0}, volume(), control()),
+    SampleRequest(8, {"CT": 1.0}, volume(), control()),
+    SampleRequest(9, {"MRI": 0.5, "CT": 0.5}, volume(), control()),
+]
 
 
 @pytest.mark.parametrize(("batch", "slices", "expected"), [(1, 5, 1), (9, 5, 1), (10, 5, 2), (64, 5, 12), (64, 65, 1)])
@@ -147,18 +152,27 @@ def test_as_many_samples_go_together_as_fill_a_batch(codec, scheduler, batch, sl
 @pytest.mark.parametrize("batch", [4, 64])
 def test_a_sample_is_the_same_alone_and_together_with_others(codec, scheduler, plan, batch):
     one = sampler(codec, scheduler, batch, plan)
-    together = one.volumes(volume(), control(), 2, 2.5, REQUESTS)
+    together = one.volumes(2, 2.5, REQUESTS)
     for request, made in zip(REQUESTS, together, strict=True):
-        (alone,) = one.volumes(volume(), control(), 2, 2.5, [request])
+        (alone,) = one.volumes(2, 2.5, [request])
         np.testing.assert_allclose(made, alone, atol=1e-5)
     assert all(np.abs(a - b).mean() > 1e-4 for a, b in itertools.combinations(together, 2))
-    again = one.volumes(volume(), control(), 2, 2.5, REQUESTS)
+    again = one.volumes(2, 2.5, REQUESTS)
     assert all(np.array_equal(a, b) for a, b in zip(together, again, strict=True))
+
+
+def test_every_sample_follows_its_own_control_and_starts_from_its_own_image(fake, codec, scheduler):
+    requests = [SampleRequest(7, {"MRI": 1.0}, volume(seed), control(seed + 10)) for seed in (1, 2)]
+    made = sampler(codec, scheduler, 3).volumes(1, 2.5, requests)  # batches hold slices of both
+    for one, request in zip(made, requests, strict=True):
+        np.testing.assert_allclose(one, request.control[0], atol=1e-6)
+    starts = torch.cat([call["start"] for call in fake])[:, 0].numpy()
+    np.testing.assert_array_equal(starts, np.concatenate([np.moveaxis(r.image, 1, 0) for r in requests]))
 
 
 def test_every_slice_has_the_text_of_its_sample(fake, codec, scheduler):
     one = sampler(codec, scheduler, 7)
-    one.volumes(volume(), control(), 2, 2.5, REQUESTS)
+    one.volumes(2, 2.5, REQUESTS)
     assert [len(call["noise"]) for call in fake] == [7, 7, 1]  # three samples of five slices
     expected = torch.cat([embed_mixture(small_denoiser(codec), r.prompts).expand(5, -1, -1) for r in REQUESTS])
     torch.testing.assert_close(torch.cat([call["text"] for call in fake]), expected)
