@@ -210,6 +210,12 @@ def _check_together(config: Config) -> None:
             f"diffusion.denoiser.channels={diffusion.denoiser.channels} is refused; it takes one or more levels, at least "
             f"attention_levels={diffusion.denoiser.attention_levels}"
         )
+    for name, section in (("pretrain", diffusion.pretrain), ("finetune", diffusion.finetune)):
+        if section.batch % diffusion.denoiser.stack:
+            raise ConfigError(
+                f"diffusion.{name}.batch={section.batch} is refused with diffusion.denoiser.stack={diffusion.denoiser.stack}; it "
+                "counts slices, and takes a multiple of the stack"
+            )
     if diffusion.family == "scratch" and diffusion.weights.base is not None:
         raise ConfigError(
             "diffusion.weights.base is set, but diffusion.family=scratch; add diffusion=sd15 or diffusion=sd21"

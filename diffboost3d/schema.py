@@ -135,6 +135,11 @@ class DenoiserConfig:
         choices=("separate", "added"),
     )
     neighbours: int = key(1, "Neighbouring slices on each side whose edges are control channels too.", low=0)
+    stack: int = key(
+        1,
+        "Consecutive slices that layers along the slice axis denoise together (training stacks of that many); 1: no such layers.",
+        low=1,
+    )
 
 
 @dataclass

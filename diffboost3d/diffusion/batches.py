@@ -50,6 +50,7 @@ class SlicePlan:
         jitter: share of the slices that are rotated and scaled. The others are cut out on whole voxels and keep their finest
             detail: interpolated images are smoother, and a generator that sees only these makes only these.
         looks: share of the slices that are given one of `looks.LOOKS` and its word.
+        stack: consecutive slices a sample, moved alike; with 1 a sample is a slice and has no axis for them.
     """
 
     size: tuple[int, int]
@@ -63,6 +64,7 @@ class SlicePlan:
     purpose: str
     looks: float = 0.0
     jitter: float = 1.0
+    stack: int = 1
 
     def still(self) -> SlicePlan:
         """The same without jitter, drops and looks, drawn anew: for validation."""
@@ -79,7 +81,10 @@ class SlicePlan:
 
 
 class SliceDataset(Dataset[dict[str, torch.Tensor]]):
-    """Sample number -> image (1, A, B), control (C, A, B), tokens (T,), noise (c, h, w), timestep (); nothing else is random."""
+    """Sample number -> image (1, A, B), control (C, A, B), tokens (T,), noise (c, h, w), timestep (); nothing else is random.
+
+    With stacks of S slices: image (S, 1, A, B), control (S, C, A, B), noise (S, c, h, w); a volume of fewer repeats its last.
+    """
 
     def __init__(
         self, sources: Sequence[SliceSource], prompt: str, tokenizer: Tokenizer, codec: Codec, plan: SlicePlan
@@ -95,19 +100,27 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         draw = self.draw(number)
         source = self.sources[draw.source]
-        image = torch.from_numpy(np.take(source.image, draw.position, axis=self.plan.axis))[None]
-        control = torch.from_numpy(np.take(source.control, draw.position, axis=self.plan.axis + 1))
-        moved = move_slice(torch.cat([image, control]), self.plan.size, draw.degrees, draw.scale, draw.shift)
-        image, control = moved[:1], moved[1:].clamp(0.0, 1.0)
+        last = source.image.shape[self.plan.axis] - 1
+        slices = [self._slice(source, min(draw.position + at, last), draw) for at in range(self.plan.stack)]
+        noise = torch.randn(len(slices), *self._latent, generator=torch.Generator().manual_seed(draw.noise_seed))
+        images, controls = torch.stack([moved[:1] for moved in slices]), torch.stack([moved[1:] for moved in slices])
         if draw.look:
-            image = with_look(image, draw.look, draw.noise_seed + 1)
+            images = with_look(images, draw.look, draw.noise_seed + 1)
+        controls = torch.zeros_like(controls) if draw.drop_control else controls.clamp(0.0, 1.0)
+        single = self.plan.stack == 1
         return {
-            "image": image,
-            "control": torch.zeros_like(control) if draw.drop_control else control,
+            "image": images[0] if single else images,
+            "control": controls[0] if single else controls,
             "tokens": self._no_tokens if draw.drop_text else self._tokens[draw.look],
-            "noise": torch.randn(self._latent, generator=torch.Generator().manual_seed(draw.noise_seed)),
+            "noise": noise[0] if single else noise,
             "timestep": torch.tensor(draw.timestep),
         }
+
+    def _slice(self, source: SliceSource, position: int, draw: SliceDraw) -> torch.Tensor:
+        """Image and control (1 + C, A, B) of one slice, moved."""
+        image = torch.from_numpy(np.take(source.image, position, axis=self.plan.axis))[None]
+        control = torch.from_numpy(np.take(source.control, position, axis=self.plan.axis + 1))
+        return move_slice(torch.cat([image, control]), self.plan.size, draw.degrees, draw.scale, draw.shift)
 
     def draw(self, number: int) -> SliceDraw:
         """The random choices of a sample."""
@@ -115,7 +128,7 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
         random = generator(plan.seed, plan.purpose, number)
         source = int(random.choice(len(self.sources), p=self._shares))
         image = self.sources[source].image
-        position = int(random.integers(image.shape[plan.axis]))
+        position = int(random.integers(max(1, image.shape[plan.axis] - plan.stack + 1)))
         sides = [size for axis, size in enumerate(image.shape) if axis != plan.axis]
         free = [max(0, side - wanted) / 2 for side, wanted in zip(sides, plan.size, strict=True)]
         jitters = random.random() < plan.jitter

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from diffboost3d.diffusion.codecs import Codec
 from diffboost3d.diffusion.lora import LoraPlan, add_adapters
 from diffboost3d.diffusion.networks import ConditionalDenoiser
-from diffboost3d.diffusion.objective import DenoisingObjective
+from diffboost3d.diffusion.objective import DenoisingObjective, flattened
 from diffboost3d.diffusion.sampling import SamplingPlan, sample
 from diffboost3d.diffusion.text import embed_mixture
 
@@ -68,9 +68,10 @@ class DiffusionLearner:
         timesteps = self._objective.scheduler.config.num_train_timesteps
         spread = torch.linspace(0, timesteps - 1, VALIDATION_SLICES, device=device).long()
         batch["timestep"] = spread
+        at_once = VALIDATED_AT_ONCE if batch["image"].ndim == 4 else 1
         parts = [
-            {name: tensor[first : first + VALIDATED_AT_ONCE] for name, tensor in batch.items()}
-            for first in range(0, VALIDATION_SLICES, VALIDATED_AT_ONCE)
+            {name: tensor[first : first + at_once] for name, tensor in batch.items()}
+            for first in range(0, VALIDATION_SLICES, at_once)
         ]
         losses = torch.cat([self._objective.losses(part).cpu() for part in parts])
         scalars = {"loss": float(losses.mean())}
@@ -80,7 +81,7 @@ class DiffusionLearner:
 
     def images(self, device: torch.device) -> dict[str, NDArray[np.uint8]]:
         """One picture: a row each of edges, samples of them, and the real slices."""
-        batch = self._batch(PICTURED_SLICES, device)
+        batch, slices = flattened(self._batch(PICTURED_SLICES, device))
         denoiser = self._objective.denoiser
         fake = sample(
             denoiser,
@@ -91,9 +92,12 @@ class DiffusionLearner:
             embed_mixture(denoiser, {self._prompt: 1.0}),
             embed_mixture(denoiser, {"": 1.0}),
             batch["control"],
+            stack=slices,
         )
         edge = batch["control"].amax(dim=1, keepdim=True) * 2 - 1
-        rows = [torch.cat(list(row[:, 0]), dim=0) for row in (edge, fake, batch["image"])]
+        rows = [
+            torch.cat(list(row[::slices, 0]), dim=0) for row in (edge, fake, batch["image"])
+        ]  # the first of a stack
         picture = torch.cat([row.T for row in rows]).float().cpu().numpy()
         grey = np.clip((picture + 1) * 127.5, 0, 255).astype(np.uint8)
         return {"edge_sample_real": np.repeat(grey[..., None], 3, axis=2)}

@@ -24,13 +24,13 @@ def _contrast(image: torch.Tensor, factor: float) -> torch.Tensor:
 
 
 def _blur(image: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Gaussian blur of (1, A, B), sigma in voxels."""
+    """Gaussian blur of (..., A, B), sigma in voxels."""
     radius = max(1, round(3 * sigma))
     offsets = torch.arange(-radius, radius + 1, dtype=image.dtype)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
     kernel /= kernel.sum()
-    padded = F.pad(image[None], (radius, radius, radius, radius), mode="replicate")
-    return F.conv2d(F.conv2d(padded, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))[0]
+    padded = F.pad(image.reshape(-1, 1, *image.shape[-2:]), (radius, radius, radius, radius), mode="replicate")
+    return F.conv2d(F.conv2d(padded, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1)).view(image.shape)
 
 
 def _shading(image: torch.Tensor, draw: Draw) -> torch.Tensor:
@@ -56,7 +56,7 @@ LOOKS: dict[str, Callable[[torch.Tensor, Draw, Noise], torch.Tensor]] = {
 
 
 def with_look(image: torch.Tensor, look: str, seed: int) -> torch.Tensor:
-    """An image (1, A, B) in [-1, 1] given one of `LOOKS`, its strength drawn by the seed."""
+    """An image (1, A, B), or a stack (S, 1, A, B), in [-1, 1] given one of `LOOKS`, its strength drawn by the seed."""
     random = torch.Generator().manual_seed(seed)
 
     def draw(low: float, high: float) -> float:

@@ -6,11 +6,13 @@ The parts are those of `diffusers` and `transformers`, so what is saved is a fol
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from diffboost3d.diffusion.stacks import StackMixer
 from diffboost3d.diffusion.text import END, START, VOCABULARY, ByteTokenizer, Tokenizer
 
 
@@ -40,12 +42,21 @@ class ConditionalDenoiser(torch.nn.Module):
     Args:
         unet, controlnet: of `diffusers`. text_encoder: of `transformers`. tokenizer: what the text encoder reads.
         factor: image voxels a map voxel, along each side.
+
+    Attributes:
+        mixer: layers along the slice axis, or None.
     """
 
     def __init__(self, unet: Any, controlnet: Any, text_encoder: Any, tokenizer: Tokenizer, factor: int) -> None:
         super().__init__()
         self.unet, self.controlnet, self.text_encoder = unet, controlnet, text_encoder
         self.tokenizer, self.factor = tokenizer, factor
+        self.mixer: StackMixer | None = None
+
+    def mix_along_slices(self) -> None:
+        """Add layers along the slice axis, where there are none; they start at no effect."""
+        if self.mixer is None:
+            self.mixer = StackMixer(self.unet)
 
     @property
     def divisor(self) -> int:
@@ -58,16 +69,22 @@ class ConditionalDenoiser(torch.nn.Module):
         return int(self.controlnet.config.conditioning_channels)
 
     def forward(
-        self, noisy: torch.Tensor, timesteps: torch.Tensor, tokens: torch.Tensor, control: torch.Tensor
+        self,
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor,
+        tokens: torch.Tensor,
+        control: torch.Tensor,
+        slices: int = 1,
     ) -> torch.Tensor:
         """The prediction (B, c, h, w).
 
         Args:
             noisy: maps (B, c, h, w). timesteps: (B,). tokens: (B, T), or (1, T) for a prompt common to all.
             control: control images (B, C, A, B) at full resolution in [0, 1]; zeros are "no control".
+            slices: the batch consists of stacks of so many consecutive slices, which layers along the slice axis mix.
         """
         text = self.embed(tokens).expand(len(noisy), -1, -1)
-        return self.predict(noisy, timesteps, text, control)
+        return self.predict(noisy, timesteps, text, control, slices=slices)
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Text embeddings (B, T, width)."""
@@ -82,6 +99,7 @@ class ConditionalDenoiser(torch.nn.Module):
         control: torch.Tensor | None,
         strength: float = 1.0,
         guess_mode: bool = False,
+        slices: int = 1,
     ) -> torch.Tensor:
         """As `forward`, with embedded text (B, T, width).
 
@@ -94,7 +112,9 @@ class ConditionalDenoiser(torch.nn.Module):
         if control is not None and strength:
             residuals = self._residuals(noisy, timesteps, text, control, strength, guess_mode)
         kind = self.unet.dtype  # a locked U-Net may be kept in half precision
-        predicted: torch.Tensor = self.unet(noisy.to(kind), timesteps, text.to(kind), return_dict=False, **residuals)[0]
+        with nullcontext() if self.mixer is None else self.mixer.over(slices):
+            given = (noisy.to(kind), timesteps, text.to(kind))
+            predicted: torch.Tensor = self.unet(*given, return_dict=False, **residuals)[0]
         return predicted.to(noisy.dtype)
 
     def _residuals(

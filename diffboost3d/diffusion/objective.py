@@ -12,7 +12,7 @@ from diffboost3d.diffusion.schedule import min_snr_weights
 
 
 class DenoisingObjective(torch.nn.Module):
-    """Batch -> {"loss"}; the batch is as `SliceDataset` makes it, each slice with its own noise, timestep and drops.
+    """Batch -> {"loss"}; the batch is as `SliceDataset` makes it, each slice (stack) with its own noise, timestep and drops.
 
     Args:
         min_snr_gamma: see `schedule.min_snr_weights`; None weighs all timesteps alike.
@@ -35,13 +35,15 @@ class DenoisingObjective(torch.nn.Module):
         return {"loss": losses.mean()}
 
     def losses(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Loss of each slice (B,), without weights."""
+        """Loss of each slice or stack (B,), without weights."""
+        stacks = len(batch["image"])
+        batch, slices = flattened(batch)
         with torch.no_grad():
             clean = self.codec.encode(batch["image"])
         noisy = self.scheduler.add_noise(clean, batch["noise"], batch["timestep"])
         target = self.target(clean, batch["noise"], batch["timestep"])
-        predicted = self.denoiser(noisy, batch["timestep"], batch["tokens"], batch["control"])
-        losses: torch.Tensor = (predicted.float() - target.float()).square().mean(dim=(1, 2, 3))
+        predicted = self.denoiser(noisy, batch["timestep"], batch["tokens"], batch["control"], slices)
+        losses: torch.Tensor = (predicted.float() - target.float()).square().view(stacks, -1).mean(dim=1)
         return losses
 
     def target(self, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
@@ -50,3 +52,15 @@ class DenoisingObjective(torch.nn.Module):
             return noise
         velocity: torch.Tensor = self.scheduler.get_velocity(clean, noise, timesteps)
         return velocity
+
+
+def flattened(batch: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], int]:
+    """(a batch of slices, how many consecutive ones are a stack) of a batch of slices or stacks (B, S, ...)."""
+    if batch["image"].ndim == 4:
+        return batch, 1
+    slices = batch["image"].shape[1]
+    common = ("tokens", "timestep")  # to all slices of a stack
+    return {
+        name: tensor.repeat_interleave(slices, dim=0) if name in common else tensor.flatten(0, 1)
+        for name, tensor in batch.items()
+    }, slices

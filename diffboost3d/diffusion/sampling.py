@@ -11,6 +11,7 @@ from diffboost3d.diffusion.codecs import Codec, padded
 from diffboost3d.diffusion.networks import ConditionalDenoiser
 from diffboost3d.diffusion.schedule import sampling_scheduler, set_timesteps
 
+WHOLE = 1 << 30  # more slices than any volume has
 RandomStreams = torch.Generator | list[torch.Generator] | None
 
 
@@ -66,6 +67,9 @@ def sample(
     control: torch.Tensor,
     start: torch.Tensor | None = None,
     generator: RandomStreams = None,
+    stack: int = 1,
+    window: int = WHOLE,
+    overlap: int = 0,
 ) -> torch.Tensor:
     """Images (B, 1, A, B) in [-1, 1].
 
@@ -76,9 +80,11 @@ def sample(
         text, negative_text: embeddings (B, T, width), or (1, T, width) common to all. control: (B, C, A, B) in [0, 1].
         start: images (B, 1, A, B) to start from where `plan.strength` < 1.
         generator: of noise added on the way (eta, sde); one, or one a slice.
+        stack, window, overlap: see `sample_maps`.
     """
     a, b = control.shape[-2:]
-    maps = sample_maps(denoiser, scheduler, codec, plan, noise, text, negative_text, control, start, generator)
+    given = (noise, text, negative_text, control, start, generator, stack, window, overlap)
+    maps = sample_maps(denoiser, scheduler, codec, plan, *given)
     return codec.decode(maps)[..., :a, :b].clamp(-1.0, 1.0)
 
 
@@ -94,10 +100,20 @@ def sample_maps(
     control: torch.Tensor,
     start: torch.Tensor | None = None,
     generator: RandomStreams = None,
+    stack: int = 1,
+    window: int = WHOLE,
+    overlap: int = 0,
 ) -> torch.Tensor:
-    """As `sample`, before the codec: maps (B, c, h, w)."""
+    """As `sample`, before the codec: maps (B, c, h, w).
+
+    Args:
+        stack: the batch consists of stacks of so many consecutive slices, which a generator with layers along the slice axis
+            denoises together.
+        window: predictions are of so many slices at once, `overlap` of them shared with the next window, and averaged at every
+            step where windows overlap (as arXiv 2302.08113 does in plane); it bounds memory, and what a slice sees.
+    """
     size = [side * codec.factor for side in noise.shape[-2:]]
-    guided = _Guided(denoiser, plan, text, negative_text, padded(control, size))
+    guided = _Guided(denoiser, plan, text, negative_text, padded(control, size), Windows(stack, window, overlap))
     steps = sampling_scheduler(scheduler, plan.sampler)
     clean = None if start is None or plan.strength >= 1.0 else codec.encode(padded(start, size))
     maps, timesteps = _begin(steps, scheduler, plan, noise, clean)
@@ -128,6 +144,31 @@ def _begin(
     return noisy, timesteps
 
 
+@dataclass(frozen=True)
+class Windows:
+    """Overlapping runs of consecutive slices in stacks of `stack` slices; see `sample_maps`."""
+
+    stack: int = 1
+    size: int = WHOLE
+    overlap: int = 0
+
+    def __post_init__(self) -> None:
+        if self.stack < 1 or self.size < 1 or not 0 <= self.overlap < self.size:
+            raise ValueError(
+                f"a window of {self.size} slices can't overlap by {self.overlap} in stacks of {self.stack}"
+            )
+
+    def runs(self) -> list[tuple[int, int]]:
+        """(first, last + 1) of every window; the last one ends with the stack."""
+        size, step = min(self.size, self.stack), max(1, self.size - self.overlap)
+        firsts = [*range(0, self.stack - size, step), self.stack - size]
+        return [(first, first + size) for first in firsts]
+
+    def weights(self, count: int) -> torch.Tensor:
+        """Of the slices of a window of `count`: a Hann window that is zero nowhere (count,)."""
+        return torch.sin(torch.pi * (torch.arange(count) + 0.5) / count) ** 2
+
+
 class _Guided:
     """Predictions with guidance: base + w_text (full - base) + (w_control - 1) (base - none).
 
@@ -142,8 +183,9 @@ class _Guided:
         text: torch.Tensor,
         negative_text: torch.Tensor,
         control: torch.Tensor,
+        windows: Windows,
     ) -> None:
-        self._denoiser, self._plan, self._control = denoiser, plan, control
+        self._denoiser, self._plan, self._control, self._windows = denoiser, plan, control, windows
         self._text = text.expand(len(control), -1, -1)
         self._negative = negative_text.expand(len(control), -1, -1)
 
@@ -164,7 +206,28 @@ class _Guided:
     def _predict(
         self, maps: torch.Tensor, when: torch.Tensor, text: torch.Tensor, control: torch.Tensor | None
     ) -> torch.Tensor:
-        return self._denoiser.predict(maps, when, text, control, self._plan.control_strength, self._plan.guess_mode)
+        stack, runs = self._windows.stack, self._windows.runs()
+        if len(runs) == 1:
+            return self._predict_run(maps, when, text, control, stack)
+        total, weight = torch.zeros_like(maps), maps.new_zeros(len(maps))
+        for first, end in runs:
+            rows = torch.arange(len(maps), device=maps.device).view(-1, stack)[:, first:end].flatten()
+            share = self._windows.weights(end - first).to(maps).repeat(len(maps) // stack)
+            guide = None if control is None else control[rows]
+            total[rows] += self._predict_run(maps[rows], when[rows], text[rows], guide, end - first) * _column(share)
+            weight[rows] += share
+        return total / _column(weight)
+
+    def _predict_run(
+        self, maps: torch.Tensor, when: torch.Tensor, text: torch.Tensor, control: torch.Tensor | None, slices: int
+    ) -> torch.Tensor:
+        plan = self._plan
+        return self._denoiser.predict(maps, when, text, control, plan.control_strength, plan.guess_mode, slices)
+
+
+def _column(values: torch.Tensor) -> torch.Tensor:
+    """(B,) -> (B, 1, 1, 1)."""
+    return values.view(-1, 1, 1, 1)
 
 
 def _rescaled(guided: torch.Tensor, full: torch.Tensor, share: float) -> torch.Tensor:

@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save_file
+
 from diffboost3d.cases.atomic import replacing_folder, write_json
 from diffboost3d.diffusion.autoencoder import AutoencoderCodec
 from diffboost3d.diffusion.codecs import Codec, PackingCodec
@@ -19,6 +21,7 @@ from diffboost3d.diffusion.text import ByteTokenizer, ClipTokenizer, Tokenizer
 from diffboost3d.errors import ConfigError
 
 FOLDER = "model"
+MIXER = "stack_mixer.safetensors"  # layers along the slice axis, which `diffusers` doesn't know
 
 
 def save_generator(
@@ -44,6 +47,8 @@ def save_generator(
         }
         if isinstance(codec, AutoencoderCodec):
             codec.save(temporary / "vae")
+        if denoiser.mixer is not None:
+            save_file(denoiser.mixer.state_dict(), temporary / MIXER)
         if isinstance(tokenizer, ClipTokenizer):
             tokenizer.save(temporary / "tokenizer")
             _write_index(temporary, denoiser, scheduler, codec)
@@ -67,6 +72,9 @@ def load_generator(folder: Path) -> tuple[ConditionalDenoiser, Any, Codec]:
         _tokenizer(facts["tokenizer"], model),
         codec.factor,
     )
+    if (model / MIXER).is_file():
+        denoiser.mix_along_slices()
+        denoiser.mixer.load_state_dict(load_file(model / MIXER))  # type: ignore[union-attr]
     scheduler = DDIMScheduler.from_pretrained(model / "scheduler", local_files_only=True)
     return denoiser.eval(), scheduler, codec
 

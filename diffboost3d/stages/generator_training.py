@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,8 @@ def first_generator(config: Config, workspace: Workspace, manifest: Manifest, fo
     if config.diffusion.start_from is None:
         codec = None if _is_family(config) else first_codec(config, workspace, fold)
         with _keyed(config):
-            return _stable_diffusion(config, manifest) if codec is None else _untrained(config, manifest, codec)
+            made = _stable_diffusion(config, manifest) if codec is None else _untrained(config, manifest, codec)
+            return _mixing(config, made)
     folder = _start_folder(config.diffusion.start_from)
     denoiser, scheduler, codec = load_generator(folder)
     if isinstance(denoiser.tokenizer, ClipTokenizer) != _is_family(config):
@@ -91,7 +92,7 @@ def first_generator(config: Config, workspace: Workspace, manifest: Manifest, fo
             f"(diffusion.codec.name, diffusion.codec.factor), not {wanted.name} of {wanted.factor}"
         )
     adapt_control_channels(denoiser.controlnet, _control_channels(config, manifest))
-    return denoiser, scheduler, codec
+    return _mixing(config, (denoiser, scheduler, codec))
 
 
 def first_digest(config: Config, workspace: Workspace, fold: int | None) -> str:
@@ -109,6 +110,13 @@ def first_digest(config: Config, workspace: Workspace, fold: int | None) -> str:
     else:
         return codec_digest(config, workspace, fold)
     return files_digest(paths)
+
+
+def _mixing(config: Config, made: Generator) -> Generator:
+    """With layers along the slice axis where they are asked for."""
+    if config.diffusion.denoiser.stack > 1:
+        made[0].mix_along_slices()
+    return made
 
 
 def _start_folder(path: str) -> Path:
@@ -139,6 +147,15 @@ def _keyed(config: Config) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config.seed, "generator"))
         yield
+
+
+def _adapted(codec: PackingCodec, dataset: Any) -> None:
+    """Measure the scales of the codec on the first training slices."""
+    import torch
+
+    stack, size = dataset.plan.stack, dataset.plan.size
+    images = [dataset[number]["image"].view(stack, 1, *size) for number in range(max(1, ADAPTING_SLICES // stack))]
+    codec.adapt(torch.cat(images))
 
 
 def _stable_diffusion(config: Config, manifest: Manifest) -> Generator:
@@ -215,8 +232,10 @@ def shape_of(config: Config) -> dict[str, Any]:
         "normalise": diffusion.codec.normalise,
     }  # its weights are in `first_digest`
     asked = {**asdict(diffusion.denoiser), **codec, **asdict(diffusion.schedule)}
+    if diffusion.denoiser.stack == 1:
+        del asked["stack"]  # without such layers a generator is what it was before there were any
     if _is_family(config):  # the rest of the denoiser is as the weights are
-        sizes = {one.name for one in fields(diffusion.denoiser)} - {"control", "neighbours"}
+        sizes = {one.name for one in fields(diffusion.denoiser)} - {"control", "neighbours", "stack"}
         asked = {key: value for key, value in asked.items() if key not in sizes}
     return {"family": diffusion.family, "slice_axis": diffusion.slice_axis, **asked}
 
@@ -250,11 +269,11 @@ def require_generator(config: Config, workspace: Workspace, folder: Path, stage:
     """
     record = workspace.require(folder, stage)
     asked = shape_of(config)
-    differing = [key for key, value in record["shape"].items() if asked.get(key) != value]
+    differing = [key for key in {**record["shape"], **asked} if asked.get(key) != record["shape"].get(key)]
     if differing:
         key = differing[0]
         raise ConfigError(
-            f"the generator in {workspace.relative(folder)} was trained with diffusion {key}={record['shape'][key]}, not "
+            f"the generator in {workspace.relative(folder)} was trained with diffusion {key}={record['shape'].get(key)}, not "
             f"{asked.get(key)}; give both commands the same overrides (see config.yaml there)"
         )
     return str(record["digest"])
@@ -295,7 +314,7 @@ def slice_datasets(
         return SliceDataset(of, manifest.prompt, denoiser.tokenizer, codec, plan)
 
     size = training_size([case.grid.shape for case in training], axis, denoiser.divisor, config.diffusion.max_size)
-    plan = slice_plan(config, section, size, axis, stage)
+    plan = replace(slice_plan(config, section, size, axis, stage), stack=config.diffusion.denoiser.stack)
     share = config.diffusion.finetune_unlabelled if unlabelled else 0.0
     read = sources(training, with_label, (1.0 - share) / len(training))
     if share:
@@ -324,13 +343,11 @@ def slice_plan(
 
 def train_generator(config: Config, workspace: Workspace, accelerator: Any, generator: Generator, task: Task) -> None:
     """Train, save the generator to the task's folder, and write its record."""
-    import torch
-
     started = now()
     denoiser, scheduler, codec = generator
     lora = config.diffusion.lora
     if isinstance(codec, PackingCodec) and config.diffusion.codec.normalise and codec.scales is None:
-        codec.adapt(torch.stack([task.training[number]["image"] for number in range(ADAPTING_SLICES)]))
+        _adapted(codec, task.training)
     denoiser.spare_memory(config.diffusion.attention_slicing, config.diffusion.gradient_checkpointing)
     learner = DiffusionLearner(
         denoiser,
@@ -347,6 +364,7 @@ def train_generator(config: Config, workspace: Workspace, accelerator: Any, gene
         lora=LoraPlan(lora.rank, lora.alpha, tuple(lora.targets), seed_of(config.seed, "lora", task.stage)),
     )
     numbers = training_plan(task.section, config.seed, config.runtime.workers)
+    numbers = replace(numbers, batch=numbers.batch // task.training.plan.stack)
     facts = fit(learner, numbers, task.folder, task.digest, accelerator, task.title, workspace.log)
     if accelerator.is_main_process:
         adapter = merge_adapters(denoiser.unet)

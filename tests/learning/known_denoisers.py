@@ -27,7 +27,7 @@ class Known:
         self.codec, self.scheduler, self.calls = codec, scheduler, []
         self.clean = codec.encode(clean)
 
-    def predict(self, noisy, timesteps, text, control, strength, guess_mode):
+    def predict(self, noisy, timesteps, text, control, strength, guess_mode, slices=1):
         assert len(text) == len(noisy) == len(timesteps)
         call = {"noisy": noisy.clone(), "t": timesteps.tolist(), "control": control, "strength": strength}
         self.calls.append(call)
@@ -46,7 +46,7 @@ class Flat:
     def __init__(self, **values):
         self.values, self.calls = values, []
 
-    def predict(self, noisy, timesteps, text, control, strength, guess_mode):
+    def predict(self, noisy, timesteps, text, control, strength, guess_mode, slices=1):
         prompted = bool((text == TEXT).all())
         assert prompted != bool((text == NEGATIVE).all())
         seen = "bare" if control is None else "control" if bool(control.any()) else "zeros"

@@ -129,7 +129,7 @@ def batch_of(codec, timesteps):
 class Spy(torch.nn.Module):
     """Predicts zeros and keeps what it was given."""
 
-    def forward(self, noisy, timesteps, tokens, control):
+    def forward(self, noisy, timesteps, tokens, control, slices=1):
         self.noisy = noisy
         return torch.zeros_like(noisy)
 

@@ -90,7 +90,7 @@ class Textured:
     def __init__(self):
         self.full, self.base = noise(2, 1, 8, 8, seed=1), 0.4 * noise(2, 1, 8, 8, seed=2)
 
-    def predict(self, noisy, timesteps, text, control, strength, guess_mode):
+    def predict(self, noisy, timesteps, text, control, strength, guess_mode, slices=1):
         return self.full if bool((text == TEXT).all()) else self.base
 
 

@@ -93,7 +93,7 @@ def test_samplers_differ_on_the_way_but_agree_in_the_end(scheduler, codec):
     class Shrinking(Known):
         """The clean image depends on the noisy one, so that the order of a sampler matters."""
 
-        def predict(self, noisy, timesteps, text, control, strength, guess_mode):
+        def predict(self, noisy, timesteps, text, control, strength, guess_mode, slices=1):
             kept = self.scheduler.alphas_cumprod[timesteps].reshape(-1, 1, 1, 1)
             self.clean = 0.25 * kept.sqrt() / (0.25 * kept + 1 - kept) * noisy  # of normal images of deviation 0.5
             return super().predict(noisy, timesteps, text, control, strength, guess_mode)
@@ -191,7 +191,7 @@ def test_a_weak_start_stays_near_the_real_image(scheduler, codec, sampler):
     class Identity(Known):
         """Takes what it sees for the clean image."""
 
-        def predict(self, noisy, timesteps, text, control, strength, guess_mode):
+        def predict(self, noisy, timesteps, text, control, strength, guess_mode, slices=1):
             self.clean = self.codec.encode(self.codec.decode(noisy).clamp(-1, 1))
             return super().predict(noisy, timesteps, text, control, strength, guess_mode)
 
