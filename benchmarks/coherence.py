@@ -1,65 +1,125 @@
-"""Do synthetic slices hold together? Noise and start of every kind on test cases, measured against the real volumes.
+"""Do synthetic slices hold together? Every lever alone on test cases, and the default, measured against the real volumes.
 
     python benchmarks/coherence.py --data PATH/hippocampus --workspace WORKSPACE --cases 20
+    python benchmarks/coherence.py --set acdc --data PATH/acdc --workspace WORKSPACE2 --cases 20 --result coherence_acdc
+    python benchmarks/coherence.py --set ct --data FOLDER --workspace WORKSPACE3 --cases 20 --result coherence_ct
 
-Each lever alone: how the noise of neighbouring slices is related, from the half noised real volume and from pure noise;
-"independent" in the figures is independent noise, from pure noise, without any lever. Means over cases of the measures of
-`diffboost3d.evaluation.coherence`; for the default also the two-sample AUC in plane, and on coronal and sagittal re-slices.
-Writes `results/coherence.json`.
+"no lever" is what a slice-wise generator does by itself: independent noise, pure noise to start from, no edges of the
+neighbouring slices (the slice's own in their place), no matching of the spectrum. Each row adds one lever to it. With
+`--stack-workspace` a generator with layers along the slice axis, trained on from the first, is measured too. Means over cases
+of the measures of `diffboost3d.evaluation.coherence`; two-sample AUC in plane and on re-slices, with as many planes of each, by
+judges of 40 epochs. Writes `results/coherence.json`.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from held_out import Float, HeldOut, parser, slices_of, smallest_size, write
 
+from diffboost3d.diffusion.sampling import SamplingPlan
 from diffboost3d.evaluation.coherence import Coherence, body, coherence, reslices
-from diffboost3d.evaluation.two_sample import two_sample_auc
+from diffboost3d.evaluation.two_sample import SMALLEST_SIDE, two_sample_auc
 from diffboost3d.synthesis.volumes import NoisePlan
 
-NOISES = {
-    "independent": NoisePlan("independent", 0.0, 1.0),
-    "shared, rho 0.6": NoisePlan("shared", 0.6, 1.0),
-    "shared, rho 0.9": NoisePlan("shared", 0.9, 1.0),
-    "ar1, 4 mm": NoisePlan("ar1", 0.0, 4.0),
-    "smoothed, 1.5 mm": NoisePlan("smoothed", 0.0, 1.5),
-    "smoothed, 3 mm": NoisePlan("smoothed", 0.0, 3.0),
-}
-STRENGTHS = (0.5, 1.0)
+INDEPENDENT = NoisePlan("independent", 0.0, 1.0)
+EPOCHS = 40
+
+
+@dataclass(frozen=True)
+class Row:
+    """Settings of one row of the table."""
+
+    plan: SamplingPlan
+    noise: NoisePlan = INDEPENDENT
+    match_spectrum: float = 0.0
+    neighbours: bool = False
+    stacked: bool = False
+
+
+def rows(held_out: HeldOut, stacked: bool) -> dict[str, Row]:
+    """Every lever alone, levers together, and the default."""
+    settings, default = held_out.config.synthesize, held_out.default
+    pure = dataclasses.replace(default, strength=1.0)
+    made = {
+        "no lever": Row(pure),
+        "edges of neighbours": Row(pure, neighbours=True),
+        "noise shared, rho 0.6": Row(pure, NoisePlan("shared", 0.6, 1.0)),
+        "noise shared, rho 0.9": Row(pure, NoisePlan("shared", 0.9, 1.0)),
+        "noise ar1, 4 mm": Row(pure, NoisePlan("ar1", 0.0, 4.0)),
+        "noise smoothed, 1.5 mm": Row(pure, NoisePlan("smoothed", 0.0, 1.5)),
+        "noise smoothed, 3 mm": Row(pure, NoisePlan("smoothed", 0.0, 3.0)),
+        "start at strength 0.7": Row(dataclasses.replace(default, strength=0.7)),
+        "start at strength 0.5": Row(dataclasses.replace(default, strength=0.5)),
+        "spectrum matched": Row(pure, match_spectrum=1.0),
+        "edges of neighbours, independent noise, start at strength 0.5": Row(
+            dataclasses.replace(default, strength=0.5), neighbours=True
+        ),
+    }
+    if stacked:
+        made["layers along the slices"] = Row(pure, stacked=True)
+        made["layers along the slices, edges of neighbours, start at strength 0.5"] = Row(
+            dataclasses.replace(default, strength=0.5), neighbours=True, stacked=True
+        )
+    noise = NoisePlan(settings.noise, settings.rho, settings.correlation_mm)
+    made["default, from pure noise"] = Row(pure, noise, settings.match_spectrum, neighbours=True)
+    made["default"] = Row(default, noise, settings.match_spectrum, neighbours=True)
+    return made
 
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--levers", nargs="+", choices=list(NOISES), default=list(NOISES), help="noises to measure")
-    given = arguments.parse_args()
-    held_out = HeldOut(given.data, given.workspace, given.overrides, given.cases, given.seed, given.part)
-    real = [held_out.real(case) for case in held_out.cases]
-    levers = {}
-    for strength in STRENGTHS:
-        plan = dataclasses.replace(held_out.default, strength=strength)
-        for name, noise in NOISES.items():
-            if name not in given.levers:
-                continue
-            made = held_out.samples(plan, noise)
-            levers[f"strength {strength:g}, {name}"] = measured(real, made, held_out.axis)
-            print(strength, name, levers[f"strength {strength:g}, {name}"], flush=True)
-    made = held_out.samples(held_out.default)
-    default = measured(real, made, held_out.axis)
-    plain = dataclasses.replace(held_out.default, strength=1.0)
-    independent = measured(
-        real, held_out.samples(plan=plain, noise=NOISES["independent"], match_spectrum=0.0), held_out.axis
+    arguments.add_argument(
+        "--stack-workspace", type=Path, help="where a generator with layers along the slices is trained"
     )
-    in_plane, along = aucs(real, made, held_out.axis, given.seed)
-    figures = {
-        "z_ratio_default": default["difference_ratio"],
-        "z_ratio_independent": independent["difference_ratio"],
-        "ssim_gap_default": default["ssim_gap"],
-        "auc_in_plane": in_plane,
-        "auc_reslice": along,
-    }
-    write("coherence", given, held_out.overrides, len(real), **figures, default=default, levers=levers)
+    arguments.add_argument("--stack", type=int, default=8, help="slices of its training stacks")
+    arguments.add_argument(
+        "--judges", type=int, default=3, help="seeds of the judges of the default; of other rows: one"
+    )
+    arguments.add_argument("--only", nargs="+", help="names of the rows to measure; default: all")
+    arguments.add_argument("--result", default="coherence", help="name of the result file")
+    given = arguments.parse_args()
+    held_out = HeldOut(given.data, given.workspace, given.overrides, given.cases, given.seed, given.part, given.set)
+    stacked = with_layers(given, held_out) if given.stack_workspace else None
+    real = [held_out.real(case) for case in held_out.cases]
+    table: dict[str, dict[str, Any]] = {}
+    for name, row in rows(held_out, stacked is not None).items():
+        if given.only and name not in (*given.only, "no lever", "default"):
+            continue
+        of = stacked if row.stacked and stacked is not None else held_out
+        made = of.samples(row.plan, row.noise, row.match_spectrum, row.neighbours)
+        table[name] = measured(real, made, held_out.axis)
+        table[name] |= aucs(real, made, held_out.axis, given.judges if name == "default" else 1)
+        print(name, table[name], flush=True)
+    write(
+        given.result,
+        given,
+        held_out.overrides,
+        len(real),
+        "--stack-workspace WORKSPACE-STACK" if stacked else "",
+        z_ratio_default=table["default"]["difference_ratio"],
+        z_ratio_independent=table["no lever"]["difference_ratio"],
+        ssim_gap_default=table["default"]["ssim_gap"],
+        auc_in_plane=table["default"]["auc_in_plane"],
+        auc_reslice=table["default"]["auc_reslice"],
+        real_against_real=yardstick(real, held_out.axis),
+        default=dataclasses.asdict(rows(held_out, False)["default"]),
+        levers=table,
+    )
+
+
+def with_layers(given: argparse.Namespace, held_out: HeldOut) -> HeldOut:
+    """A generator with layers along the slices, trained on from the one without."""
+    start = held_out.workspace.finetuned(0)
+    more = [f"diffusion.denoiser.stack={given.stack}", f"diffusion.start_from={start}"]
+    own = ["diffusion.pretrain.steps=600", "diffusion.finetune.steps=600"]
+    overrides = [*given.overrides, *own, *more]
+    return HeldOut(given.data, given.stack_workspace, overrides, given.cases, given.seed, given.part, given.set)
 
 
 def measured(real: list[Float], synthetic: list[Float], axis: int) -> dict[str, float]:
@@ -69,18 +129,46 @@ def measured(real: list[Float], synthetic: list[Float], axis: int) -> dict[str, 
     return {name: round(float(np.mean([getattr(figures, name) for figures in found])), 4) for name in names}
 
 
-def aucs(real: list[Float], synthetic: list[Float], axis: int, seed: int) -> tuple[float, float]:
-    """Two-sample AUC (of slices, of the planes along the slice axis)."""
-    size = smallest_size(real, axis)
-    found = []
-    in_plane = [slices_of(volumes, axis, size) for volumes in (real, synthetic)]
-    least = np.min([volume.shape for volume in real], axis=0)
+def aucs(real: list[Float], synthetic: list[Float], axis: int, seeds: int) -> dict[str, Any]:
+    """Two-sample AUC of slices, and of as many planes along the slice axis; means over seeds of the judges."""
+    found: dict[str, Any] = {}
+    for name, (of_real, of_synthetic, groups) in planes(real, synthetic, axis).items():
+        every = [
+            round(two_sample_auc(of_real, of_synthetic, groups, groups, seed=seed, epochs=EPOCHS).auc, 4)
+            for seed in range(seeds)
+        ]
+        found |= {name: round(float(np.mean(every)), 4), f"{name}_by_seed": every}
+    return found
+
+
+def yardstick(real: list[Float], axis: int) -> dict[str, float]:
+    """The same of real planes of one half of the cases against those of the other: what chance looks like here."""
+    found = {}
+    for name, (of_real, _, groups) in planes(real, real, axis).items():
+        first = groups % 2 == 0
+        sides = (of_real[first], of_real[~first], groups[first], groups[~first])
+        found[name] = round(two_sample_auc(*sides, epochs=EPOCHS).auc, 4)
+    return found
+
+
+def planes(real: list[Float], synthetic: list[Float], axis: int) -> dict[str, tuple[Float, Float, np.ndarray]]:
+    """(real, synthetic, number of the case) of slices, and of planes along the slice axis; as many of each kind.
+
+    Cases of too few slices to be judged as planes are left out of both.
+    """
+    tall = [at for at, volume in enumerate(real) if volume.shape[axis] >= SMALLEST_SIDE]
+    chosen = [[volumes[at] for at in tall] for volumes in (real, synthetic)]
+    size = smallest_size(chosen[0], axis)
+    in_plane = [slices_of(volumes, axis, size, every=1) for volumes in chosen]
+    least = np.min([volume.shape for volume in chosen[0]], axis=0)
     side = (int(np.delete(least, axis).min()), int(least[axis]))
-    along = [reslices(volumes, axis, side) for volumes in (real, synthetic)]
-    for (of_real, groups), (of_synthetic, others) in (in_plane, along):
-        result = two_sample_auc(of_real, of_synthetic, np.array(groups), np.array(others), seed=seed)
-        found.append(round(result.auc, 4))
-    return found[0], found[1]
+    along = [reslices(volumes, axis, side, every=1) for volumes in chosen]
+    count = min(len(in_plane[0][0]), len(along[0][0]))
+    found = {}
+    for name, pair in (("auc_in_plane", in_plane), ("auc_reslice", along)):
+        kept = np.linspace(0, len(pair[0][0]) - 1, count).round().astype(int)
+        found[name] = (pair[0][0][kept], pair[1][0][kept], np.array(pair[0][1])[kept])
+    return found
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import diffboost3d
 from diffboost3d.cases.atomic import replacing
 from diffboost3d.cases.records import Case
 from diffboost3d.cases.workspace import Workspace, versions
+from diffboost3d.cohort import write_cohort
 from diffboost3d.config import compose, digest
 from diffboost3d.diffusion.sampling import SamplingPlan
 from diffboost3d.diffusion.text import fill_templates
@@ -32,13 +33,18 @@ from diffboost3d.synthesis.volumes import NoisePlan, SampleRequest, VolumeSample
 
 Float = NDArray[np.float32]
 RESULTS = Path(__file__).resolve().parent / "results"
-TRAINING = (
-    "data=hippocampus",
-    "prompt=Hippocampus, MRI",
-    "data.labelled=10",
-    "data.unlabelled=60",
-    "data.validation_fraction=0.4",
-)
+TRAINING = {
+    "hippocampus": (
+        "data=hippocampus",
+        "prompt=Hippocampus, MRI",
+        "data.labelled=10",
+        "data.unlabelled=60",
+        "data.validation_fraction=0.4",
+    ),
+    "acdc": ("data=cardiac", "prompt=Heart, cine MRI", "data.labelled=20", "data.unlabelled=60"),
+    "ct": ("prompt=Abdomen, CT", "data.labelled=20", "data.unlabelled=60"),
+}
+CT_CASES = 150
 PARTS = ("choose", "judge")
 RECIPE = SamplingPlan(steps=20, sampler="ddim", guidance_scale=9.0)  # the released recipe
 
@@ -46,7 +52,15 @@ RECIPE = SamplingPlan(steps=20, sampler="ddim", guidance_scale=9.0)  # the relea
 def parser(description: str | None) -> argparse.ArgumentParser:
     """The arguments that all these scripts take."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--data", type=Path, required=True, help="the folder of MSD Task04 hippocampus")
+    made.add_argument(
+        "--set",
+        choices=list(TRAINING),
+        default="hippocampus",
+        help="hippocampus, acdc (thick slices), or the built-in CT cohort",
+    )
+    made.add_argument(
+        "--data", type=Path, required=True, help="the folder of that set; for ct it is made where it is missing"
+    )
     made.add_argument("--workspace", type=Path, required=True, help="where the generator is trained, or found trained")
     made.add_argument("--cases", type=int, default=30, help="test cases that are sampled, at most")
     made.add_argument(
@@ -66,12 +80,22 @@ class HeldOut:
     Args:
         part: half of the test cases, every second one.
         overrides: of the training; the stages up to `finetune` run where they haven't.
+        name: of the data set, as in `TRAINING`.
     """
 
     def __init__(
-        self, data: Path, workspace: Path, overrides: Sequence[str], cases: int, seed: int, part: str = "judge"
+        self,
+        data: Path,
+        workspace: Path,
+        overrides: Sequence[str],
+        cases: int,
+        seed: int,
+        part: str = "judge",
+        name: str = "hippocampus",
     ) -> None:
-        self.overrides = [*TRAINING, *overrides]
+        self.overrides = [*TRAINING[name], *overrides]
+        if name == "ct" and not (data / "dataset.json").is_file():
+            write_cohort("ct", data, CT_CASES)
         given = [*self.overrides, f"data.root={data}", f"workspace={workspace}"]
         for stage in ("prepare", "pretrain", "finetune"):
             subprocess.run([sys.executable, "-m", "diffboost3d", stage, *given], check=True)
@@ -105,21 +129,29 @@ class HeldOut:
             match_spectrum=match_spectrum,
         )
 
-    def requests(self, case: Case, count: int = 1) -> list[SampleRequest]:
-        """Requests of samples of a case, with the task's prompt."""
+    def requests(self, case: Case, count: int = 1, neighbours: bool = True) -> list[SampleRequest]:
+        """Requests of samples of a case, with the task's prompt; neighbours: see `samples`."""
         prompts = fill_templates({"{prompt}, {look}": 1.0}, self.manifest.prompt, "")
         image, control = self.real(case), self.control(case)
+        if not neighbours:
+            beside = self.config.diffusion.denoiser.neighbours
+            control[: 2 * beside + 1] = control[beside]
         return [
             SampleRequest(seed_of(self.seed, "benchmark", case.id, at), prompts, image, control) for at in range(count)
         ]
 
     def samples(
-        self, plan: SamplingPlan, noise: NoisePlan | None = None, match_spectrum: float | None = None
+        self,
+        plan: SamplingPlan,
+        noise: NoisePlan | None = None,
+        match_spectrum: float | None = None,
+        neighbours: bool = True,
     ) -> list[Float]:
         """One synthetic volume (I, J, K) of every case; kept in the workspace, so that benchmarks share them.
 
         Args:
             noise, match_spectrum: None: as configured.
+            neighbours: whether a slice sees the edges of its neighbours; else its own in their place.
         """
         ids = [case.id for case in self.cases]
         model = json.loads((self.workspace.finetuned(0) / "record.json").read_text())["digest"]
@@ -127,14 +159,15 @@ class HeldOut:
         noise = noise or NoisePlan(settings.noise, settings.rho, settings.correlation_mm)
         match_spectrum = settings.match_spectrum if match_spectrum is None else match_spectrum
         named = [dataclasses.asdict(noise), match_spectrum, settings.negative_prompt]
-        own = digest(dataclasses.asdict(plan), named, self.seed, ids, model, code_digest())
+        own = digest(dataclasses.asdict(plan), named, self.seed, ids, model, code_digest(), neighbours)
         kept = self.workspace.root / "benchmarks" / f"{own}.npz"
         if kept.is_file():
             with np.load(kept, allow_pickle=False) as arrays:
                 return [arrays[name] for name in ids]
         sampler = self.sampler(plan, noise, match_spectrum)
         made = [
-            sampler.volumes(self.axis, case.grid.spacing_mm[self.axis], self.requests(case))[0] for case in self.cases
+            sampler.volumes(self.axis, case.grid.spacing_mm[self.axis], self.requests(case, neighbours=neighbours))[0]
+            for case in self.cases
         ]
         with replacing(kept) as temporary:
             np.savez(temporary, **dict(zip(ids, made, strict=True)))  # type: ignore[arg-type]
@@ -191,8 +224,8 @@ def write(
     Args:
         overrides: of the training. folders: further arguments of the script.
     """
-    known = {"data", "workspace", "pool", "pixel_workspace", "cases", "overrides"}
-    plain = {"part": "judge", "seed": 0, "result": name}
+    known = {"data", "workspace", "pool", "pixel_workspace", "stack_workspace", "cases", "overrides"}
+    plain = {"part": "judge", "seed": 0, "result": name, "set": "hippocampus"}
     extra = {
         key: value for key, value in vars(given).items() if key not in known and value not in (None, plain.get(key))
     }
@@ -200,7 +233,7 @@ def write(
         key.replace("_", "-"): " ".join(value) if isinstance(value, list) else value for key, value in extra.items()
     }
     words = [f'"{word}"' if " " in word else word for word in given.overrides]
-    command = ["python", f"benchmarks/{Path(sys.argv[0]).name}", "--data PATH/hippocampus", "--workspace WORKSPACE"]
+    command = ["python", f"benchmarks/{Path(sys.argv[0]).name}", f"--data PATH/{given.set}", "--workspace WORKSPACE"]
     command += [folders, f"--cases {given.cases}", *(f"--{key} {value}" for key, value in extra.items()), *words]
     result = {
         **figures,
