@@ -85,7 +85,8 @@ def main() -> None:
     arguments.add_argument("--only", nargs="+", help="names of the rows to measure; default: all")
     arguments.add_argument("--result", default="coherence", help="name of the result file")
     given = arguments.parse_args()
-    held_out = HeldOut(given.data, given.workspace, given.overrides, given.cases, given.seed, given.part, given.set)
+    common = (given.cases, given.seed, given.part, given.set)
+    held_out = HeldOut(given.data, given.workspace, given.overrides, *common, given.start_workspace)
     stacked = with_layers(given, held_out) if given.stack_workspace else None
     real = [held_out.real(case) for case in held_out.cases]
     table: dict[str, dict[str, Any]] = {}
@@ -117,11 +118,9 @@ def main() -> None:
 
 def with_layers(given: argparse.Namespace, held_out: HeldOut) -> HeldOut:
     """A generator with layers along the slices, trained on from the one without."""
-    start = held_out.workspace.finetuned(0)
-    more = [f"diffusion.denoiser.stack={given.stack}", f"diffusion.start_from={start}"]
-    own = ["diffusion.pretrain.steps=600", "diffusion.finetune.steps=600"]
-    overrides = [*given.overrides, *own, *more]
-    return HeldOut(given.data, given.stack_workspace, overrides, given.cases, given.seed, given.part, given.set)
+    own = ["diffusion.pretrain.steps=600", "diffusion.finetune.steps=600", f"diffusion.denoiser.stack={given.stack}"]
+    common = (given.cases, given.seed, given.part, given.set)
+    return HeldOut(given.data, given.stack_workspace, [*given.overrides, *own], *common, held_out.workspace.root)
 
 
 def measured(real: list[Float], synthetic: list[Float], axis: int) -> dict[str, float]:

@@ -70,6 +70,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         help="half of the test cases: settings are chosen on one (choose), and committed results are of the other (judge)",
     )
     made.add_argument("--seed", type=int, default=0)
+    made.add_argument(
+        "--start-workspace", type=Path, help="another workspace, whose fine-tuned generator the training starts from"
+    )
     made.add_argument("overrides", nargs="*", help="more overrides of the training, e.g. diffusion.pretrain.steps=9000")
     return made
 
@@ -81,6 +84,7 @@ class HeldOut:
         part: half of the test cases, every second one.
         overrides: of the training; the stages up to `finetune` run where they haven't.
         name: of the data set, as in `TRAINING`.
+        start: workspace of the generator that the training starts from.
     """
 
     def __init__(
@@ -92,11 +96,15 @@ class HeldOut:
         seed: int,
         part: str = "judge",
         name: str = "hippocampus",
+        start: Path | None = None,
     ) -> None:
         self.overrides = [*TRAINING[name], *overrides]
         if name == "ct" and not (data / "dataset.json").is_file():
             write_cohort("ct", data, CT_CASES)
         given = [*self.overrides, f"data.root={data}", f"workspace={workspace}"]
+        if start is not None:
+            given.append(f"diffusion.start_from={Workspace(start).finetuned(0)}")
+            self.overrides.append("diffusion.start_from=START-WORKSPACE/diffusion/fold0")
         for stage in ("prepare", "pretrain", "finetune"):
             subprocess.run([sys.executable, "-m", "diffboost3d", stage, *given], check=True)
         self.config, self.workspace, self.seed = compose(given), Workspace(workspace), seed
@@ -224,7 +232,7 @@ def write(
     Args:
         overrides: of the training. folders: further arguments of the script.
     """
-    known = {"data", "workspace", "pool", "pixel_workspace", "stack_workspace", "cases", "overrides"}
+    known = {"data", "workspace", "pool", "pixel_workspace", "stack_workspace", "start_workspace", "cases", "overrides"}
     plain = {"part": "judge", "seed": 0, "result": name, "set": "hippocampus"}
     extra = {
         key: value for key, value in vars(given).items() if key not in known and value not in (None, plain.get(key))
@@ -234,6 +242,8 @@ def write(
     }
     words = [f'"{word}"' if " " in word else word for word in given.overrides]
     command = ["python", f"benchmarks/{Path(sys.argv[0]).name}", f"--data PATH/{given.set}", "--workspace WORKSPACE"]
+    if given.start_workspace is not None:
+        command.append("--start-workspace START-WORKSPACE")
     command += [folders, f"--cases {given.cases}", *(f"--{key} {value}" for key, value in extra.items()), *words]
     result = {
         **figures,
