@@ -248,6 +248,11 @@ def _check_together(config: Config) -> None:
             f"synthesize.eta={config.synthesize.eta} is refused with sampler={config.synthesize.sampler}; it is for "
             "sampler=ddim (sde-dpmsolver++ adds noise of its own)"
         )
+    slab, overlap = config.synthesize.slab, config.synthesize.slab_overlap
+    if overlap % 2 or overlap >= slab:
+        raise ConfigError(
+            f"synthesize.slab_overlap={overlap} is refused with synthesize.slab={slab}; it takes an even number below slab"
+        )
     _check_mixture(config.synthesize.text, config.synthesize.text_weights)
     if not config.workspace:
         raise ConfigError("workspace= is empty; give the folder for the results, e.g. workspace=ws")
