@@ -17,8 +17,8 @@ def background(array: NDArray[Any], axis: int, air_below: float | None = None) -
     Decided in each plane across `axis`, and only for what reaches that plane's border, so that lungs, bowel gas and holes in
     a mask are never background:
 
-    - filling: voxels in blocks of 3 x 3 of one and the same value, that being the commonest at the borders of all planes.
-      Noise, however dark, is not constant: it is part of the scan.
+    - filling: connected voxels of one and the same value, with a block of 3 x 3 among them, that value being the commonest
+      of such blocks at the borders of all planes. Noise, however dark, is not constant: it is part of the scan.
     - air: voxels below `air_below`.
 
     Args:
@@ -30,9 +30,11 @@ def background(array: NDArray[Any], axis: int, air_below: float | None = None) -
     found = np.zeros(array.shape, bool)
     for plane, target in zip(planes, np.moveaxis(found, axis, 0), strict=True):
         if filling is not None:
-            target |= _reaching_the_border(_in_blocks(plane == filling))
+            same = plane == filling
+            target |= _reaching_the_border(same, same & _flat(plane))
         if air_below is not None:
-            target |= _reaching_the_border(plane < air_below)
+            air = plane < air_below
+            target |= _reaching_the_border(air, air)
     return found
 
 
@@ -53,23 +55,14 @@ def _flat(plane: NDArray[Any]) -> Mask:
     return flat
 
 
-def _in_blocks(mask: Mask) -> Mask:
-    """What of a mask lies in full blocks of 3 x 3."""
-    from scipy.ndimage import binary_dilation, binary_erosion
-
-    square = np.ones((3, 3), bool)
-    opened: Mask = binary_dilation(binary_erosion(mask, square, border_value=1), square) & mask
-    return opened
-
-
-def _reaching_the_border(mask: Mask) -> Mask:
-    """The connected parts (by sides) of a mask that touch the border."""
+def _reaching_the_border(mask: Mask, seeds: Mask) -> Mask:
+    """The connected parts (by sides) of a mask that touch the border and hold a seed."""
     from scipy.ndimage import label
 
-    if not mask.any():
-        return mask
+    if not seeds.any():
+        return seeds
     parts, _ = label(mask)
-    touching = np.unique(parts[_border(mask.shape) & mask])
+    touching = np.intersect1d(parts[_border(mask.shape) & mask], parts[seeds])
     reached: Mask = np.isin(parts, touching)
     return reached
 

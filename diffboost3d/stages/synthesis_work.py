@@ -76,7 +76,7 @@ def forecast(
     on = f" with {len(parts)} processes" if len(parts) > 1 else ""
     there = f" ({done} are there)" if done else ""
     return (
-        f"{count} volumes to make{there}, about {_duration(longest * seconds_a_voxel)}{on}, "
+        f"{count} volume{'' if count == 1 else 's'} to make{there}, about {_duration(longest * seconds_a_voxel)}{on}, "
         f"{_size(needed_bytes)} of disk ({_size(free_bytes)} free)"
     )
 

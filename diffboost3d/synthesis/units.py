@@ -14,6 +14,7 @@ from diffboost3d.imaging.background import background
 from diffboost3d.imaging.geometry import resample, resample_slab
 
 SLAB = 16  # slices of the file that are converted at once
+CUT = 1.0 - 1e-5  # in [-1, 1]: what a window has cut off, after interpolation
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def real_of_anatomy(case: Case, source: NDArray[Any], image: NDArray[np.float32]
     values = np.clip(intensity.inverse(moved), least, most).astype(np.float32)
     kept = _background(case, values, keep)
     if intensity.kind == "ct_window":
-        for cut, lost in ((moved <= -1.0, source < intensity.low), (moved >= 1.0, source > intensity.high)):
+        for cut, lost in ((moved <= -CUT, source < intensity.low), (moved >= CUT, source > intensity.high)):
             if lost.any():
                 values[cut] = np.where(lost, source, np.median(source[lost]))[cut]
             kept |= cut & bool(lost.any())

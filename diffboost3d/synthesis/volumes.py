@@ -159,7 +159,7 @@ class VolumeSampler:
                 texts.append(self._text(request.prompts).expand(grid.slab, -1, -1))
                 # of noise added on the way (eta): a stream for each slice, so that the batch size doesn't matter
                 streams += [self._stream(request.seed, at) for at in range(first, stop)]
-            images = self._denoise(torch.cat(inputs), torch.cat(noise), torch.cat(texts), streams)
+            images = self._denoise(torch.cat(inputs), torch.cat(noise), torch.cat(texts), streams, grid.slab)
             for (sample_, _), slab in zip(block, torch.split(images, grid.slab), strict=True):
                 assemblies[sample_].add(slab)
 
@@ -191,7 +191,7 @@ class VolumeSampler:
         seconds = 0.0
         for _ in range(2):
             started = time.perf_counter()
-            self._denoise(inputs, noise, self._negative, [], once)
+            self._denoise(inputs, noise, self._negative, [], plan=once)
             seconds = time.perf_counter() - started
         return seconds / count * evaluations(self._plan)
 
@@ -208,6 +208,7 @@ class VolumeSampler:
         noise: torch.Tensor,
         text: torch.Tensor,
         streams: list[torch.Generator],
+        stack: int = 1,
         plan: SamplingPlan | None = None,
     ) -> torch.Tensor:
         slices = slices.to(self._device)
@@ -223,6 +224,7 @@ class VolumeSampler:
                 slices[:, :-1],
                 slices[:, -1:],
                 streams,
+                stack=stack,
             )
         return images.float().cpu()
 

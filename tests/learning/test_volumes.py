@@ -55,8 +55,12 @@ def fake(monkeypatch):
     """Replaces sampling by giving the first control channel back; keeps the calls."""
     calls = []
 
-    def give_control(denoiser, scheduler, codec, plan, noise, text, negative, control, start=None, generator=None):
-        calls.append({"noise": noise, "control": control, "start": start, "text": text, "negative": negative})
+    def give_control(
+        denoiser, scheduler, codec, plan, noise, text, negative, control, start=None, generator=None, stack=1
+    ):
+        calls.append(
+            {"noise": noise, "control": control, "start": start, "text": text, "negative": negative, "stack": stack}
+        )
         return control[:, :1]
 
     monkeypatch.setattr(volumes, "sample", give_control)
@@ -206,7 +210,7 @@ def test_a_slab_is_denoised_as_neighbours_in_one_batch_with_the_noise_of_its_sli
     one_volume(sampler(codec, scheduler, 7, slabs=SlabPlan(3, 2)))  # slabs from 0, 1, 2: two of them a batch
     of_volume = slice_noise("shared", (5, 4, 6, 6), 0.5, 4.0, 2.5, 7)
     given = torch.from_numpy(volume()).movedim(2, 0)
-    assert [len(call["noise"]) for call in fake] == [6, 3]
+    assert [(len(call["noise"]), call["stack"]) for call in fake] == [(6, 3), (3, 3)]
     order = [0, 1, 2, 1, 2, 3, 2, 3, 4]
     assert torch.equal(torch.cat([call["noise"] for call in fake]), of_volume[order])
     assert torch.equal(torch.cat([call["start"] for call in fake])[:, 0], given[order])
