@@ -248,6 +248,11 @@ def _check_together(config: Config) -> None:
             f"synthesize.eta={config.synthesize.eta} is refused with sampler={config.synthesize.sampler}; it is for "
             "sampler=ddim (sde-dpmsolver++ adds noise of its own)"
         )
+    slab, overlap = config.synthesize.slab, config.synthesize.slab_overlap
+    if overlap % 2 or overlap >= slab:
+        raise ConfigError(
+            f"synthesize.slab_overlap={overlap} is refused with synthesize.slab={slab}; it takes an even number below slab"
+        )
     _check_mixture(config.synthesize.text, config.synthesize.text_weights)
     if config.export.name is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", config.export.name):
         raise ConfigError(f"export.name={config.export.name!r} is refused; allowed: letters, digits, - and _")

@@ -373,7 +373,26 @@ class SynthesizeConfig:
         low=0,
         high=1,
     )
-    batch: int = key(64, "Slices denoised at once.", low=1)
+    batch: int = key(64, "Slices denoised at once at most.", low=1)
+    batch_voxels: int = key(
+        1048576,
+        "Voxels denoised at once at most, so that large slices go in smaller batches; a slab is never cut.",
+        low=1,
+    )
+    slab: int = key(1, "Neighbouring slices that are denoised as a group and put together as one piece.", low=1)
+    slab_overlap: int = key(
+        0, "Slices that neighbouring slabs share, blended by a Hann window along the axis; even, below slab.", low=0
+    )
+    keep_background: bool = key(
+        True,
+        "Keep the real values outside the body or field of view: constant filling, masked background, air around a CT body.",
+    )
+    air_hu: float = key(
+        -500.0, "CT: what is below, in HU, and reaches the border of its axial slice is air around the body."
+    )
+    memory_gb: float = key(
+        8.0, "Arrays of a volume that together need more memory (GB) lie in temporary files in the workspace.", low=0
+    )
 
 
 @dataclass

@@ -112,8 +112,8 @@ class SyntheticRecord:
     """What made one synthetic volume, and from which case; lies beside it as JSON.
 
     Attributes:
-        model: digest of the fine-tuned generator. seed: of its noise. path: relative to the record's folder. look: the
-            appearance word it was asked for with, or "".
+        model: digest of the fine-tuned generator. seed, noise: of its noise, and how slices share it. path: relative to the
+            record's folder. look: the appearance word it was asked for with, or "".
         anatomy: where its shapes come from; "same": they are those of its case.
         label: path of its own label, relative to the record's folder; "": it has that of its case.
         attempt: how many samples of this number the gate rejected before. accepted: whether it may train anything;
@@ -134,6 +134,7 @@ class SyntheticRecord:
     guidance_scale: float
     strength: float
     unit: str
+    noise: str = ""
     anatomy: str = "same"
     label: str = ""
     attempt: int = 0

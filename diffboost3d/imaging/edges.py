@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 Float = NDArray[np.float32]
 
+BOUNDARY_BLUR = 0.7  # voxels
+BOUNDARY_REACH = 3  # voxels: how far that Gaussian is summed, four standard deviations
+
 
 def soft_edges(
     image: Float,
@@ -88,7 +91,7 @@ def label_boundaries(label: NDArray[Any], values: Sequence[int]) -> Float:
     """
     from scipy.ndimage import gaussian_filter
 
-    blur = [0.7 if size > 1 else 0.0 for size in label.shape]
+    blur = [BOUNDARY_BLUR if size > 1 else 0.0 for size in label.shape]
     boundaries = np.zeros((len(values), *label.shape), np.float32)
     for index, value in enumerate(values):
         smooth = gaussian_filter((label == value).astype(np.float32), blur, mode="nearest")
@@ -102,22 +105,51 @@ def control_channels(label_count: int, neighbours: int, control: str) -> int:
     return 2 * neighbours + 1 + (label_count if control == "separate" else 0)
 
 
-def control_image(
-    edge: Float, label: NDArray[Any] | None, values: Sequence[int], axis: int, neighbours: int, control: str
-) -> Float:
-    """The control of every slice, (C, I, J, K) in [0, 1].
+class ControlSlices:
+    """The control of every slice of a volume, made when it is asked for, so that it is never held whole.
 
     Channels: the edges of the slice and of `neighbours` slices on each side along `axis` (edge slices repeat), then, with
     `control="separate"`, one boundary channel a label (zero without a label). With `control="added"` the boundaries are
     added to the edges and clipped, as published.
+
+    Args:
+        edge: (I, J, K) in [0, 1]. label: (I, J, K), or None. values: of the labels that have boundaries.
+        axis: of slicing.
     """
-    boundaries = np.zeros((len(values), *edge.shape), np.float32) if label is None else label_boundaries(label, values)
-    if control == "added":
-        edge = np.clip(edge + boundaries.sum(axis=0), 0.0, 1.0)
-    positions = np.arange(edge.shape[axis])
-    shifted = [
-        np.take(edge, np.clip(positions + shift, 0, edge.shape[axis] - 1), axis=axis)
-        for shift in range(-neighbours, neighbours + 1)
-    ]
-    stacked = np.stack(shifted).astype(np.float32)
-    return stacked if control == "added" else np.concatenate([stacked, boundaries])
+
+    def __init__(
+        self, edge: Float, label: NDArray[Any] | None, values: Sequence[int], axis: int, neighbours: int, control: str
+    ) -> None:
+        self._edge = np.moveaxis(edge, axis, 0)
+        self._label = None if label is None else np.moveaxis(label, axis, 0)
+        self._values, self._axis, self._neighbours, self._added = values, axis, neighbours, control == "added"
+
+    def slices(self, first: int, stop: int) -> Float:
+        """Slices `first` to `stop` - 1: (S, C, A, B) in [0, 1]."""
+        count, near = len(self._edge), self._neighbours
+        low, high = max(0, first - near), min(count, stop + near)
+        edge = self._edge[low:high]
+        if self._added:
+            edge = np.clip(edge + self._boundaries(low, high).sum(axis=0), 0.0, 1.0)
+        positions = np.arange(first, stop)
+        shifted = [edge[np.clip(positions + shift, 0, count - 1) - low] for shift in range(-near, near + 1)]
+        stacked = np.stack(shifted, axis=1).astype(np.float32)
+        if self._added:
+            return stacked
+        return np.concatenate([stacked, np.moveaxis(self._boundaries(first, stop), 0, 1)], axis=1)
+
+    def _boundaries(self, first: int, stop: int) -> Float:
+        """Of those slices, (L, S, A, B), as they are in the whole volume."""
+        if self._label is None:
+            return np.zeros((len(self._values), stop - first, *self._edge.shape[1:]), np.float32)
+        low, high = max(0, first - BOUNDARY_REACH), min(len(self._label), stop + BOUNDARY_REACH)
+        around = label_boundaries(np.moveaxis(self._label[low:high], 0, self._axis), self._values)
+        return np.moveaxis(around, self._axis + 1, 1)[:, first - low : stop - low]
+
+
+def control_image(
+    edge: Float, label: NDArray[Any] | None, values: Sequence[int], axis: int, neighbours: int, control: str
+) -> Float:
+    """The control of every slice, (C, I, J, K) in [0, 1]; see `ControlSlices`."""
+    slices = ControlSlices(edge, label, values, axis, neighbours, control).slices(0, edge.shape[axis])
+    return np.ascontiguousarray(np.moveaxis(slices, 0, axis + 1))

@@ -6,6 +6,7 @@ Arrays are (I, J, K) in the file's voxel order; a picture is (width, height, 1) 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ VOLUME_ENDINGS = (".nii.gz", ".nii")
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 ENDINGS = VOLUME_ENDINGS + PICTURE_ENDINGS
 PICTURE_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L", "I;16N")
-SYNTHETIC_NOTE = b"synthetic: diffboost3d"
 
 
 @dataclass(frozen=True)
@@ -128,15 +128,33 @@ def ending_like(path: Path | str) -> str:
     return ".png" if ending in PICTURE_ENDINGS else ending
 
 
-def write_like(path: Path, array: NDArray[Any], template: Path, synthetic: bool = False) -> None:
+def synthetic_note(case: str, seed: int) -> str:
+    """What the header of a synthetic NIfTI file says, which holds 79 bytes."""
+    return f"synthetic: diffboost3d, seed {seed}, of case {case}"
+
+
+def write_like(path: Path, array: NDArray[Any] | Iterable[NDArray[Any]], template: Path, note: str = "") -> None:
     """Write an array (I, J, K) with the header, affine, type and scaling of `template`; atomic.
 
-    Integers are rounded and clipped to the type's range. `synthetic` puts a note in the NIfTI description.
+    Integers are rounded and clipped to the type's range.
+
+    Args:
+        array: or slabs (I, J, n) of it, in order along k, so that it need not be held whole.
+        note: takes the place of the NIfTI description; what goes beyond 79 bytes is cut off.
+
+    Raises:
+        ValueError: another shape than the template's.
     """
+    slabs = _slabs(array) if isinstance(array, np.ndarray) else array
     if ending_of(template) in VOLUME_ENDINGS:
-        _write_nifti_like(path, array, template, SYNTHETIC_NOTE if synthetic else None)
+        _write_nifti_like(path, slabs, template, note)
     else:
-        _write_picture(path, array, read(template).array.dtype)
+        _write_picture(path, np.concatenate(list(slabs), axis=2), read(template).array.dtype)
+
+
+def _slabs(array: NDArray[Any], count: int = 16) -> Iterator[NDArray[Any]]:
+    for first in range(0, array.shape[2], count):
+        yield array[:, :, first : first + count]
 
 
 def _template(path: Path) -> Any:
@@ -151,23 +169,39 @@ def _template(path: Path) -> Any:
         raise DataError(f"{path}: can't be read ({reason}); the file is damaged or no NIfTI") from error
 
 
-def _write_nifti_like(path: Path, array: NDArray[Any], template: Path, note: bytes | None) -> None:
-    import nibabel as nib
+def _write_nifti_like(path: Path, slabs: Iterable[NDArray[Any]], template: Path, note: str) -> None:
+    """Header and voxels as nibabel writes them, which can't do it piece by piece."""
+    from nibabel.openers import ImageOpener
+    from nibabel.volumeutils import seek_tell
 
     source = _template(template)
-    header = source.header.copy()
-    dtype = source.get_data_dtype()
-    slope, intercept = source.dataobj.slope, source.dataobj.inter
-    raw = (array.astype(np.float64) - intercept) / slope
+    dtype, slope, intercept = source.get_data_dtype(), source.dataobj.slope, source.dataobj.inter
+    image = type(source)(np.broadcast_to(np.zeros((), dtype), source.shape), None, source.header.copy())
+    header = image.header
+    header.set_slope_inter(slope, intercept)  # the constructor forgets them
+    if note:
+        header["descrip"] = note.encode()[:79].decode(errors="ignore").encode()
+    i, j, k = (*source.shape, 1, 1)[:3]
+    written = 0
+    with replacing(path) as temporary, ImageOpener(str(temporary), "wb") as file:
+        header.write_to(file)
+        seek_tell(file, header.get_data_offset(), write0=True)
+        for slab in slabs:
+            if slab.shape[:2] != (i, j):
+                raise ValueError(f"slices of {slab.shape[:2]} voxels; the template has {(i, j)}")
+            file.write(_stored(slab, dtype, slope, intercept).tobytes(order="F"))
+            written += slab.shape[2]
+        if written != k:
+            raise ValueError(f"{written} slices; the template has {k}")
+
+
+def _stored(values: NDArray[Any], dtype: Any, slope: float, intercept: float) -> NDArray[Any]:
+    """The numbers that a file of that type and scaling holds for values."""
+    raw = (values.astype(np.float64) - intercept) / slope
     if np.issubdtype(dtype, np.integer):
         limits = np.iinfo(dtype)
         raw = np.clip(np.round(raw), limits.min, limits.max)
-    if note:
-        header["descrip"] = note
-    image = type(source)(raw.astype(dtype).reshape(source.shape), None, header)
-    image.header.set_slope_inter(slope, intercept)  # the constructor forgets them
-    with replacing(path) as temporary:
-        nib.save(image, temporary)
+    return raw.astype(dtype)
 
 
 def _write_picture(path: Path, array: NDArray[Any], dtype: Any) -> None:

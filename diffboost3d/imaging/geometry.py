@@ -6,6 +6,7 @@ order and LPS world are used inside `resample` only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +81,19 @@ class Grid:
             shape[int(target)] = self.shape[axis]
         return Grid.of(shape, self.matrix @ nib.orientations.inv_ornt_aff(turn, self.shape))
 
+    def part(self, first: Sequence[int], stop: Sequence[int]) -> Grid:
+        """The grid of the voxels from `first` to before `stop`, each (i, j, k)."""
+        affine = self.matrix.copy()
+        affine[:3, 3] += self.matrix[:3, :3] @ np.asarray(first, dtype=float)
+        return Grid.of(np.asarray(stop) - np.asarray(first), affine)
+
+    @property
+    def axial(self) -> int:
+        """The voxel axis that runs closest to feet-head; 2 for a 2D image."""
+        if self.spatial_dims == 2:
+            return 2
+        return int(np.argmax(np.abs(self.matrix[2, :3]) / np.asarray(self.spacing_mm)))
+
     def with_spacing(self, spacing_mm: tuple[float, float, float]) -> Grid:
         """The grid that covers the same space with another spacing; the voxel corners (not centres) stay in place."""
         old = np.asarray(self.spacing_mm)
@@ -114,6 +128,28 @@ def resample(array: NDArray[Any], source: Grid, target: Grid, interpolation: str
     if not grid.difference(target):
         return np.ascontiguousarray(turned)
     return _interpolate(turned, grid, target, interpolation)
+
+
+def resample_slab(
+    array: NDArray[Any], source: Grid, target: Grid, first: int, stop: int, interpolation: str = "linear"
+) -> NDArray[Any]:
+    """Slices `first` to `stop` - 1 along k of `resample(array, source, target)`, to rounding; only what lies near is read.
+
+    Args:
+        interpolation: nearest or linear.
+    """
+    turned, grid = _turn_towards(array, source, target)
+    if not grid.difference(target):
+        return np.ascontiguousarray(turned[:, :, first:stop])
+    wanted = target.part((0, 0, first), (*target.shape[:2], stop))
+    corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], dtype=float)
+    corners[:, :3] *= np.asarray(wanted.shape) - 1
+    there = (corners @ (np.linalg.inv(grid.matrix) @ wanted.matrix).T)[:, :3]
+    last = np.asarray(grid.shape) - 1
+    low = np.clip(np.floor(there.min(axis=0)) - 2, 0, last).astype(int)  # beyond its border the nearest voxel counts
+    high = np.clip(np.ceil(there.max(axis=0)) + 2, 0, last).astype(int) + 1
+    near = turned[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    return _interpolate(near, grid.part(low, high), wanted, interpolation)
 
 
 def _turn_towards(array: NDArray[Any], source: Grid, target: Grid) -> tuple[NDArray[Any], Grid]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from diffboost3d.cases.records import Case, Manifest, SyntheticRecord
 from diffboost3d.cases.workspace import Workspace
-from diffboost3d.imaging.edges import control_image
+from diffboost3d.imaging.edges import ControlSlices
 from diffboost3d.schema import Config
 from diffboost3d.stages.inputs import prepared, slice_axis
 
@@ -41,10 +41,10 @@ def blueprint_of(workspace: Workspace, case: Case, record: SyntheticRecord) -> B
     return Blueprint(image, edges, label, record.anatomy)
 
 
-def control_of_blueprint(config: Config, manifest: Manifest, blueprint: Blueprint) -> NDArray[np.float32]:
-    """The control image (C, I, J, K) in [0, 1] that a sample follows."""
+def control_of_blueprint(config: Config, manifest: Manifest, blueprint: Blueprint) -> ControlSlices:
+    """The control images in [0, 1] that a sample follows, slice by slice."""
     denoiser = config.diffusion.denoiser
-    return control_image(
+    return ControlSlices(
         blueprint.edges,
         blueprint.label,
         list(manifest.foreground.values()),

@@ -88,7 +88,9 @@ def _on_pool(config: Config, workspace: Workspace, manifest: Manifest, accelerat
     generator = first_generator(config, workspace, manifest, None)
     denoiser, _, codec = generator
     if denoiser.mixer is not None:
-        denoiser.mixer.requires_grad_(False)  # a pool's pictures have no neighbours; several processes refuse idle weights
+        denoiser.mixer.requires_grad_(
+            False
+        )  # a pool's pictures have no neighbours; several processes refuse idle weights
     plan = slice_plan(config, pool.training, (pool.size[0], pool.size[1]), slice_axis(config, manifest), "pool")
     edge_channels = 2 * config.diffusion.denoiser.neighbours + 1
     intensity = config.prepare.intensity

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,16 @@ from diffboost3d.diffusion.looks import LOOKS
 from diffboost3d.diffusion.sampling import SamplingPlan
 from diffboost3d.diffusion.text import fill_templates, require_fitting
 from diffboost3d.diffusion.weights import load_generator
-from diffboost3d.imaging.files import ending_like, read, write_like
+from diffboost3d.imaging.files import ending_like, read, synthetic_note, write_like
+from diffboost3d.imaging.scratch import Scratch
 from diffboost3d.schema import Config, SynthesizeConfig
 from diffboost3d.seeds import generator, seed_of
 from diffboost3d.stages.blueprints import Blueprint, blueprint_of, control_of_blueprint
 from diffboost3d.stages.generator_training import require_generator
 from diffboost3d.stages.inputs import accelerator_of, cases_of, slice_axis
-from diffboost3d.synthesis.volumes import NoisePlan, SampleRequest, VolumeSampler, in_source_units
+from diffboost3d.stages.synthesis_work import Group, disk_needed, forecast, groups_of, require_disk, shares
+from diffboost3d.synthesis.units import KeepPlan, in_source_units, real_of_anatomy, real_of_file
+from diffboost3d.synthesis.volumes import NoisePlan, SampleRequest, SlabPlan, VolumeSampler
 
 
 def run(config: Config, workspace: Workspace) -> None:
@@ -51,19 +55,25 @@ def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelera
     if workspace.is_current(workspace.synthetic(fold), own) and not open_records:
         workspace.log(f"synthesize fold {fold}: {len(records)} volumes done already")
         return
+    needed = disk_needed(workspace, manifest, open_records)
+    free = require_disk(workspace, needed)
     rank, processes = accelerator.process_index, accelerator.num_processes
     sampler = _sampler(config, workspace, manifest, accelerator, fold)
-    title = f"synthesize fold {fold}, {len(records)} volumes of {len(cases)} cases"
-    mine = _groups(records, open_records, manifest, slice_axis(config, manifest), sampler)[rank::processes]
+    axis = slice_axis(config, manifest)
+    parts = shares(groups_of(records, open_records, manifest, axis, sampler), processes)
+    done = len(records) - len(open_records)
+    if rank == 0:
+        said = forecast(parts, _seconds_a_voxel(sampler, parts[0], axis), needed, free, done)
+        workspace.log(f"synthesize fold {fold}: {said}")
     bar = tqdm(
-        desc=title,
+        desc=f"synthesize fold {fold}, {len(records)} volumes of {len(cases)} cases",
         unit="volume",
-        initial=len(records) - len(open_records),
-        total=len(records) - len(open_records) + sum(len(group.missing) for group in mine),
+        initial=done,
+        total=done + sum(len(group.missing) for group in parts[rank]),
         disable=rank > 0,
     )
     with bar:
-        for group in mine:
+        for group in parts[rank]:
             _synthesize(config, workspace, manifest, sampler, group)
             bar.update(len(group.missing))
     accelerator.wait_for_everyone()
@@ -72,40 +82,18 @@ def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelera
     accelerator.wait_for_everyone()
 
 
-@dataclasses.dataclass(frozen=True)
-class _Group:
-    """Samples of one case that are denoised in the same batches; `missing` are those not on disk yet.
-
-    A group is always sampled whole, so that what is made after an interruption has the very bytes it would have had.
-    """
-
-    records: list[SyntheticRecord]
-    missing: list[SyntheticRecord]
-
-
-def _groups(
-    records: list[SyntheticRecord],
-    missing: list[SyntheticRecord],
-    manifest: Manifest,
-    axis: int,
-    sampler: VolumeSampler,
-) -> list[_Group]:
-    """The groups that have something missing."""
-    groups = []
-    for case, group in itertools.groupby(records, key=lambda record: record.case):
-        of_case = list(group)
-        together = sampler.together(manifest.case(case).grid.shape[axis])
-        for first in range(0, len(of_case), together):
-            block = of_case[first : first + together]
-            lacking = [record for record in block if record in missing]
-            if lacking:
-                groups.append(_Group(block, lacking))
-    return groups
+def _seconds_a_voxel(sampler: VolumeSampler, groups: list[Group], axis: int) -> float:
+    """Of denoising, by a short trial of the first group."""
+    if not groups:
+        return 0.0
+    shape = groups[0].case.grid.shape
+    return sampler.seconds_a_slice(shape, axis) * shape[axis] / math.prod(shape)
 
 
 def _record(config: Config, manifest: Manifest, case: Case, fold: int, sample: int, model: str) -> SyntheticRecord:
     settings = dataclasses.asdict(config.synthesize)
-    settings.pop("samples")
+    for nothing_about_a_volume in ("samples", "memory_gb"):
+        settings.pop(nothing_about_a_volume)
     seed = seed_of(config.seed, "synthesize", fold, case.id, sample)
     random = generator(seed, "look")
     look = str(random.choice(list(LOOKS))) if random.random() < config.synthesize.looks else ""
@@ -124,6 +112,7 @@ def _record(config: Config, manifest: Manifest, case: Case, fold: int, sample: i
         guidance_scale=config.synthesize.guidance_scale,
         strength=config.synthesize.strength,
         unit=case.intensity.unit,
+        noise=config.synthesize.noise,
     )
 
 
@@ -156,6 +145,8 @@ def _sampler(config: Config, workspace: Workspace, manifest: Manifest, accelerat
         config.runtime.precision,
         config.runtime.compile,
         settings.match_spectrum,
+        SlabPlan(settings.slab, settings.slab_overlap, settings.batch_voxels),
+        Scratch(settings.memory_gb * 1e9, workspace.root),
     )
 
 
@@ -176,21 +167,26 @@ def sampling_plan(settings: SynthesizeConfig) -> SamplingPlan:
     )
 
 
-def _synthesize(
-    config: Config, workspace: Workspace, manifest: Manifest, sampler: VolumeSampler, group: _Group
-) -> None:
+def _synthesize(config: Config, workspace: Workspace, manifest: Manifest, sampler: VolumeSampler, group: Group) -> None:
     """The volumes of a group and, each time last, their records."""
-    case = manifest.case(group.records[0].case)
-    axis = slice_axis(config, manifest)
+    case, axis = group.case, slice_axis(config, manifest)
     blueprints = [blueprint_of(workspace, case, record) for record in group.records]
     requests = [
         _request(config, manifest, record, blueprint)
         for record, blueprint in zip(group.records, blueprints, strict=True)
     ]
     volumes = sampler.volumes(axis, case.grid.spacing_mm[axis], requests)
-    for record, volume in zip(group.records, volumes, strict=True):
-        if record in group.missing:
-            _keep(workspace, manifest, case, record, volume)
+    keep = KeepPlan(config.synthesize.keep_background, config.synthesize.air_hu)
+    source = read(workspace.source(manifest, case.image)).array
+    of_file = None
+    for record, blueprint, volume in zip(group.records, blueprints, volumes, strict=True):
+        if record not in group.missing:
+            continue
+        if blueprint.has_own_label:
+            real = real_of_anatomy(case, source, blueprint.image, keep)
+        else:
+            real = of_file = of_file or real_of_file(case, source, keep)
+        _keep(workspace, manifest, case, record, in_source_units(volume, case, real))
 
 
 def _request(config: Config, manifest: Manifest, record: SyntheticRecord, blueprint: Blueprint) -> SampleRequest:
@@ -201,12 +197,16 @@ def _request(config: Config, manifest: Manifest, record: SyntheticRecord, bluepr
 
 
 def _keep(
-    workspace: Workspace, manifest: Manifest, case: Case, record: SyntheticRecord, volume: NDArray[np.float32]
+    workspace: Workspace,
+    manifest: Manifest,
+    case: Case,
+    record: SyntheticRecord,
+    slabs: Iterable[NDArray[np.float64]],
 ) -> None:
     """Write a volume and, last, its record."""
     source = workspace.source(manifest, case.image)
     target = workspace.synthetic_volume(record.fold, case.id, record.sample, ending_like(case.image))
     path = workspace.synthetic_record(record.fold, case.id, record.sample)
     path.unlink(missing_ok=True)  # an older record must never stand beside this volume
-    write_like(target, in_source_units(volume, case, read(source).array), source, synthetic=True)
+    write_like(target, slabs, source, synthetic_note(case.id, record.seed))
     write_json(path, dataclasses.asdict(record))

@@ -7,8 +7,12 @@ without phase takes the synthetic volume's spectrum there: every structure stays
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
+
+from diffboost3d.imaging.scratch import IN_MEMORY, Scratch
 
 Float = NDArray[np.float32]
 
@@ -21,42 +25,70 @@ _LEAST_POWER = 1e-6
 _EMPTY = 0.02  # of a range of 2
 
 
-def with_spectrum_of(synthetic: Float, real: Float, share: float = 1.0) -> Float:
+def with_spectrum_of(
+    synthetic: Float, real: Float, share: float = 1.0, in_place: bool = False, scratch: Scratch = IN_MEMORY
+) -> Float:
     """The synthetic volume (I, J, K) in [-1, 1] with the fine part of its power spectrum brought to that of the real one.
 
     Each wave of the cosine transform (mirrored at the borders, so that nothing wraps round) is scaled by (P_real / P_synthetic) ^
     (share / 2), with both powers smoothed over neighbouring frequencies. Where both volumes are empty
-    (-1: air, a mask) nothing changes.
+    (-1: air, a mask) nothing changes. Two further arrays of that size are held meanwhile.
 
     Args:
         share: 0 leaves the volume as it is, 1 takes all of the real one's spectrum.
+        in_place: the result may take the place of `synthetic`, which spares a third one.
+        scratch: makes those arrays.
 
     Raises:
         ValueError: differing shapes.
     """
-    from scipy.fft import dctn, idctn
-
     if synthetic.shape != real.shape:
         raise ValueError(f"differing shapes: synthetic {synthetic.shape}, real {real.shape}")
     if not share:
         return synthetic
-    waves, wanted = (dctn(volume.astype(np.float64), norm="ortho") for volume in (synthetic, real))
-    gain = np.sqrt(_smoothed_power(wanted) / _smoothed_power(waves)).clip(1 / STRONGEST, STRONGEST)
-    matched = idctn(waves * gain ** (share * _freedom(synthetic.shape)), norm="ortho")
     floor = (real <= -1.0) & (synthetic <= -1.0 + _EMPTY)  # cut off or masked in both: a filter would ring there
-    return np.clip(np.where(floor, synthetic, matched), -1.0, 1.0).astype(np.float32)
+    at_floor = synthetic[floor]
+    gain = _smoothed_power(_transformed(scratch.copy(real)))
+    waves = _transformed(synthetic if in_place else scratch.copy(synthetic))
+    gain /= _smoothed_power(scratch.copy(waves))
+    for plane, freedom in zip(gain, _freedom(gain.shape), strict=True):
+        np.sqrt(plane, out=plane)
+        np.clip(plane, 1 / STRONGEST, STRONGEST, out=plane)
+        np.power(plane, share * freedom, out=plane)
+    waves *= gain
+    matched = _transformed(waves, back=True)
+    matched[floor] = at_floor
+    np.clip(matched, -1.0, 1.0, out=matched)
+    return matched
 
 
-def _smoothed_power(waves: NDArray[np.float64]) -> NDArray[np.float64]:
-    from scipy.ndimage import gaussian_filter
+def _transformed(volume: Float, back: bool = False) -> Float:
+    """The orthonormal cosine transform, or its inverse; takes the place of `volume` where that is contiguous."""
+    from scipy.fft import dctn, idctn
 
-    smoothed: NDArray[np.float64] = gaussian_filter(waves**2, SMOOTHING, mode="nearest") + _LEAST_POWER
-    return smoothed
+    transform = idctn if back else dctn
+    made: Float = transform(volume, norm="ortho", overwrite_x=True)
+    return made
 
 
-def _freedom(shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """0 for slow waves, 1 for fine ones, with a ramp between; of the waves' frequencies in shares of the Nyquist frequency."""
-    axes = [np.arange(size) / size for size in shape]
-    frequency = np.sqrt(sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij")))
-    ramp: NDArray[np.float64] = np.clip((frequency - FREE_BELOW) / (FULL_FROM - FREE_BELOW), 0.0, 1.0)
-    return ramp
+def _smoothed_power(waves: Float) -> Float:
+    """Takes the place of `waves`."""
+    from scipy.ndimage import gaussian_filter1d
+
+    np.square(waves, out=waves)
+    for axis in range(waves.ndim):
+        gaussian_filter1d(waves, SMOOTHING, axis, output=waves, mode="nearest")
+    waves += np.float32(_LEAST_POWER)
+    return waves
+
+
+def _freedom(shape: tuple[int, ...]) -> Iterator[Float]:
+    """0 for slow waves, 1 for fine ones, with a ramp between, plane by plane (J, K) along i.
+
+    Of the waves' frequencies in shares of the Nyquist frequency.
+    """
+    i, j, k = ((np.arange(size) / size) ** 2 for size in shape)
+    in_plane = j[:, None] + k
+    for along in i:
+        frequency = np.sqrt(along + in_plane)
+        yield np.clip((frequency - FREE_BELOW) / (FULL_FROM - FREE_BELOW), 0.0, 1.0).astype(np.float32)

@@ -1,7 +1,9 @@
-"""Synthetic volumes: slices of the control image, denoised in batches, put together, and brought to the real file's units."""
+"""Synthetic volumes: slabs of slices, denoised in batches, put together, and given the spectrum of the real volume."""
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffboost3d.cases.records import Case
 from diffboost3d.diffusion.codecs import Codec, latent_shape, padded_size
 from diffboost3d.diffusion.networks import ConditionalDenoiser
 from diffboost3d.diffusion.sampling import SamplingPlan, sample
 from diffboost3d.diffusion.text import embed_mixture
-from diffboost3d.imaging.geometry import resample
+from diffboost3d.imaging.edges import ControlSlices
+from diffboost3d.imaging.scratch import IN_MEMORY, Scratch
 from diffboost3d.imaging.slices import SliceGrid
 from diffboost3d.seeds import seed_of
 from diffboost3d.synthesis.coherence import slice_noise
@@ -32,29 +34,52 @@ class NoisePlan:
 
 
 @dataclass(frozen=True)
+class SlabPlan:
+    """How a volume is cut.
+
+    Attributes:
+        slices: of a slab; they are neighbours, and denoised in one batch.
+        overlap: slices that neighbouring slabs share, blended by a Hann window; even.
+        voxels: denoised at once at most, but always a whole slab.
+    """
+
+    slices: int = 1
+    overlap: int = 0
+    voxels: int = 2**20
+
+
+@dataclass(frozen=True)
 class SampleRequest:
     """One synthetic volume.
 
     Attributes:
         prompts: with their weights.
         image: the real volume (I, J, K) in [-1, 1], where sampling starts if strength < 1, and whose spectrum is taken.
-        control: the control image (C, I, J, K) in [0, 1].
+        control: the control image (C, I, J, K) in [0, 1], or what makes it slice by slice.
     """
 
     seed: int
     prompts: Mapping[str, float]
     image: NDArray[np.float32]
-    control: NDArray[np.float32]
+    control: NDArray[np.float32] | ControlSlices
+
+    def control_of(self, axis: int, first: int, stop: int) -> torch.Tensor:
+        """Of slices `first` to `stop` - 1 along `axis`: (S, C, A, B)."""
+        if isinstance(self.control, ControlSlices):
+            return torch.from_numpy(self.control.slices(first, stop))
+        return torch.from_numpy(np.moveaxis(self.control, axis + 1, 0)[first:stop].copy())
 
 
 class VolumeSampler:
     """Samples prepared volumes from their control images with one generator.
 
     Args:
-        batch: slices denoised at once, of one sample or of several; it may change the last bits of a result, never more.
+        batch: slices denoised at once at most, of one sample or of several; it may change the last bits of a result, never
+            more.
         precision: "no", "bf16" or "fp16".
         compiled: compile the networks (torch.compile).
         match_spectrum: how far volumes are given the spectrum of the real one; see `spectrum.with_spectrum_of`.
+        slabs: how volumes are cut. scratch: where whole volumes are kept.
     """
 
     def __init__(
@@ -70,6 +95,8 @@ class VolumeSampler:
         precision: str = "no",
         compiled: bool = False,
         match_spectrum: float = 0.0,
+        slabs: SlabPlan = SlabPlan(),
+        scratch: Scratch = IN_MEMORY,
     ) -> None:
         self._denoiser = denoiser.to(device)
         if device.type == "cuda":
@@ -81,11 +108,17 @@ class VolumeSampler:
         self._negative = embed_mixture(denoiser, {negative_prompt: 1.0})
         self._embedded: dict[tuple[tuple[str, float], ...], torch.Tensor] = {}
         self._batch, self._device, self._match_spectrum = batch, device, match_spectrum
+        self._slabs, self._scratch = slabs, scratch
         self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
-    def together(self, slices: int) -> int:
-        """How many samples of a case with that many slices fill a batch."""
-        return max(1, self._batch // slices)
+    def together(self, shape: Sequence[int], axis: int) -> int:
+        """How many samples of a volume (I, J, K) fill a batch."""
+        return max(1, self._at_once(shape, axis) // shape[axis])
+
+    def _at_once(self, shape: Sequence[int], axis: int) -> int:
+        """Slices that are denoised at once at most."""
+        plane = int(np.prod(shape)) // shape[axis]
+        return max(1, min(self._batch, self._slabs.voxels // plane))
 
     def volumes(self, axis: int, spacing_mm: float, requests: Sequence[SampleRequest]) -> list[NDArray[np.float32]]:
         """A synthetic volume (I, J, K) in [-1, 1] for each request; all are of one shape.
@@ -93,38 +126,74 @@ class VolumeSampler:
         Args:
             axis: of slicing. spacing_mm: along it.
         """
-        grid = SliceGrid(requests[0].image.shape, axis)
-        taken = [grid.slices(torch.from_numpy(np.concatenate([r.control, r.image[None]]))) for r in requests]
-        slices, locations = torch.stack([slices for slices, _ in taken]), taken[0][1]
-        size = padded_size(slices.shape[-2:], self._denoiser.divisor)
-        shape = (len(grid), *latent_shape(self._codec, size))
-        plan = self._noise
-        noise = torch.stack(
-            [slice_noise(plan.kind, shape, plan.rho, plan.correlation_mm, spacing_mm, r.seed) for r in requests]
-        )
-        # of noise added on the way (eta): a stream for each slice, so that the batch size doesn't matter
-        streams = [
-            torch.Generator(self._device).manual_seed(seed_of(request.seed, "eta", at))
-            for request in requests
-            for at in range(len(grid))
-        ]
-        texts = torch.cat([self._text(request.prompts) for request in requests])
-        made = torch.empty(len(requests) * len(grid), 1, *slices.shape[-2:])
-        for first in range(0, len(made), self._batch):
-            numbers = torch.arange(first, min(first + self._batch, len(made)))
-            sample_of, slice_of = numbers // len(grid), numbers % len(grid)
-            made[numbers] = self._denoise(
-                slices[sample_of, slice_of],
-                noise[sample_of, slice_of],
-                texts[sample_of.to(texts.device)],
-                [streams[number] for number in numbers],
-            )
-        volumes = made.view(len(requests), len(grid), *made.shape[1:])
-        whole = (grid.assemble(iter([(volume, locations)]))[0].numpy() for volume in volumes)
+        shape = requests[0].image.shape
+        grid = SliceGrid(shape, axis, self._slabs.slices, self._slabs.overlap)
+        made = [self._scratch.empty(shape) for _ in requests]
+        self._fill(grid, self._at_once(shape, axis), spacing_mm, requests, made)
         return [
-            with_spectrum_of(np.ascontiguousarray(volume), request.image, self._match_spectrum)
-            for volume, request in zip(whole, requests, strict=True)
+            with_spectrum_of(volume, request.image, self._match_spectrum, in_place=True, scratch=self._scratch)
+            for volume, request in zip(made, requests, strict=True)
         ]
+
+    def _fill(
+        self,
+        grid: SliceGrid,
+        at_once: int,
+        spacing_mm: float,
+        requests: Sequence[SampleRequest],
+        made: list[NDArray[np.float32]],
+    ) -> None:
+        """Denoise all slabs of all samples, batch by batch. The noise is of a slice, whichever slabs the slice is in."""
+        noises = [self._noise_of(grid, spacing_mm, request.seed) for request in requests]
+        cutters = [grid.cutter(torch.from_numpy(request.image)[None]) for request in requests]
+        assemblies = [grid.assembly(volume) for volume in made]
+        slabs = [(sample, number) for sample in range(len(requests)) for number in range(len(grid.firsts))]
+        count = max(1, at_once // grid.slab)
+        for block in (slabs[start : start + count] for start in range(0, len(slabs), count)):
+            inputs, noise, texts, streams = [], [], [], []
+            for sample_, number in block:
+                request, first = requests[sample_], grid.firsts[number]
+                stop = first + grid.slab
+                inputs.append(torch.cat([request.control_of(grid.axis, first, stop), cutters[sample_][number]], dim=1))
+                noise.append(noises[sample_][first:stop])
+                texts.append(self._text(request.prompts).expand(grid.slab, -1, -1))
+                # of noise added on the way (eta): a stream for each slice, so that the batch size doesn't matter
+                streams += [self._stream(request.seed, at) for at in range(first, stop)]
+            images = self._denoise(torch.cat(inputs), torch.cat(noise), torch.cat(texts), streams, grid.slab)
+            for (sample_, _), slab in zip(block, torch.split(images, grid.slab), strict=True):
+                assemblies[sample_].add(slab)
+
+    def _noise_of(self, grid: SliceGrid, spacing_mm: float, seed: int) -> torch.Tensor:
+        """(S, c, h, w) of a whole volume."""
+        plane = [side for index, side in enumerate(grid.shape) if index != grid.axis]
+        shape = (len(grid), *latent_shape(self._codec, padded_size(plane, self._denoiser.divisor)))
+        return slice_noise(self._noise.kind, shape, self._noise.rho, self._noise.correlation_mm, spacing_mm, seed)
+
+    def _stream(self, seed: int, at: int) -> torch.Generator:
+        return torch.Generator(self._device).manual_seed(seed_of(seed, "eta", at))
+
+    def seconds_a_slice(self, shape: Sequence[int], axis: int) -> float:
+        """About how long a slice of such a volume takes, from one network evaluation on a batch (after one to warm up)."""
+        count = min(self._at_once(shape, axis), shape[axis])
+        plane = [side for index, side in enumerate(shape) if index != axis]
+        inputs = torch.zeros(count, self._denoiser.control_channels + 1, *plane)
+        noise = torch.zeros(count, *latent_shape(self._codec, padded_size(plane, self._denoiser.divisor)))
+        once = dataclasses.replace(
+            self._plan,
+            steps=1,
+            sampler="ddim",
+            step_power=1.0,
+            strength=1.0,
+            eta=0.0,
+            guidance_scale=1.0,
+            control_guidance_scale=1.0,
+        )
+        seconds = 0.0
+        for _ in range(2):
+            started = time.perf_counter()
+            self._denoise(inputs, noise, self._negative, [], plan=once)
+            seconds = time.perf_counter() - started
+        return seconds / count * evaluations(self._plan)
 
     def _text(self, prompts: Mapping[str, float]) -> torch.Tensor:
         """Embedded once for all samples that ask for the same."""
@@ -134,7 +203,13 @@ class VolumeSampler:
         return self._embedded[key]
 
     def _denoise(
-        self, slices: torch.Tensor, noise: torch.Tensor, text: torch.Tensor, streams: list[torch.Generator]
+        self,
+        slices: torch.Tensor,
+        noise: torch.Tensor,
+        text: torch.Tensor,
+        streams: list[torch.Generator],
+        stack: int = 1,
+        plan: SamplingPlan | None = None,
     ) -> torch.Tensor:
         slices = slices.to(self._device)
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
@@ -142,24 +217,19 @@ class VolumeSampler:
                 self._denoiser,
                 self._scheduler,
                 self._codec,
-                self._plan,
+                plan or self._plan,
                 noise.to(self._device),
                 text,
                 self._negative,
                 slices[:, :-1],
                 slices[:, -1:],
                 streams,
+                stack=stack,
             )
         return images.float().cpu()
 
 
-def in_source_units(volume: NDArray[np.float32], case: Case, source: NDArray[Any]) -> NDArray[np.float64]:
-    """A synthetic prepared volume (I, J, K) on the grid and in the units of the case's own file.
-
-    Where the real value was cut off by a CT window (air, table, metal) it stays: nothing is invented there.
-
-    Args:
-        source: the real array of the file, (I, J, K) of `case.source_grid`.
-    """
-    moved = resample(volume, case.grid, case.source_grid, "linear")
-    return np.where(case.intensity.lost(source), source.astype(np.float64), case.intensity.inverse(moved))
+def evaluations(plan: SamplingPlan) -> int:
+    """Network evaluations of a slice."""
+    taken = plan.steps if plan.strength >= 1.0 else max(1, round(plan.strength * plan.steps))
+    return sum(plan.passes_at(1.0 - (taken - number) / plan.steps) for number in range(taken))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from diffboost3d.imaging.edges import control_channels, control_image, label_boundaries, soft_edges
-from diffboost3d.imaging.slices import SliceGrid
+from diffboost3d.imaging.edges import (
+    ControlSlices,
+    control_channels,
+    control_image,
+    label_boundaries,
+    soft_edges,
+)
 
 SHAPE = (4, 6, 5)
 
@@ -106,13 +110,21 @@ def test_a_flat_image_has_the_edges_of_its_plane() -> None:
     assert (edges.argmax(axis=0) <= 8).all()
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.tuples(*[st.integers(1, 9)] * 3), st.integers(0, 2), st.integers(1, 11), st.integers(1, 3))
-def test_slices_of_any_volume_in_any_batch_put_together_are_the_volume(
-    shape: tuple[int, int, int], axis: int, batch: int, channels: int
-) -> None:
-    volume = torch.arange(channels * int(np.prod(shape)), dtype=torch.float32).reshape(channels, *shape)
-    grid = SliceGrid(shape, axis)
-    slices, locations = grid.slices(volume)
-    assert slices.shape == (len(grid), channels, *np.delete(shape, axis))
-    assert torch.equal(grid.assemble(zip(slices.split(batch), locations.split(batch), strict=True)), volume)
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("control", ["separate", "added"])
+@pytest.mark.parametrize("neighbours", [0, 1, 2])
+@pytest.mark.parametrize("shape", [(9, 7, 12), (12, 9, 1)])
+def test_control_made_slice_by_slice_is_that_of_the_whole_volume(axis, control, neighbours, shape) -> None:
+    random = np.random.default_rng(0)
+    edge, label = random.random(shape, np.float32), random.integers(0, 3, shape).astype(np.uint8)
+    whole = np.moveaxis(control_image(edge, label, [1, 2], axis, neighbours, control), axis + 1, 0)
+    slices = ControlSlices(edge, label, [1, 2], axis, neighbours, control)
+    boundaries = np.moveaxis(label_boundaries(label, [1, 2]), axis + 1, 0)
+    for first, stop in itertools.combinations(range(shape[axis] + 1), 2):
+        part = slices.slices(first, stop)
+        assert np.array_equal(part, whole[first:stop])
+        if control == "separate":
+            assert np.array_equal(part[:, 2 * neighbours + 1 :], boundaries[first:stop])
+        else:
+            middle = np.moveaxis(edge, axis, 0)[first:stop] + boundaries[first:stop].sum(axis=1)
+            np.testing.assert_array_equal(part[:, neighbours], np.clip(middle, 0, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from diffboost3d.errors import DataError
-from diffboost3d.imaging.files import read, write_label_like, write_like, write_prepared
+from diffboost3d.imaging.files import read, synthetic_note, write_label_like, write_like, write_prepared
 from diffboost3d.imaging.geometry import Grid
 
 AFFINE = np.eye(4)
@@ -91,8 +92,12 @@ def test_written_values_are_the_nearest_that_the_type_can_hold(
 
 def test_a_synthetic_volume_says_so_in_its_header_and_a_copy_does_not(tmp_path: Path) -> None:
     source = save(tmp_path / "source.nii.gz", np.int16)
-    write_like(tmp_path / "new.nii.gz", read(source).array, source, synthetic=True)
-    assert nib.load(tmp_path / "new.nii.gz").header["descrip"].item().startswith(b"synthetic")
+    for case, end in (("case_07", b", of case case_07"), ("c" * 99, b"cc"), ("\u00e4" * 99, "\u00e4".encode())):
+        write_like(tmp_path / "new.nii.gz", read(source).array, source, synthetic_note(case, 2**63 - 1))
+        said = nib.load(tmp_path / "new.nii.gz").header["descrip"].item()
+        assert said.startswith(b"synthetic: diffboost3d, seed 9223372036854775807, of case ")
+        assert said.endswith(end)
+        assert len(said) <= 79
     write_like(tmp_path / "copy.nii.gz", read(source).array, source)
     assert nib.load(tmp_path / "copy.nii.gz").header["descrip"].item() == b"from the scanner"
 
@@ -127,7 +132,7 @@ def test_a_failed_write_leaves_the_older_file(tmp_path: Path) -> None:
     source = save(tmp_path / "source.nii.gz", np.int16)
     write_like(tmp_path / "new.nii.gz", read(source).array, source)
     before = (tmp_path / "new.nii.gz").read_bytes()
-    with pytest.raises(ValueError, match="reshape"):
+    with pytest.raises(ValueError, match="the template has"):
         write_like(tmp_path / "new.nii.gz", np.zeros((2, 2, 2)), source)
     assert (tmp_path / "new.nii.gz").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.nii.gz", "source.nii.gz"]
@@ -173,3 +178,29 @@ def test_a_cut_off_png_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:700])
     with pytest.raises(DataError, match=r"a\.png: can't be read"):
         read(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("dtype", ["<i2", ">i2", "<f4", "u1"])
+@pytest.mark.parametrize("shape", [(5, 4, 7), (5, 4, 1), (5, 4), (5, 4, 7, 1)])
+def test_a_file_written_slab_by_slab_holds_the_bytes_that_nibabel_writes(tmp_path, ending, dtype, shape) -> None:
+    values = np.random.default_rng(0).integers(0, 200, shape).astype(dtype)
+    image = nib.Nifti1Image(values, AFFINE, nib.Nifti1Header(endianness=">" if ">" in dtype else "<"))
+    image.header.set_slope_inter(2.0, -7.0)
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"kept"))
+    source = tmp_path / f"source{ending}"
+    nib.save(image, source)
+    array = read(source).array
+    cuts = [0, 2, 3, array.shape[2]] if array.shape[2] > 3 else [0, array.shape[2]]
+    slabs = (array[:, :, a:b] for a, b in itertools.pairwise(cuts))
+    write_like(tmp_path / f"new{ending}", slabs, source)
+    assert (tmp_path / f"new{ending}").read_bytes() == source.read_bytes()
+
+
+def test_slabs_that_are_not_the_whole_volume_leave_no_file(tmp_path) -> None:
+    source = save(tmp_path / "source.nii.gz", np.int16)
+    array = read(source).array
+    for wrong in ([array[:, :, :1]], [array, array], [array[:1]]):
+        with pytest.raises(ValueError, match="the template has"):
+            write_like(tmp_path / "new.nii.gz", iter(wrong), source)
+    assert [path.name for path in tmp_path.iterdir()] == ["source.nii.gz"]

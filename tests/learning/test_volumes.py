@@ -9,18 +9,16 @@ import pytest
 import torch
 from small_networks import CONTROLS, small_denoiser
 
-from diffboost3d.cases.records import Case
 from diffboost3d.diffusion.sampling import SamplingPlan
 from diffboost3d.diffusion.text import embed_mixture
-from diffboost3d.imaging.geometry import Grid, resample
-from diffboost3d.imaging.intensity import IntensityMap
+from diffboost3d.imaging.edges import ControlSlices
+from diffboost3d.imaging.scratch import Scratch
 from diffboost3d.synthesis import volumes
 from diffboost3d.synthesis.coherence import slice_noise
-from diffboost3d.synthesis.volumes import NoisePlan, SampleRequest, VolumeSampler, in_source_units
+from diffboost3d.synthesis.volumes import NoisePlan, SampleRequest, SlabPlan, VolumeSampler, evaluations
 
 SHAPE = (10, 9, 5)
 NOISE = NoisePlan("shared", 0.5, 4.0)
-WINDOW = IntensityMap("ct_window", -160.0, 240.0, "HU")
 
 
 def volume(seed=0, shape=SHAPE):
@@ -31,7 +29,7 @@ def control(seed=1, shape=SHAPE):
     return np.random.default_rng(seed).uniform(0, 1, (CONTROLS, *shape)).astype(np.float32)
 
 
-def sampler(codec, scheduler, batch=3, plan=None, noise=NOISE, precision="no"):
+def sampler(codec, scheduler, batch=3, plan=None, noise=NOISE, precision="no", **more):
     return VolumeSampler(
         small_denoiser(codec),
         scheduler,
@@ -42,6 +40,7 @@ def sampler(codec, scheduler, batch=3, plan=None, noise=NOISE, precision="no"):
         batch,
         torch.device("cpu"),
         precision,
+        **more,
     )
 
 
@@ -56,8 +55,12 @@ def fake(monkeypatch):
     """Replaces sampling by giving the first control channel back; keeps the calls."""
     calls = []
 
-    def give_control(denoiser, scheduler, codec, plan, noise, text, negative, control, start=None, generator=None):
-        calls.append({"noise": noise, "control": control, "start": start, "text": text, "negative": negative})
+    def give_control(
+        denoiser, scheduler, codec, plan, noise, text, negative, control, start=None, generator=None, stack=1
+    ):
+        calls.append(
+            {"noise": noise, "control": control, "start": start, "text": text, "negative": negative, "stack": stack}
+        )
         return control[:, :1]
 
     monkeypatch.setattr(volumes, "sample", give_control)
@@ -145,7 +148,7 @@ REQUESTS = [
 
 @pytest.mark.parametrize(("batch", "slices", "expected"), [(1, 5, 1), (9, 5, 1), (10, 5, 2), (64, 5, 12), (64, 65, 1)])
 def test_as_many_samples_go_together_as_fill_a_batch(codec, scheduler, batch, slices, expected):
-    assert sampler(codec, scheduler, batch).together(slices) == expected
+    assert sampler(codec, scheduler, batch).together((10, slices, 9), 1) == expected
 
 
 @pytest.mark.parametrize("plan", [SamplingPlan(3, eta=1.0), SamplingPlan(4, strength=0.5, guidance_scale=2.0)])
@@ -183,61 +186,80 @@ def test_every_slice_has_the_text_of_its_sample(fake, codec, scheduler):
         assert torch.equal(noise, slice_noise("shared", (5, 4, 6, 6), 0.5, 4.0, 2.5, request.seed))
 
 
-# --- units -----------------------------------------------------------------------------------------------------------
-def turned_case(spacing=None, intensity=WINDOW):
-    """A case whose file counts its voxels along S, L and P, with thick slices first."""
-    affine = np.array([[0, -1.0, 0, 20], [0, 0, -0.8, 30], [3.0, 0, 0, -40], [0, 0, 0, 1]])
-    source = Grid.of((5, 10, 9), affine)
-    grid = source.canonical() if spacing is None else source.canonical().with_spacing(spacing)
-    return Case("c", "c", "images/c.nii.gz", None, source, grid, intensity, "d")
+def test_large_slices_go_in_smaller_batches(fake, codec, scheduler):
+    for voxels, expected in ((2 * 90, [2, 2, 1]), (89, [1] * 5), (10**6, [5])):
+        fake.clear()
+        one = sampler(codec, scheduler, 64, slabs=SlabPlan(voxels=voxels))
+        assert one.together(SHAPE, 2) == (1 if voxels < 450 else 12)
+        one_volume(one)
+        assert [len(call["noise"]) for call in fake] == expected
 
 
-def test_values_are_in_hu_on_the_voxels_of_the_file():
-    case = turned_case()
-    assert case.grid.shape == (10, 9, 5)
-    made = in_source_units(volume(), case, np.zeros((5, 10, 9)))
-    assert made.shape == (5, 10, 9)
-    # file axis 0 is S, axis 1 is L (R flipped), axis 2 is P (A flipped)
-    expected = volume().transpose(2, 0, 1)[:, ::-1, ::-1].astype(np.float64) * 200 + 40
-    np.testing.assert_allclose(made, expected, atol=1e-4)
+# --- slabs -----------------------------------------------------------------------------------------------------------
+SLABS = [SlabPlan(2, 0), SlabPlan(3, 2), SlabPlan(4, 2), SlabPlan(9, 4)]
 
 
-@pytest.mark.parametrize(("prepared", "hu"), [(-1.0, -160.0), (0.0, 40.0), (1.0, 240.0), (0.5, 140.0)])
-def test_known_values(prepared, hu):
-    case = turned_case()
-    made = in_source_units(np.full((10, 9, 5), prepared, np.float32), case, np.zeros((5, 10, 9)))
-    np.testing.assert_allclose(made, hu, atol=1e-4)
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("slabs", SLABS)
+def test_slabs_come_back_in_order_and_upright(fake, codec, scheduler, axis, slabs):
+    made = one_volume(sampler(codec, scheduler, 8, slabs=slabs), axis)
+    np.testing.assert_allclose(made, control()[0], atol=1e-6)
 
 
-def test_outside_the_window_the_real_values_stay():
-    case, source = turned_case(), np.zeros((5, 10, 9), np.int16)
-    source[0], source[1], source[2, 3, 4], source[3] = -1024, 1500, -161, 240
-    made = in_source_units(np.zeros((10, 9, 5), np.float32), case, source)
-    outside = (source < -160) | (source > 240)
-    assert np.array_equal(made[outside], source[outside])
-    assert outside.sum() == 2 * 90 + 1
-    np.testing.assert_allclose(made[~outside], 40.0, atol=1e-6)
+def test_a_slab_is_denoised_as_neighbours_in_one_batch_with_the_noise_of_its_slices(fake, codec, scheduler):
+    one_volume(sampler(codec, scheduler, 7, slabs=SlabPlan(3, 2)))  # slabs from 0, 1, 2: two of them a batch
+    of_volume = slice_noise("shared", (5, 4, 6, 6), 0.5, 4.0, 2.5, 7)
+    given = torch.from_numpy(volume()).movedim(2, 0)
+    assert [(len(call["noise"]), call["stack"]) for call in fake] == [(6, 3), (3, 3)]
+    order = [0, 1, 2, 1, 2, 3, 2, 3, 4]
+    assert torch.equal(torch.cat([call["noise"] for call in fake]), of_volume[order])
+    assert torch.equal(torch.cat([call["start"] for call in fake])[:, 0], given[order])
 
 
-def test_without_a_window_no_real_value_stays():
-    case = turned_case(intensity=IntensityMap("percentiles", -160.0, 240.0))
-    source = np.linspace(-1000, 1000, 450).reshape(5, 10, 9)
-    np.testing.assert_allclose(in_source_units(np.zeros((10, 9, 5), np.float32), case, source), 40.0, atol=1e-6)
+@pytest.mark.parametrize("plan", [SamplingPlan(3, eta=1.0), SamplingPlan(4, strength=0.5)])
+@pytest.mark.parametrize("slabs", SLABS)
+def test_slices_that_see_no_neighbours_come_out_alike_in_slabs_of_any_kind(codec, scheduler, plan, slabs):
+    """Without layers along the axis, a slice is the same in each slab that it is in: noise and streams are its own."""
+    plain = one_volume(sampler(codec, scheduler, plan=plan))
+    made = one_volume(sampler(codec, scheduler, 4, plan, slabs=slabs))
+    np.testing.assert_allclose(made, plain, atol=1e-5)
 
 
-def test_the_grid_of_the_file_is_kept_also_after_resampling():
-    case = turned_case(spacing=(2.0, 2.0, 2.0))
-    assert case.grid.shape != case.source_grid.shape
-    ramp = resample(np.arange(450.0).reshape(5, 10, 9) / 225 - 1, case.source_grid, case.grid, "linear")
-    made = in_source_units(ramp, case, np.zeros((5, 10, 9)))
-    assert made.shape == (5, 10, 9)
-    inner = (slice(1, -1), slice(2, -2), slice(2, -2))
-    expected = (np.arange(450.0).reshape(5, 10, 9) / 225 - 1) * 200 + 40
-    assert np.abs(made[inner] - expected[inner]).max() < 25  # a sixteenth of the range, on voxels twice as wide
+def test_control_that_is_made_on_the_way_is_that_of_the_whole(codec, scheduler):
+    random = np.random.default_rng(5)
+    edge, label = random.random(SHAPE, np.float32), random.integers(0, 3, SHAPE).astype(np.uint8)
+    lazy = ControlSlices(edge, label, [1, 2], 2, 0, "separate")
+    whole = np.moveaxis(lazy.slices(0, SHAPE[2]), 0, 3)
+    one = sampler(codec, scheduler)
+    first, second = (one.volumes(2, 2.5, [SampleRequest(7, {"MRI": 1.0}, volume(), c)])[0] for c in (whole, lazy))
+    assert np.array_equal(first, second)
 
 
-def test_a_real_volume_survives_the_way_there_and_back():
-    case = turned_case()
-    source = np.random.default_rng(3).integers(-1000, 1500, (5, 10, 9)).astype(np.int16)
-    prepared = resample(case.intensity.forward(source), case.source_grid, case.grid, "linear")
-    np.testing.assert_allclose(in_source_units(prepared, case, source), source, atol=0.01)
+def test_volumes_in_files_are_those_in_memory(codec, scheduler, tmp_path):
+    kept, filed = (
+        one_volume(sampler(codec, scheduler, match_spectrum=1.0, scratch=scratch))
+        for scratch in (Scratch(), Scratch(0, tmp_path))
+    )
+    assert np.array_equal(kept, filed)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("plan", "expected"),
+    [
+        (SamplingPlan(20), 20),
+        (SamplingPlan(20, strength=0.5), 10),
+        (SamplingPlan(20, guidance_scale=9.0), 40),
+        (SamplingPlan(20, guidance_scale=9.0, strength=0.5, guidance_range=(0.0, 0.7)), 15),
+        (SamplingPlan(20, strength=0.01), 1),
+    ],
+)
+def test_network_evaluations_are_counted_as_they_are_made(codec, scheduler, monkeypatch, plan, expected):
+    one = sampler(codec, scheduler, 64, plan)
+    made = []
+    original = one._denoiser.predict
+    monkeypatch.setattr(one._denoiser, "predict", lambda *given: made.append(1) or original(*given))
+    one_volume(one)
+    assert abs(len(made) - expected) <= (plan.guidance_range != (0.0, 1.0))
+    assert evaluations(plan) == len(made)
+    assert one.seconds_a_slice(SHAPE, 2) > 0

@@ -165,9 +165,9 @@ def test_missing_samples_are_made_again_byte_for_byte_in_their_old_company(folde
     assert contents(synthetic) != whole
     asked, volumes = [], VolumeSampler.volumes
 
-    def watched(self, image, control, axis, spacing_mm, requests):
+    def watched(self, axis, spacing_mm, requests):
         asked.append(len(requests))
-        return volumes(self, image, control, axis, spacing_mm, requests)
+        return volumes(self, axis, spacing_mm, requests)
 
     monkeypatch.setattr(VolumeSampler, "volumes", watched)
     assert call(folder, "trained", "synthesize", *SAMPLES) == 0

@@ -1,0 +1,187 @@
+"""Peak memory of synthesising a 512 x 512 x 300 CT volume with the small generator on the haar codec.
+
+    python benchmarks/synthesis_memory.py --folder FOLDER
+
+Makes CT-like volumes (int16, HU; no data needed) of 512 x 512 pixels and few or many slices below FOLDER, each as a workspace of
+one case with an untrained generator of the sizes of `diffusion=small`, and runs `diffboost3d synthesize` on each in a
+process of its own, whose peak the kernel counts:
+
+- the whole command on few slices, one denoising step: memory doesn't depend on how many steps there are;
+- the same, and 100, 200 and 300 slices, with the network left out (its images are the ones it starts from): reading, control,
+  noise, assembling, spectrum, units and writing are those of the real command.
+
+What the network costs is the largest difference of the first two. The peak is that of 300 slices without the network plus that
+cost, although both are not alive at the same time; the line through the runs without the network says what a slice costs.
+Runs on Linux.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffboost3d.cases.records import Case, Manifest, Split
+from diffboost3d.cases.workspace import Workspace, versions
+from diffboost3d.config import compose
+from diffboost3d.imaging.files import write_prepared
+from diffboost3d.imaging.geometry import Grid, resample
+from diffboost3d.imaging.intensity import IntensityMap
+from diffboost3d.seeds import generator
+from diffboost3d.stages.generator_training import first_generator, shape_of
+
+RESULT = Path(__file__).resolve().parent / "results" / "synthesis_memory.json"
+LIMIT_GB = 6.0
+SEED, SIDE, SLICES = 0, 512, 300
+WITH_NETWORK, WITHOUT = (4, 8), (4, 8, 100, 200, SLICES)
+WORDS = ("diffusion=small", "synthesize.samples=1", "synthesize.steps=2", "runtime.device=cpu", "runtime.threads=1")
+GB = 1e9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="a folder for the volumes (5 GB)")
+    parser.add_argument("--worker", choices=("network", "none"), help="used by the script itself")
+    parser.add_argument(
+        "overrides", nargs="*", help="of the configuration, e.g. synthesize.memory_gb=1; keep no result"
+    )
+    given = parser.parse_args()
+    if given.worker:
+        return worker(given.folder, given.worker == "network", given.overrides)
+    with_network = {count: measured(given, count, "network") for count in WITH_NETWORK}
+    without = {count: measured(given, count, "none") for count in WITHOUT}
+    network = max(with_network[count]["peak_gb"] - without[count]["peak_gb"] for count in WITH_NETWORK)
+    large = [count for count in WITHOUT if count >= 100]
+    slope, offset = np.polyfit(large, [without[count]["peak_gb"] for count in large], 1)
+    result = {
+        "peak_gb": round(without[SLICES]["peak_gb"] + network, 3),
+        "limit_gb": LIMIT_GB,
+        "shape": [SIDE, SIDE, SLICES],
+        "network_gb": round(network, 3),
+        "line_gb": {"a_slice": round(float(slope), 5), "at_0": round(float(offset), 3)},
+        "line_at_300_gb": round(float(offset + slope * SLICES + network), 3),
+        "bytes_a_voxel": round(float(slope) * GB / SIDE**2, 1),
+        "runs_with_network": with_network,
+        "runs_without_network": without,
+        "evaluations": 1,
+        "settings": list(WORDS) + given.overrides,
+        "command": "python benchmarks/synthesis_memory.py --folder FOLDER",
+        "machine": {"cores": os.cpu_count(), "threads": 1, "processor": platform.machine()},
+        "versions": versions(),
+        "seeds": [SEED],
+    }
+    print(json.dumps(result, indent=1))
+    if not given.overrides:
+        RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    if result["peak_gb"] > LIMIT_GB:
+        raise SystemExit(f"{result['peak_gb']} GB is above the limit of {LIMIT_GB} GB")
+
+
+def measured(given: argparse.Namespace, slices: int, network: str) -> dict[str, float]:
+    """Run the command on a volume of so many slices in a process of its own."""
+    folder = given.folder / f"{slices}"
+    if not (folder / "ws" / "diffusion").is_dir():
+        write_case(folder, slices)
+    shutil.rmtree(folder / "ws" / "synthetic", ignore_errors=True)
+    call = [sys.executable, __file__, "--folder", str(folder), "--worker", network, *given.overrides]
+    done = subprocess.run(call, check=True, capture_output=True, text=True)
+    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    print(slices, network, found, flush=True)
+    return found
+
+
+def worker(folder: Path, network: bool, overrides: list[str]) -> None:
+    """Synthesize, and print the peak of this process."""
+    import torch
+
+    from diffboost3d.cli import main as diffboost3d
+    from diffboost3d.synthesis import volumes
+
+    def started_from(*given: Any, **more: Any) -> torch.Tensor:
+        start: torch.Tensor = given[8]
+        return start.clone()
+
+    if not network:
+        volumes.sample = started_from
+    # the short trial that the forecast of the time rests on takes as long as this run, and needs no more memory
+    volumes.VolumeSampler.seconds_a_slice = lambda *given: 0.0  # type: ignore[method-assign]
+    before = memory_gb("VmRSS")
+    if diffboost3d(["synthesize", f"workspace={folder / 'ws'}", *WORDS, *overrides]):
+        raise SystemExit("synthesize failed")
+    peak, own = memory_gb("VmHWM"), memory_gb("VmRSS")
+    print(json.dumps({"peak_gb": round(peak, 3), "start_gb": round(before, 3), "end_gb": round(own, 3)}))
+
+
+def write_case(folder: Path, slices: int) -> None:
+    """A workspace as `prepare` and `finetune` leave it: one CT-like case, stored L, P, S as scanners do."""
+    import nibabel as nib
+
+    config = compose([*WORDS, f"data.root={folder / 'data'}", f"workspace={folder / 'ws'}"])
+    source = Grid.of((SIDE, SIDE, slices), np.diag([-0.8, -0.8, 1.5, 1.0]))
+    grid = source.canonical()
+    hounsfield, label = scan(slices)
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(hounsfield, source.matrix)
+    nib.save(image, folder / "data" / "case.nii.gz")
+    intensity = IntensityMap("ct_window", -160.0, 240.0, "HU")
+    prepared = resample(intensity.forward(hounsfield), source, grid)
+    edges = np.abs(np.diff(prepared, axis=0, append=prepared[-1:])).clip(0, 1)
+    workspace = Workspace(folder / "ws")
+    for kind, array in (("image", prepared), ("edge", edges), ("label", resample(label, source, grid, "nearest"))):
+        write_prepared(workspace.prepared("case", kind), array, grid)
+    case = Case("case", "case", "case.nii.gz", "case.nii.gz", source, grid, intensity, "made by a benchmark")
+    labels = {"background": 0, "liver": 1, "kidney": 2}
+    manifest = Manifest("benchmark", "CT", "Abdomen, CT", labels, "../data", 3, True, "none", (case,))
+    workspace.write_manifest(manifest)
+    workspace.write_splits([Split(("case",), (), (), ())])
+    workspace.write_config("finetune", "")
+    write_generator(config, workspace, manifest)
+
+
+def write_generator(config: Any, workspace: Workspace, manifest: Manifest) -> None:
+    """Untrained, with the scales of its codec set as training would."""
+    import torch
+
+    from diffboost3d.diffusion.weights import save_generator
+
+    denoiser, scheduler, codec = first_generator(config, workspace, manifest, 0)
+    codec.scales = tuple([1.0] * codec.channels)  # type: ignore[attr-defined]
+    torch.manual_seed(SEED)
+    save_generator(workspace.finetuned(0), denoiser, scheduler, codec)
+    workspace.finish(workspace.finetuned(0), "finetune", "untrained", "now", shape=shape_of(config))
+
+
+def scan(slices: int) -> tuple[Any, Any]:
+    """Hounsfield units int16 and labels uint8 (512, 512, slices): a body with two organs in air, noisy."""
+    i, j = (np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2) / (SIDE / 2)
+    hounsfield = np.empty((SIDE, SIDE, slices), np.int16)
+    label = np.zeros((SIDE, SIDE, slices), np.uint8)
+    for k in range(slices):
+        shift = 0.1 * np.sin(k / 40)
+        body = (i / 0.85) ** 2 + (j / 0.65) ** 2 < 1
+        label[..., k] = ((i - 0.3 - shift) ** 2 + j**2 < 0.25**2) + 2 * ((i + 0.4) ** 2 + (j - shift) ** 2 < 0.15**2)
+        value = np.where(body, 45.0, -1000.0) + 55 * (label[..., k] == 1) + 100 * (label[..., k] == 2)
+        value += generator(SEED, "slice", k).normal(0, 15, value.shape)
+        hounsfield[..., k] = np.round(value).clip(-1024, 3071)
+    return hounsfield, label
+
+
+def memory_gb(line: str) -> float:
+    """Resident memory (VmRSS) of this process now, or its peak (VmHWM)."""
+    match = re.search(rf"^{line}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    if match is None:
+        raise SystemExit(f"this system does not tell {line}")
+    return int(match.group(1)) * 1024 / GB
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Whole volumes in memory, or, where they are large, in files that vanish with the process."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+COPIES = 8  # arrays of a volume that are alive at the same time, about
+
+
+class Scratch:
+    """Makes arrays.
+
+    Args:
+        folder: of the files. None: the system's.
+        limit_bytes: of a volume's arrays together; a volume that needs more is kept in files, of which the system holds in
+            memory what it has room for. None: no limit.
+    """
+
+    def __init__(self, limit_bytes: float | None = None, folder: Path | None = None) -> None:
+        self._limit, self._folder = limit_bytes, folder
+
+    def empty(self, shape: Sequence[int], dtype: DTypeLike = np.float32) -> NDArray[np.float32]:
+        """An array whose values are not set."""
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        if self._limit is None or COPIES * size <= self._limit:
+            return np.empty(shape, dtype)
+        # without a name: nothing is left behind, however the process ends
+        with tempfile.TemporaryFile(dir=self._folder) as file:
+            file.truncate(size)
+            return np.asarray(np.memmap(file, dtype, "r+", shape=tuple(shape)))
+
+    def copy(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A contiguous float32 copy."""
+        made = self.empty(array.shape)
+        made[...] = array
+        return made
+
+
+IN_MEMORY = Scratch()

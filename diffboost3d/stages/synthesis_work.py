@@ -1,0 +1,119 @@
+"""What `synthesize` has to make: groups of samples, their share for each process, how long they take and how much disk."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from diffboost3d.cases.records import Case, Manifest, SyntheticRecord
+from diffboost3d.cases.workspace import Workspace
+from diffboost3d.errors import WorkspaceError
+from diffboost3d.imaging.files import ending_like, ending_of
+from diffboost3d.synthesis.volumes import VolumeSampler
+
+MARGIN = 1.1  # synthetic volumes compress about as well as their sources
+
+
+@dataclass(frozen=True)
+class Group:
+    """Samples of one case that are denoised in the same batches; `missing` are those not on disk yet.
+
+    A group is always sampled whole, so that what is made after an interruption, or by another number of processes, has the
+    very bytes it would have had.
+    """
+
+    case: Case
+    records: list[SyntheticRecord]
+    missing: list[SyntheticRecord]
+
+    @property
+    def voxels(self) -> int:
+        """Voxels to be denoised."""
+        i, j, k = self.case.grid.shape
+        return i * j * k * len(self.records)
+
+
+def groups_of(
+    records: Sequence[SyntheticRecord],
+    missing: Sequence[SyntheticRecord],
+    manifest: Manifest,
+    axis: int,
+    sampler: VolumeSampler,
+) -> list[Group]:
+    """The groups that have something missing; `records` are in the order of their cases."""
+    lacking = {(record.case, record.sample) for record in missing}
+    groups = []
+    for name, of_case in itertools.groupby(records, key=lambda record: record.case):
+        case = manifest.case(name)
+        samples, together = list(of_case), sampler.together(case.grid.shape, axis)
+        for first in range(0, len(samples), together):
+            block = samples[first : first + together]
+            open_ones = [record for record in block if (record.case, record.sample) in lacking]
+            if open_ones:
+                groups.append(Group(case, block, open_ones))
+    return groups
+
+
+def shares(groups: Sequence[Group], processes: int) -> list[list[Group]]:
+    """A share for each process, as even as groups allow: the largest group goes first, to who has least (Graham 1969)."""
+    loads = [0] * processes
+    owners = {}
+    for number in sorted(range(len(groups)), key=lambda number: -groups[number].voxels):
+        owner = loads.index(min(loads))
+        owners[number] = owner
+        loads[owner] += groups[number].voxels
+    return [[group for number, group in enumerate(groups) if owners[number] == rank] for rank in range(processes)]
+
+
+def forecast(
+    parts: Sequence[Sequence[Group]], seconds_a_voxel: float, needed_bytes: int, free_bytes: int, done: int
+) -> str:
+    """In words, before the work begins: how many volumes, how long, how much disk."""
+    count = sum(len(group.missing) for part in parts for group in part)
+    longest = max(sum(group.voxels for group in part) for part in parts)
+    on = f" with {len(parts)} processes" if len(parts) > 1 else ""
+    there = f" ({done} are there)" if done else ""
+    return (
+        f"{count} volume{'' if count == 1 else 's'} to make{there}, about {_duration(longest * seconds_a_voxel)}{on}, "
+        f"{_size(needed_bytes)} of disk ({_size(free_bytes)} free)"
+    )
+
+
+def disk_needed(workspace: Workspace, manifest: Manifest, missing: Sequence[SyntheticRecord]) -> int:
+    """Bytes that the missing volumes take, by the size of their source files."""
+    sizes: dict[str, int] = {}
+    for record in missing:
+        if record.case not in sizes:
+            case = manifest.case(record.case)
+            path = workspace.source(manifest, case.image)
+            i, j, k = case.source_grid.shape
+            same = ending_like(case.image) == ending_of(case.image)
+            sizes[record.case] = path.stat().st_size if same and path.is_file() else i * j * k
+    return round(MARGIN * sum(sizes[record.case] for record in missing))
+
+
+def require_disk(workspace: Workspace, needed_bytes: int) -> int:
+    """The free bytes. Raises WorkspaceError where they don't hold what is to be made."""
+    there = shutil.disk_usage(workspace.root).free
+    if needed_bytes > there:
+        raise WorkspaceError(
+            f"synthesize needs about {_size(needed_bytes)} and the disk of {workspace.root} has {_size(there)} free; "
+            "free some, or lower synthesize.samples"
+        )
+    return there
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _size(count: int) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{max(1, round(count / 1e3))} kB"
