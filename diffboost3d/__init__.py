@@ -17,6 +17,7 @@ _PUBLIC = {
     "Grid": "diffboost3d.imaging.geometry",
     "Manifest": "diffboost3d.cases.records",
     "Workspace": "diffboost3d.cases.workspace",
+    "synthetic_subjects": "diffboost3d.augmentation.subjects",
     "write_cohort": "diffboost3d.cohort",
 }
 __all__ = ["__version__", *_PUBLIC]

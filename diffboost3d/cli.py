@@ -11,7 +11,7 @@ from diffboost3d import __version__
 from diffboost3d.errors import ConfigError, DiffBoostError
 
 COMMANDS = {
-    "run": "everything below in order, on a folder of your own: data.root=FOLDER",
+    "run": "prepare to report in order, on a folder of your own: data.root=FOLDER",
     "demo": "everything on a built-in cohort: cohort=mr|ct|ultrasound",
     "prepare": "check, align, resample and normalise the cases; edges; splits",
     "train-codec": "train an autoencoder whose maps are diffused (diffusion.codec.name=vae)",
@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "train a segmenter for every arm, fold and seed",
     "evaluate": "predict and score the test cases",
     "report": "table, figures and one page",
+    "export": "real and accepted synthetic volumes as a data set for nnU-Net v2, or in MSD form",
 }
 
 READS = {
@@ -34,6 +35,7 @@ READS = {
     "train": "prepare, and synthesize for the diffboost arms",
     "evaluate": "prepare, train",
     "report": "evaluate",
+    "export": "prepare, and synthesize for synthetic volumes",
 }
 
 KEYS = {
@@ -47,6 +49,7 @@ KEYS = {
     "train": "arms seeds folds merge.* classical.* network train.* runtime.*",
     "evaluate": "arms seeds folds evaluate.*",
     "report": "arms seeds folds",
+    "export": "export.* folds",
 }
 
 

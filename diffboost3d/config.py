@@ -243,6 +243,8 @@ def _check_together(config: Config) -> None:
             "sampler=ddim (sde-dpmsolver++ adds noise of its own)"
         )
     _check_mixture(config.synthesize.text, config.synthesize.text_weights)
+    if config.export.name is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", config.export.name):
+        raise ConfigError(f"export.name={config.export.name!r} is refused; allowed: letters, digits, - and _")
     if not config.workspace:
         raise ConfigError("workspace= is empty; give the folder for the results, e.g. workspace=ws")
     if config.data.patients not in ("case", "consecutive_numbers"):

@@ -451,6 +451,25 @@ class EvaluateConfig:
 
 
 @dataclass
+class ExportConfig:
+    format: str = key("nnunet", "What the folder is for: nnU-Net v2, or readers of MSD.", choices=("nnunet", "msd"))
+    target: str | None = key(
+        None, "Folder in which the data set's own folder is made, such as nnUNet_raw; null: in the workspace."
+    )
+    dataset_id: int = key(500, "Number of the data set: Dataset500_NAME, Task500_NAME_fold0.", low=1, high=999)
+    name: str | None = key(None, "Name of the data set (letters, digits, - and _); null: that of `prepare`.")
+    samples: int | None = key(
+        None, "Synthetic volumes of each training case, at most; null: all accepted ones; 0: real ones only.", low=0
+    )
+    files: str = key(
+        "copy",
+        "How images come there: copied, or linked to where they lie. Labels and pictures are always written anew.",
+        choices=("copy", "hardlink", "symlink"),
+    )
+    test_images: bool = key(True, "Put the images of test cases into imagesTs, without labels.")
+
+
+@dataclass
 class RuntimeConfig:
     device: str = key("auto", "auto, cpu, cuda or mps.", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = key("no", "Mixed precision.", choices=("no", "bf16", "fp16"))
@@ -481,5 +500,6 @@ class Config:
     network: NetworkConfig = section(NetworkConfig)
     train: TrainConfig = section(TrainConfig)
     evaluate: EvaluateConfig = section(EvaluateConfig)
+    export: ExportConfig = section(ExportConfig)
     arm: dict[str, ArmConfig] = field(default_factory=dict, metadata={"meaning": "Definition of every arm."})
     runtime: RuntimeConfig = section(RuntimeConfig)

@@ -37,16 +37,39 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        if folder.exists():
-            old = folder.with_name(f"{_PREFIX}{os.getpid()}-old-{folder.name}")
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(folder, old)
-            os.replace(temporary, folder)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(temporary, folder)
+        replace_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Give the folder `new` the name `folder`, beside it; an older `folder` is removed."""
+    if not folder.exists():
+        os.replace(new, folder)
+        return
+    old = folder.with_name(f"{_PREFIX}{os.getpid()}-old-{folder.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    os.replace(folder, old)
+    os.replace(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def place(source: Path, target: Path, how: str) -> None:
+    """Make the unchanged bytes of `source` be had under the name `target`; atomic.
+
+    Args:
+        how: copy, hardlink (same file system), or symlink (relative).
+
+    Raises:
+        OSError: the file system has no such links, or the two are on different ones.
+    """
+    with replacing(target) as temporary:
+        if how == "copy":
+            shutil.copyfile(source, temporary)
+        elif how == "hardlink":
+            os.link(source.resolve(), temporary)
+        else:
+            temporary.symlink_to(os.path.relpath(source.resolve(), target.parent.resolve()))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -142,6 +142,11 @@ class SyntheticRecord:
     checks: Mapping[str, float] = dataclasses.field(default_factory=dict)
     synthetic: bool = True
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> SyntheticRecord:
+        """From what lies beside a volume."""
+        return cls(**{**value, "reasons": tuple(value.get("reasons", ()))})
+
 
 @dataclass(frozen=True)
 class Score:

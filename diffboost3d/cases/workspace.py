@@ -106,6 +106,10 @@ class Workspace:
     def synthetic_record(self, fold: int, case: str, sample: int) -> Path:
         return self.synthetic(fold) / case / f"{sample:02d}.json"
 
+    def exported(self, form: str) -> Path:
+        """Folder for data sets made for other programs; `form` is nnunet or msd."""
+        return self.root / "export" / form
+
     def segmenter(self, fold: int, arm: str, seed: int) -> Path:
         return self.root / "segmentation" / f"fold{fold}" / arm / f"seed{seed}"
 

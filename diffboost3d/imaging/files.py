@@ -87,6 +87,16 @@ def _read_nifti(path: Path) -> Volume:
     return Volume(array, Grid.of(array.shape, image.affine), str(image.get_data_dtype()))
 
 
+def read_grid(path: Path) -> Grid:
+    """The grid of an image; of a volume only the header is read. Raises DataError as `read` does."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    if ending_of(path) not in VOLUME_ENDINGS:
+        return read(path).grid
+    image = _template(path)
+    return Grid.of((*image.shape, 1, 1)[:3], image.affine)
+
+
 def _read_picture(path: Path) -> Volume:
     from PIL import Image, UnidentifiedImageError
 

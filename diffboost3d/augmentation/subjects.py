@@ -1,0 +1,57 @@
+"""The volumes of a fold as TorchIO subjects, each real training case beside one of its synthetic children."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torchio as tio
+
+from diffboost3d.cases.accepted import Child, read_fold
+from diffboost3d.cases.records import Case, Manifest
+from diffboost3d.cases.workspace import Workspace
+
+
+def synthetic_subjects(
+    workspace: Workspace | Path | str, fold: int = 0, samples: int | None = None, transform: Any = None
+) -> tio.SubjectsDataset:
+    """One subject for each accepted synthetic volume of a fold's training cases, ready for `CuboidMerge`.
+
+    A subject has the real `image` and its `label`, the `synthetic` image and its `synthetic_label`, all on the grid, in the
+    units and with the label values of the user's own files, read when needed; and `case`, `patient` and `sample`. A training
+    case without an accepted volume comes once, beside itself (`sample` -1), so that merging leaves it as it is and all
+    subjects have the same keys. Validation and test cases are not among them.
+
+    Args:
+        samples: synthetic volumes a case, at most; None: all accepted ones.
+        transform: TorchIO transform of every subject, such as `tio.Compose([CuboidMerge(), ...])`.
+
+    Raises:
+        WorkspaceError: as `cases.accepted.read_fold`.
+    """
+    opened = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    manifest = opened.read_manifest()
+    volumes = read_fold(opened, manifest, fold, samples)
+    children: dict[str, list[Child | None]] = {case: [] for case in volumes.split.training}
+    for child in volumes.children:
+        children[child.record.case].append(child)
+    subjects = [
+        _subject(opened, manifest, manifest.case(case), child)
+        for case, found in children.items()
+        for child in found or [None]
+    ]
+    return tio.SubjectsDataset(subjects, transform=transform)
+
+
+def _subject(workspace: Workspace, manifest: Manifest, case: Case, child: Child | None) -> tio.Subject:
+    assert case.label is not None  # training cases have one
+    image, label = workspace.source(manifest, case.image), workspace.source(manifest, case.label)
+    return tio.Subject(
+        image=tio.ScalarImage(image),
+        label=tio.LabelMap(label),
+        synthetic=tio.ScalarImage(child.image if child else image),
+        synthetic_label=tio.LabelMap(child.label if child and child.label else label),
+        case=case.id,
+        patient=case.patient,
+        sample=child.record.sample if child else -1,
+    )
