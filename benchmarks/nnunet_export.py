@@ -3,7 +3,7 @@
     python benchmarks/nnunet_export.py --workspace ws-nnunet --environment FOLDER [--data PATH/hippocampus]
 
 Without --data the built-in MR-like cohort is used. The generator is trained for a moment only: what is tried is the export.
-nnU-Net needs an environment of its own: `--environment FOLDER` makes one there (torch and nnunetv2 by pip), or
+nnU-Net needs an environment of its own: `--environment FOLDER` makes one there (nnunetv2 by pip), or
 `--nnunet-python PATH` names the interpreter of one that is there. An epoch of nnU-Net has 250 + 50 iterations; here it has
 `--iterations` and 2 for validation, by a trainer class written into the workspace (found by nnUNet_extTrainer, nnunetv2 2.8 or
 newer); nothing else is changed. Writes `benchmarks/results/nnunet_export.json`.
@@ -28,7 +28,7 @@ from diffboost3d.cases.workspace import versions
 from diffboost3d.cohort import write_cohort
 
 RESULT = Path(__file__).resolve().parent / "results" / "nnunet_export.json"
-REQUIREMENTS = ("torch==2.13.0", "nnunetv2>=2.8")
+REQUIREMENT = "nnunetv2>=2.8"
 DATASET, CASES, SAMPLES = 500, 12, 2
 MOMENT = (
     "preset=demo",
@@ -96,7 +96,7 @@ def _environment(folder: Path) -> Path:
     if not python.is_file():
         venv.create(folder, with_pip=True)
     if subprocess.run([python, "-c", "import nnunetv2"], capture_output=True).returncode:
-        subprocess.run([python, "-m", "pip", "install", "-q", *REQUIREMENTS], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", REQUIREMENT], check=True)
     return python
 
 
