@@ -68,8 +68,9 @@ def main() -> None:
     target = _export(given.data, given.workspace, folders["nnUNet_raw"])
     exported = time.monotonic()
     tried = _try_nnunet(python, target, folders, given.iterations)
+    data = " --data hippocampus" if given.data else ""
     result = {
-        "command": "python benchmarks/nnunet_export.py" + (" --data hippocampus" if given.data else ""),
+        "command": f"python benchmarks/nnunet_export.py{data} --iterations {given.iterations}",
         **tried,
         "cases": _cases(target),
         "seeds": {"diffboost3d": 0, "nnunet": "its own"},
