@@ -3,8 +3,8 @@
     python benchmarks/two_processes.py --folder FOLDER
 
 Writes the built-in CT-like cohort below FOLDER, trains a tiny generator on it for some steps, and runs `diffboost3d
-synthesize` in one process and, by `torchrun --nproc_per_node 2`, in two, by turns; each process has one thread. Compared are the SHA-256 of
-all volumes and records; a run that finds everything done says what starting up takes. Runs on Linux and macOS.
+synthesize` in one process and, by `torchrun --nproc_per_node 2`, in two, by turns; each process has one thread. Compared are
+the SHA-256 of all volumes and records; a run that finds everything done says what starting up takes. Runs on Linux and macOS.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from diffboost3d.cohort import write_cohort
 
 RESULT = Path(__file__).resolve().parent / "results" / "two_processes.json"
 SEED, CASES = 0, 12
+IDLE = 0.5  # load of the machine below which times can be compared
 TRAINING = tuple(f"diffusion.{stage}.{word}" for stage in ("pretrain", "finetune") for word in ("steps=20", "batch=8"))
 WORDS = ("preset=demo", "folds=[0]", *TRAINING, "runtime.device=cpu", "runtime.threads=1")
 ONE = (sys.executable, "-m", "diffboost3d")
@@ -43,26 +45,32 @@ def main() -> None:
     for stage in ("prepare", "pretrain", "finetune"):
         subprocess.run([*ONE, stage, *words], check=True)
     load = os.getloadavg()[0]
-    seconds: dict[str, list[float]] = {"one": [], "two": [], "one_all_done": [], "two_all_done": []}
+    names = ("one", "two", "one_all_done", "two_all_done")
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    cpu: dict[str, list[float]] = {name: [] for name in names}
     made: dict[str, list[dict[str, str]]] = {"one": [], "two": []}
     for _ in range(given.turns):
         for name, call in (("one", ONE), ("two", TWO)):
             shutil.rmtree(workspace / "synthetic", ignore_errors=True)
-            seconds[name].append(timed([*call, "synthesize", *words]))
+            for what in (name, f"{name}_all_done"):
+                wall, worked = timed([*call, "synthesize", *words])
+                seconds[what].append(round(wall, 1))
+                cpu[what].append(round(worked, 1))
             made[name].append(digests(workspace / "synthetic" / "fold0"))
-            seconds[f"{name}_all_done"].append(timed([*call, "synthesize", *words]))
     same = all(found == made["one"][0] for found in made["one"] + made["two"])
     best = {name: min(values) for name, values in seconds.items()}
     result = {
         "same_files": same,
         "files": len(made["one"][0]),
         "volumes": sum(name.endswith(".nii.gz") for name in made["one"][0]),
-        "seconds": {name: [round(value, 1) for value in values] for name, values in seconds.items()},
+        "wall_seconds": seconds,
+        "processor_seconds": cpu,
+        "idle_before": load < IDLE,
         "speed_up": round(best["one"] / best["two"], 2),
-        "speed_up_without_start": round((best["one"] - best["one_all_done"]) / (best["two"] - best["two_all_done"]), 2),
         "sha256_of_all": hashlib.sha256(json.dumps(made["one"][0], sort_keys=True).encode()).hexdigest(),
         "load_before": round(load, 2),
-        "note": "load_before is what other work kept the cores busy with; above 0.5 the times say little",
+        "note": "where other work kept the cores busy (idle_before: false), wall times and speed_up say nothing; the processor "
+        "seconds, of all processes together, say what sharing costs",
         "settings": list(WORDS),
         "command": f"python benchmarks/two_processes.py --folder FOLDER --turns {given.turns}",
         "machine": {"cores": os.cpu_count(), "threads_a_process": 1, "processor": platform.machine()},
@@ -75,11 +83,12 @@ def main() -> None:
         raise SystemExit("two processes made other files than one")
 
 
-def timed(call: list[str]) -> float:
-    """Wall seconds of a command."""
-    started = time.perf_counter()
+def timed(call: list[str]) -> tuple[float, float]:
+    """Wall seconds of a command, and processor seconds of all its processes."""
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(call, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    return time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.perf_counter() - started, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def digests(folder: Path) -> dict[str, str]:

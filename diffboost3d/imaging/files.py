@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from diffboost3d.cases.atomic import replacing
 from diffboost3d.errors import DataError
 from diffboost3d.imaging.geometry import Grid
+from diffboost3d.imaging.scratch import IN_MEMORY, Scratch
 
 VOLUME_ENDINGS = (".nii.gz", ".nii")
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 ENDINGS = VOLUME_ENDINGS + PICTURE_ENDINGS
 PICTURE_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L", "I;16N")
+SLAB = 16  # slices that are read or written at once
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,24 @@ def read_grid(path: Path) -> Grid:
     return Grid.of((*image.shape, 1, 1)[:3], image.affine)
 
 
+def read_prepared(path: Path, scratch: Scratch = IN_MEMORY) -> NDArray[Any]:
+    """The array (I, J, K) of a file that `write_prepared` wrote; where it is too large for memory, slab by slab into a file.
+
+    Raises:
+        DataError: as `read`.
+    """
+    if scratch is IN_MEMORY:
+        return read(path).array
+    image = _template(path)
+    if scratch.in_memory(image.shape):
+        return read(path).array
+    array = scratch.empty(image.shape, image.get_data_dtype())
+    for first in range(0, array.shape[2], SLAB):
+        part = np.s_[:, :, first : first + SLAB]
+        array[part] = image.dataobj[part]
+    return array
+
+
 def _read_picture(path: Path) -> Volume:
     from PIL import Image, UnidentifiedImageError
 
@@ -152,9 +172,9 @@ def write_like(path: Path, array: NDArray[Any] | Iterable[NDArray[Any]], templat
         _write_picture(path, np.concatenate(list(slabs), axis=2), read(template).array.dtype)
 
 
-def _slabs(array: NDArray[Any], count: int = 16) -> Iterator[NDArray[Any]]:
-    for first in range(0, array.shape[2], count):
-        yield array[:, :, first : first + count]
+def _slabs(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    for first in range(0, array.shape[2], SLAB):
+        yield array[:, :, first : first + SLAB]
 
 
 def _template(path: Path) -> Any:
@@ -163,7 +183,7 @@ def _template(path: Path) -> Any:
     from nibabel.filebasedimages import ImageFileError
 
     try:
-        return nib.load(path)
+        return nib.load(path, keep_file_open=True)  # a packed file is then unpacked once, not anew for each part
     except (ImageFileError, EOFError, OSError, zlib.error, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: can't be read ({reason}); the file is damaged or no NIfTI") from error

@@ -5,11 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-COPIES = 8  # arrays of a volume that are alive at the same time, about
+COPIES = 8  # float32 arrays of a volume that are alive at the same time, about
 
 
 class Scratch:
@@ -24,11 +25,15 @@ class Scratch:
     def __init__(self, limit_bytes: float | None = None, folder: Path | None = None) -> None:
         self._limit, self._folder = limit_bytes, folder
 
-    def empty(self, shape: Sequence[int], dtype: DTypeLike = np.float32) -> NDArray[np.float32]:
+    def in_memory(self, shape: Sequence[int]) -> bool:
+        """Whether the arrays of a volume (I, J, K) are kept in memory."""
+        return self._limit is None or COPIES * 4 * int(np.prod(shape)) <= self._limit
+
+    def empty(self, shape: Sequence[int], dtype: DTypeLike = np.float32) -> NDArray[Any]:
         """An array whose values are not set."""
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        if self._limit is None or COPIES * size <= self._limit:
+        if self.in_memory(shape):
             return np.empty(shape, dtype)
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         # without a name: nothing is left behind, however the process ends
         with tempfile.TemporaryFile(dir=self._folder) as file:
             file.truncate(size)

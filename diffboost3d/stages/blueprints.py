@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from diffboost3d.cases.records import Case, Manifest, SyntheticRecord
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.imaging.edges import ControlSlices
+from diffboost3d.imaging.scratch import IN_MEMORY, Scratch
 from diffboost3d.schema import Config
 from diffboost3d.stages.inputs import prepared, slice_axis
 
@@ -35,9 +36,9 @@ class Blueprint:
         return self.anatomy != "same"
 
 
-def blueprint_of(workspace: Workspace, case: Case, record: SyntheticRecord) -> Blueprint:
+def blueprint_of(workspace: Workspace, case: Case, record: SyntheticRecord, scratch: Scratch = IN_MEMORY) -> Blueprint:
     """The blueprint of a sample of a labelled training case."""
-    image, edges, label = (prepared(workspace, case, kind) for kind in ("image", "edge", "label"))
+    image, edges, label = (prepared(workspace, case, kind, scratch) for kind in ("image", "edge", "label"))
     return Blueprint(image, edges, label, record.anatomy)
 
 

@@ -16,8 +16,9 @@ from diffboost3d.cases.pool import PoolIndex, open_pool
 from diffboost3d.cases.records import Case, Manifest
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.imaging.edges import control_image
-from diffboost3d.imaging.files import read
+from diffboost3d.imaging.files import read, read_prepared
 from diffboost3d.imaging.geometry import resample
+from diffboost3d.imaging.scratch import IN_MEMORY, Scratch
 from diffboost3d.schema import CodecTrainingConfig, Config, DiffusionTrainingConfig, TrainConfig
 from diffboost3d.training import TrainingPlan, make_accelerator
 
@@ -27,9 +28,9 @@ def accelerator_of(config: Config) -> Any:
     return make_accelerator(config.runtime.device, config.runtime.precision, config.runtime.threads)
 
 
-def prepared(workspace: Workspace, case: Case, kind: str) -> NDArray[Any]:
+def prepared(workspace: Workspace, case: Case, kind: str, scratch: Scratch = IN_MEMORY) -> NDArray[Any]:
     """The prepared image, label or edge map (I, J, K) of a case."""
-    return read(workspace.prepared(case.id, kind)).array
+    return read_prepared(workspace.prepared(case.id, kind), scratch)
 
 
 def prepared_again(path: Path, case: Case) -> NDArray[np.float32]:

@@ -146,8 +146,12 @@ def _sampler(config: Config, workspace: Workspace, manifest: Manifest, accelerat
         config.runtime.compile,
         settings.match_spectrum,
         SlabPlan(settings.slab, settings.slab_overlap, settings.batch_voxels),
-        Scratch(settings.memory_gb * 1e9, workspace.root),
+        _scratch(config, workspace),
     )
+
+
+def _scratch(config: Config, workspace: Workspace) -> Scratch:
+    return Scratch(config.synthesize.memory_gb * 1e9, workspace.root)
 
 
 def sampling_plan(settings: SynthesizeConfig) -> SamplingPlan:
@@ -170,7 +174,8 @@ def sampling_plan(settings: SynthesizeConfig) -> SamplingPlan:
 def _synthesize(config: Config, workspace: Workspace, manifest: Manifest, sampler: VolumeSampler, group: Group) -> None:
     """The volumes of a group and, each time last, their records."""
     case, axis = group.case, slice_axis(config, manifest)
-    blueprints = [blueprint_of(workspace, case, record) for record in group.records]
+    scratch = _scratch(config, workspace)
+    blueprints = [blueprint_of(workspace, case, record, scratch) for record in group.records]
     requests = [
         _request(config, manifest, record, blueprint)
         for record, blueprint in zip(group.records, blueprints, strict=True)

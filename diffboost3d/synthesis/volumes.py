@@ -167,7 +167,9 @@ class VolumeSampler:
         """(S, c, h, w) of a whole volume."""
         plane = [side for index, side in enumerate(grid.shape) if index != grid.axis]
         shape = (len(grid), *latent_shape(self._codec, padded_size(plane, self._denoiser.divisor)))
-        return slice_noise(self._noise.kind, shape, self._noise.rho, self._noise.correlation_mm, spacing_mm, seed)
+        plan = self._noise
+        noise = slice_noise(plan.kind, shape, plan.rho, plan.correlation_mm, spacing_mm, seed)
+        return noise if self._scratch.in_memory(grid.shape) else torch.from_numpy(self._scratch.copy(noise.numpy()))
 
     def _stream(self, seed: int, at: int) -> torch.Generator:
         return torch.Generator(self._device).manual_seed(seed_of(seed, "eta", at))
