@@ -15,6 +15,7 @@ import torch
 Cell = tuple[int, int, int]
 Sigma = tuple[float, float, float]
 HARD: Sigma = (0.0, 0.0, 0.0)
+ROUNDING = 2e-6  # of a weight, in single precision
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,18 @@ class Cuboids:
     sigma: Sigma = HARD
 
     def __post_init__(self) -> None:
-        if len(self.real) != math.prod(self.counts) or set(self.real) - {"0", "1"}:
-            raise ValueError(
-                f"real must be {math.prod(self.counts)} characters of 0 and 1, one a cuboid of {self.counts}"
-            )
+        count = math.prod(self.counts)
+        if len(self.real) != count or not (self._codes | 1 == ord("1")).all():  # "0" and "1" differ in their last bit
+            raise ValueError(f"real must be {count} characters of 0 and 1, one a cuboid of {self.counts}")
 
     @property
     def grid(self) -> torch.Tensor:
         """(I', J', K') bool, one value a cuboid."""
-        flat = torch.frombuffer(bytearray(self.real, "ascii"), dtype=torch.uint8)
-        return (flat == ord("1")).reshape(self.counts)
+        return (self._codes == ord("1")).reshape(self.counts)
+
+    @property
+    def _codes(self) -> torch.Tensor:
+        return torch.frombuffer(bytearray(self.real, "ascii"), dtype=torch.uint8)
 
     def mask(self, shape: Sequence[int]) -> torch.Tensor:
         """M (I, J, K) bool: true where the voxel is real.
@@ -70,9 +73,10 @@ class Cuboids:
                 self._cuboid_of_voxel(shape), self.counts, self.cell, self.offset, self.sigma, strict=True
             )
         ]
-        # double precision, so that far from a border the weight is 0 or 1 to the last bit of a float
-        blended = torch.einsum("abc,ia,jb,kc->ijk", self.grid.double(), *shares)
-        return blended.clamp_(0.0, 1.0).float()
+        blended = torch.einsum("abc,ia,jb,kc->ijk", self.grid.float(), *shares)
+        blended[blended < ROUNDING] = 0.0  # far from a border a voxel is of one source to the last bit
+        blended[blended > 1.0 - ROUNDING] = 1.0
+        return blended
 
     def _cuboid_of_voxel(self, shape: Sequence[int]) -> list[torch.Tensor]:
         """Number of the cuboid that a voxel is in, one vector an axis."""
@@ -217,20 +221,37 @@ def merge_labels(mask: torch.Tensor, real: torch.Tensor, other: torch.Tensor) ->
 
 
 def _shares(index: torch.Tensor, count: int, edge: int, shift: int, sigma: float) -> torch.Tensor:
-    """(N, count) float64: how much of a Gaussian about the centre of voxel n lies in cuboid a, along one axis."""
+    """(N, count) float32: how much of a Gaussian about the centre of voxel n lies in cuboid a, along one axis."""
     if sigma == 0:
-        return torch.nn.functional.one_hot(index, count).double()
+        return torch.nn.functional.one_hot(index, count).float()
     borders = torch.arange(1, count, dtype=torch.float64) * edge - shift
     centres = torch.arange(len(index), dtype=torch.float64) + 0.5
     below = torch.special.ndtr((borders - centres[:, None]) / sigma)
     ends = torch.tensor([[0.0, 1.0]], dtype=torch.float64).expand(len(centres), 2)
-    return torch.cat([ends[:, :1], below, ends[:, 1:]], dim=1).diff(dim=1)
+    return torch.cat([ends[:, :1], below, ends[:, 1:]], dim=1).diff(dim=1).float()
 
 
 def _around(foreground: torch.Tensor, sigma: Sigma) -> torch.Tensor:
     """Weight (I, J, K) float32: 1 in the foreground, falling to 0 outside over some `sigma`."""
     from scipy.ndimage import gaussian_filter
 
-    widths = [width if size > 1 else 0.0 for width, size in zip(sigma, foreground.shape, strict=True)]
-    blurred = gaussian_filter(foreground.float().numpy(), widths, mode="nearest", truncate=3.0)
-    return torch.from_numpy(blurred).mul_(2.0).clamp_(0.0, 1.0).masked_fill_(foreground, 1.0)
+    weight = torch.zeros(foreground.shape)
+    box = _box_around(foreground, [math.ceil(3.0 * width) + 1 for width in sigma])
+    inside = foreground[box]
+    if inside.numel():
+        widths = [width if size > 1 else 0.0 for width, size in zip(sigma, foreground.shape, strict=True)]
+        blurred = torch.from_numpy(gaussian_filter(inside.float().numpy(), widths, mode="nearest", truncate=3.0))
+        weight[box] = blurred.mul_(2.0).clamp_(0.0, 1.0).masked_fill_(inside, 1.0)
+    return weight
+
+
+def _box_around(foreground: torch.Tensor, margin: Sequence[int]) -> tuple[slice, ...]:
+    """The smallest box (I, J, K) that holds the foreground, with a margin in voxels inside the volume; empty without any."""
+    box = []
+    for axis, (size, more) in enumerate(zip(foreground.shape, margin, strict=True)):
+        others = tuple(index for index in range(3) if index != axis)
+        places = foreground.numpy().any(axis=others).nonzero()[0]
+        if not len(places):
+            return (slice(0, 0),) * 3
+        box.append(slice(max(0, int(places[0]) - more), min(size, int(places[-1]) + 1 + more)))
+    return tuple(box)
