@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchio as tio
+from PIL import Image
 
 from diffboost3d import CuboidMerge
 from diffboost3d.cohort.ultrasound import make_ultrasound
@@ -53,7 +54,7 @@ def main(path: Path) -> None:
         merged("the same, feathered\nfeather_mm=3", mr, alpha=0.3, cell=12, mask_foreground=True, feather_mm=3.0),
         merged("a warped label, merged alike\nsynthetic_label", warped(mr), cell=12),
         merged("real with real (CutMix)\nimage and label of another case", partner, cell=12),
-        merged("2 x 2 x 4 mm, seen from the front\ncell=8: flat in voxels, not in space", ct, axis=1, cell=8),
+        merged("voxels of 2 x 2 x 4 mm, coronal\ncell=8: 16 x 16 x 32 mm", ct, axis=1, cell=8),
         merged("the same volume\ncell_mm=24: cubes in space", ct, axis=1, cell_mm=24.0),
         merged("2D (I, J, 1)\ncell=20", picture, cell=20),
         merged("2D, feathered\ncell=20, feather=3", picture, cell=20, feather=3.0),
@@ -120,8 +121,10 @@ def draw(panels: list[Panel], path: Path) -> None:
     FigureCanvasAgg(figure)
     for axes, panel in zip(figure.subplots(rows, COLUMNS).flat, panels, strict=True):
         show(axes, panel)
+    figure.canvas.draw()
+    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None})
+    picture.quantize(200, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def show(axes: Any, panel: Panel) -> None:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 Cell = tuple[int, int, int]
@@ -73,10 +74,9 @@ class Cuboids:
                 self._cuboid_of_voxel(shape), self.counts, self.cell, self.offset, self.sigma, strict=True
             )
         ]
-        blended = torch.einsum("abc,ia,jb,kc->ijk", self.grid.float(), *shares)
-        blended[blended < ROUNDING] = 0.0  # far from a border a voxel is of one source to the last bit
-        blended[blended > 1.0 - ROUNDING] = 1.0
-        return blended
+        weight = _product(self.grid.float(), shares)
+        # far from a border a voxel is of one source to the last bit
+        return weight.sub_(ROUNDING).div_(1.0 - 2.0 * ROUNDING).clamp_(0.0, 1.0)
 
     def _cuboid_of_voxel(self, shape: Sequence[int]) -> list[torch.Tensor]:
         """Number of the cuboid that a voxel is in, one vector an axis."""
@@ -231,17 +231,24 @@ def _shares(index: torch.Tensor, count: int, edge: int, shift: int, sigma: float
     return torch.cat([ends[:, :1], below, ends[:, 1:]], dim=1).diff(dim=1).float()
 
 
+def _product(values: torch.Tensor, matrices: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(I, J, K): values (A, B, C) with a matrix (I, A), (J, B), (K, C) applied along each axis."""
+    along_i, along_j, along_k = matrices
+    values = torch.matmul(along_j, torch.matmul(values, along_k.T))
+    return torch.matmul(along_i, values.flatten(1)).reshape(len(along_i), *values.shape[1:])
+
+
 def _around(foreground: torch.Tensor, sigma: Sigma) -> torch.Tensor:
     """Weight (I, J, K) float32: 1 in the foreground, falling to 0 outside over some `sigma`."""
-    from scipy.ndimage import gaussian_filter
-
     weight = torch.zeros(foreground.shape)
-    box = _box_around(foreground, [math.ceil(3.0 * width) + 1 for width in sigma])
-    inside = foreground[box]
+    box = _box_around(foreground, [math.ceil(4.0 * width) for width in sigma])
+    inside = foreground[box].float()
     if inside.numel():
-        widths = [width if size > 1 else 0.0 for width, size in zip(sigma, foreground.shape, strict=True)]
-        blurred = torch.from_numpy(gaussian_filter(inside.float().numpy(), widths, mode="nearest", truncate=3.0))
-        weight[box] = blurred.mul_(2.0).clamp_(0.0, 1.0).masked_fill_(inside, 1.0)
+        # each voxel is a cuboid of its own
+        shares = [
+            _shares(torch.arange(size), size, 1, 0, width) for size, width in zip(inside.shape, sigma, strict=True)
+        ]
+        weight[box] = torch.maximum(_product(inside, shares).mul_(2.0).clamp_(0.0, 1.0), inside)
     return weight
 
 
@@ -250,7 +257,7 @@ def _box_around(foreground: torch.Tensor, margin: Sequence[int]) -> tuple[slice,
     box = []
     for axis, (size, more) in enumerate(zip(foreground.shape, margin, strict=True)):
         others = tuple(index for index in range(3) if index != axis)
-        places = foreground.numpy().any(axis=others).nonzero()[0]
+        places = np.flatnonzero(foreground.numpy().any(axis=others))
         if not len(places):
             return (slice(0, 0),) * 3
         box.append(slice(max(0, int(places[0]) - more), min(size, int(places[-1]) + 1 + more)))
