@@ -177,7 +177,7 @@ def foreground_of(label: torch.Tensor, kept: bool | Sequence[int]) -> torch.Tens
     if label.shape[0] != 1:
         raise ValueError(f"mask_foreground takes label maps of one channel, got {label.shape[0]} channels")
     if isinstance(kept, bool):
-        return (label[0] != 0) & kept
+        return label[0].bool() & kept
     return torch.isin(label[0].long(), torch.tensor(list(kept)))
 
 

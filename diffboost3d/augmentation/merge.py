@@ -7,6 +7,7 @@ from operator import index
 from typing import Any
 
 import numpy as np
+import torch
 import torchio as tio
 from torchio.transforms.augmentation import RandomTransform
 
@@ -138,13 +139,8 @@ class MergeCuboids(tio.Transform):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.cell, self.offset, self.counts, self.real, self.sigma = (
-            list(cell),
-            list(offset),
-            list(counts),
-            real,
-            list(sigma),
-        )
+        self.cell, self.offset, self.counts = list(cell), list(offset), list(counts)
+        self.real, self.sigma = real, list(sigma)
         self.cuboids = Cuboids(tuple(cell), tuple(offset), tuple(counts), real, tuple(sigma))  # type: ignore[arg-type]
         self.mask_foreground = _label_values(mask_foreground)
         self.image, self.synthetic = _listed(image), _listed(synthetic)
@@ -161,8 +157,8 @@ class MergeCuboids(tio.Transform):  # type: ignore[misc]
         """Merge the images and, where the other ones have labels of their own, the labels."""
         images = list(zip(self.image, self.synthetic, strict=True))
         labels = list(self._label_pairs(subject))
-        foreground = self._foreground(subject)
         first = _image_of(subject, self.image[0])
+        foreground = self._foreground(subject, first)
         for real, other in [*images, *labels]:
             _check_grids(first, _image_of(subject, real), real, _image_of(subject, other), other)
         hard, soft = masks(self.cuboids, first.spatial_shape, foreground)
@@ -185,11 +181,15 @@ class MergeCuboids(tio.Transform):  # type: ignore[misc]
             if other in subject or other != SYNTHETIC_LABEL:
                 yield real, other
 
-    def _foreground(self, subject: tio.Subject) -> Any:
+    def _foreground(self, subject: tio.Subject, first: tio.Image) -> Any:
+        """Where any of the labels is kept (I, J, K), or None."""
         if not self.mask_foreground:
             return None
-        where = [foreground_of(_image_of(subject, name).data, self.mask_foreground) for name in self.label]
-        return sum(where[1:], where[0])  # of bools: their union
+        labels = {name: _image_of(subject, name) for name in self.label}
+        for name, label in labels.items():
+            _check_grids(first, label, name, label, name)
+        where = [foreground_of(label.data, self.mask_foreground) for label in labels.values()]
+        return torch.stack(where).any(dim=0)
 
     def _is_wanted(self, name: str) -> bool:
         return (self.include is None or name in self.include) and (self.exclude is None or name not in self.exclude)

@@ -397,6 +397,13 @@ def test_images_of_other_shapes_are_refused(shape):
         seeded(CuboidMerge(), before)
 
 
+def test_a_label_to_be_kept_of_another_shape_is_refused():
+    before = subject(labelled=False)
+    before.add_image(flat((12, 10, 5), 1), "label")
+    with pytest.raises(ValueError, match=r"label .* and the first image .* differ in shape"):
+        seeded(CuboidMerge(mask_foreground=True), before)
+
+
 @pytest.mark.parametrize(
     ("diagonal", "said"), [((1.0, 1.0, 2.0), "differ in spacing"), ((-1.0, 1.0, 2.5), "orientation: RAS and LAS")]
 )
