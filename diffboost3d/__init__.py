@@ -16,6 +16,7 @@ _PUBLIC = {
     "DiffBoostError": "diffboost3d.errors",
     "Grid": "diffboost3d.imaging.geometry",
     "Manifest": "diffboost3d.cases.records",
+    "MergeCuboids": "diffboost3d.augmentation.merge",
     "Workspace": "diffboost3d.cases.workspace",
     "synthetic_subjects": "diffboost3d.augmentation.subjects",
     "write_cohort": "diffboost3d.cohort",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diffboost3d.errors import ConfigError
-from diffboost3d.schema import ArmConfig, Config
+from diffboost3d.schema import ArmConfig, Config, MergeConfig
 
 
 def configs_folder() -> Path:
@@ -253,6 +253,7 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             f"synthesize.slab_overlap={overlap} is refused with synthesize.slab={slab}; it takes an even number below slab"
         )
+    _check_merge(config.merge)
     _check_mixture(config.synthesize.text, config.synthesize.text_weights)
     if config.export.name is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", config.export.name):
         raise ConfigError(f"export.name={config.export.name!r} is refused; allowed: letters, digits, - and _")
@@ -260,6 +261,19 @@ def _check_together(config: Config) -> None:
         raise ConfigError("workspace= is empty; give the folder for the results, e.g. workspace=ws")
     if config.data.patients not in ("case", "consecutive_numbers"):
         _check_patient_pattern(config.data.patients)
+
+
+def _check_merge(merge: MergeConfig) -> None:
+    if merge.alpha_range is not None and merge.alpha_range[0] > merge.alpha_range[1]:
+        raise ConfigError(f"merge.alpha_range={merge.alpha_range} is refused; the first must not be above the second")
+    if merge.at == "prediction" and (merge.feather or merge.feather_mm):
+        raise ConfigError(
+            "merge.feather and merge.feather_mm are refused with at=prediction, whose borders are hard; allowed: 0"
+        )
+    if merge.mask_foreground_labels and not merge.mask_foreground:
+        raise ConfigError(
+            f"merge.mask_foreground_labels={merge.mask_foreground_labels} needs merge.mask_foreground=true"
+        )
 
 
 def _check_mixture(texts: Sequence[str], weights: Sequence[float]) -> None:

@@ -398,6 +398,9 @@ class SynthesizeConfig:
 @dataclass
 class MergeConfig:
     alpha: float = key(0.6, "Probability that a cuboid is real.", low=0, high=1)
+    alpha_range: list[float] | None = key(
+        None, "Range that alpha is drawn from for every patch; null: alpha as given.", low=0, high=1, length=(2,)
+    )
     cell_mm: float | None = key(None, "Edge of the cuboids in mm, on every axis.", low=0.01)
     cell: list[int] = key([16], "Edge of the cuboids in voxels, one number or one an axis.", low=1, length=(1, 3))
     feather: float = key(
@@ -405,6 +408,10 @@ class MergeConfig:
         "Standard deviation in voxels over which cuboid borders blend; labels stay hard; with at=image only.",
         low=0,
     )
+    feather_mm: float | None = key(None, "The same in mm, alike along every axis; goes before feather.", low=0)
+    mask_foreground: bool = key(False, "Voxels inside a label of the real case stay real.")
+    mask_foreground_labels: list[str] = key([], "Names of the labels that mask_foreground keeps; []: all of them.")
+    probability: float = key(1.0, "Share of the patches that are merged; the others are real.", low=0, high=1)
     at: str = key(
         "image", "What is merged: the images, or (published code) the predictions.", choices=("image", "prediction")
     )

@@ -80,6 +80,12 @@ REFUSED = {
     "seeds=[1,1]": ["each once"],
     "merge.at=logits": ["image, prediction"],
     "merge.cell=[1,2]": ["2 values", "1 or 3"],
+    "merge.alpha_range=[0.8,0.2]": ["merge.alpha_range=[0.8, 0.2]", "the first must not be above the second"],
+    "merge.alpha_range=0.5": ["merge.alpha_range", "[...]"],
+    "merge.alpha_range=[0.2,1.5]": ["merge.alpha_range=1.5", "from 0 to 1"],
+    "merge.feather_mm=-1": ["merge.feather_mm=-1.0", "at least 0"],
+    "merge.mask_foreground_labels=[head]": ["merge.mask_foreground=true"],
+    "merge.probability=2": ["merge.probability=2.0", "from 0 to 1"],
     "prepare.intensity.window_hu=[240,-160]": ["the first must be below the second"],
     "prepare.edges.operator=sobel": ["prepare.edges.operator=sobel", "soft, canny, hed"],
     "prepare.edges.operator=hed": ["prepare.edges.hed_weights=PATH"],
@@ -165,6 +171,8 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["synthesize.text=[a,a]", "synthesize.text_weights=[0.5,0.5]"], "each prompt once"),
         (["synthesize.guess_mode=true", "synthesize.control_guidance_scale=2"], "is refused with guess_mode=true"),
         (["synthesize.eta=0.5"], "is refused with sampler=dpmsolver++"),
+        (["merge.at=prediction", "merge.feather=1"], "refused with at=prediction"),
+        (["merge.at=prediction", "merge.feather_mm=1.5"], "refused with at=prediction"),
     ],
 )
 def test_mixtures_and_guidance_that_make_no_sense_are_refused(words, said):

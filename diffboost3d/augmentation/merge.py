@@ -1,100 +1,57 @@
-"""Cuboid merging: real and other volumes mixed by a mask that is constant on random cuboids (DiffBoost's patches in 3D).
-
-x = M * real + (1 - M) * other with P(M = 1) = alpha; labels are taken from the same source as the image. `CuboidMerge` is a
-TorchIO transform and works alone in any pipeline, in 3D and 2D.
-"""
+"""Cuboid merging as a TorchIO transform: real and other volumes mixed by random cuboids, in 3D and 2D, in any pipeline."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from operator import index
 from typing import Any
 
+import numpy as np
 import torch
 import torchio as tio
 from torchio.transforms.augmentation import RandomTransform
 
-Cell = tuple[int, int, int]
+from diffboost3d.augmentation.cuboids import (
+    HARD,
+    CuboidPlan,
+    Cuboids,
+    foreground_of,
+    masks,
+    merge_images,
+    merge_labels,
+)
 
-
-@dataclass(frozen=True)
-class Cuboids:
-    """A draw: which cuboids are real.
-
-    Attributes:
-        cell: edge of a cuboid in voxels along i, j, k.
-        offset: how far the first cuboid is cut, in voxels, in [0, cell).
-        real: nested tuples (I', J', K') of 0 and 1, one a cuboid.
-    """
-
-    cell: Cell
-    offset: Cell
-    real: tuple[tuple[tuple[int, ...], ...], ...]
-
-    def mask(self, shape: Sequence[int]) -> torch.Tensor:
-        """M on a grid (I, J, K): 1.0 where the voxel is real."""
-        mask = torch.tensor(self.real, dtype=torch.float32)
-        for axis in range(3):
-            mask = mask.repeat_interleave(self.cell[axis], dim=axis)
-            mask = mask.narrow(axis, self.offset[axis], shape[axis])
-        return mask
-
-
-def cell_in_voxels(cell: Sequence[int], cell_mm: float | None, spacing_mm: Sequence[float]) -> Cell:
-    """Edge of the cuboids along i, j, k: `cell_mm` divided by the spacing where given, else `cell` (one or three numbers)."""
-    if cell_mm is not None:
-        i, j, k = (max(1, round(cell_mm / space)) for space in spacing_mm)
-    else:
-        i, j, k = (cell[0], cell[0], cell[0]) if len(cell) == 1 else cell
-    return (i, j, k)
-
-
-def draw_cuboids(shape: Sequence[int], cell: Cell, alpha: float, generator: torch.Generator | None = None) -> Cuboids:
-    """Draw a random grid of cuboids over (I, J, K), at a random offset, each real with probability `alpha`."""
-    offset = [int(torch.randint(edge, (1,), generator=generator)) for edge in cell]
-    counts = [math.ceil((size + shift) / edge) for size, shift, edge in zip(shape, offset, cell, strict=True)]
-    real = torch.rand(counts, generator=generator) < alpha
-    i, j, k = offset
-    return Cuboids(cell, (i, j, k), tuple(tuple(tuple(map(int, row)) for row in plane) for plane in real.tolist()))
-
-
-def merge_images(mask: torch.Tensor, real: torch.Tensor, other: torch.Tensor, feather: float = 0.0) -> torch.Tensor:
-    """M * real + (1 - M) * other; mask (I, J, K), images (C, I, J, K).
-
-    Args:
-        feather: standard deviation in voxels of a Gaussian that softens the borders of M; 0: hard.
-    """
-    if feather > 0:
-        from scipy.ndimage import gaussian_filter
-
-        sigma = [feather if size > 1 else 0.0 for size in mask.shape]
-        mask = torch.from_numpy(gaussian_filter(mask.numpy(), sigma, mode="nearest"))
-        return mask * real + (1.0 - mask) * other
-    return torch.where(mask.bool(), real, other)
-
-
-def merge_labels(mask: torch.Tensor, real: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """The label of the source that each voxel of a hard mask comes from; labels (C, I, J, K)."""
-    return torch.where(mask.bool(), real, other)
+Names = str | Sequence[str]
+LABEL, SYNTHETIC_LABEL = "label", "synthetic_label"  # may be missing in a subject; a name that is given must be there
+SPACING_TOLERANCE = 0.01
 
 
 class CuboidMerge(RandomTransform):  # type: ignore[misc]
-    """Merge a subject's `image` with its `synthetic` image on random cuboids; a TorchIO transform.
+    """Merge a subject's images with other ones of its on random cuboids; a TorchIO transform.
 
-    The subject needs the images `image` and `synthetic` on one grid. Where it has `synthetic_label`, its `label` is merged
-    with that alike; else `label` stays. The cuboids are drawn from torch's global generator, as all of TorchIO's, and are
-    kept in the subject's history, so that `subject.get_applied_transforms()` replays them. The `synthetic` images are left
-    in the subject.
+    x = M * real + (1 - M) * other, where M is constant on cuboids and P(M = 1) = alpha. The others may be synthetic images of
+    the same label (`label` stays), synthetic ones of a label of their own (`synthetic_label`, merged alike), or another
+    patient's (CutMix). All images (C, I, J, K) and labels of a subject get the same cuboids. They are drawn from torch's global
+    generator, as all of TorchIO's, and are kept in the subject's history as plain values: `subject.get_composed_history()`
+    replays them.
 
     Args:
-        alpha: probability that a cuboid is real.
-        cell: edge of the cuboids in voxels, one number or one an axis. cell_mm: the same in mm, isotropic in space; it
-            goes before `cell`.
-        feather: standard deviation in voxels of the blended borders; labels stay hard.
+        alpha: probability that a cuboid is real, or the range (low, high) that it is drawn from, evenly, at every call.
+        cell: edge of the cuboids in voxels, one number or one an axis.
+        cell_mm: the same in mm by the spacing of the image, to the nearest voxel and at least one; goes before `cell`.
+        feather: standard deviation in voxels by which borders are blended; 0: hard. Labels are always hard.
+        feather_mm: the same in mm, alike along every axis in space; goes before `feather`.
+        mask_foreground: keep real voxels wherever the real label isn't 0 (True), or has one of these values.
+        image, synthetic: names of the real images and of what they are merged with, in the same order.
+        label, synthetic_label: names of the label maps. With their defaults, what the subject has is merged; another name
+            must be in the subject. `synthetic_label=None`: the labels stay.
+        remove: take the other images and labels out of the subject afterwards, so that transforms that follow needn't move them.
+        kwargs: of every TorchIO transform: `p`, `copy`, `include`, `exclude`, `keep`, `label_keys`.
 
     Raises:
-        ValueError: alpha outside [0, 1], or a cell that isn't one or three whole numbers from 1.
+        ValueError: a value outside its range. On a call: images that don't lie on one grid (shape, spacing to 1 %,
+            orientation; the identity, as of a bare tensor, fits any).
+        KeyError: on a call, an image that the subject doesn't have.
 
     Examples:
         >>> import torch, torchio as tio
@@ -105,47 +62,193 @@ class CuboidMerge(RandomTransform):  # type: ignore[misc]
         >>> merged = CuboidMerge(alpha=0.5, cell=4)(subject)
         >>> sorted(merged.image.data.unique().tolist()) in ([0.0], [1.0], [0.0, 1.0])
         True
+        >>> again = merged.get_composed_history()(subject)
+        >>> torch.equal(again.image.data, merged.image.data)
+        True
     """
 
     def __init__(
         self,
-        alpha: float = 0.6,
+        alpha: float | Sequence[float] = 0.6,
         cell: int | Sequence[int] = 16,
-        cell_mm: float | None = None,
+        cell_mm: float | Sequence[float] | None = None,
         feather: float = 0.0,
+        feather_mm: float | None = None,
+        mask_foreground: bool | int | Sequence[int] = False,
+        image: Names = "image",
+        synthetic: Names = "synthetic",
+        label: Names | None = LABEL,
+        synthetic_label: Names | None = SYNTHETIC_LABEL,
+        remove: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not 0.0 <= alpha <= 1.0:
-            raise ValueError(f"alpha must be from 0 to 1, got {alpha}")
-        self.alpha, self.cell_mm, self.feather = alpha, cell_mm, feather
-        self.cell = (cell,) if isinstance(cell, int) else tuple(cell)
-        if len(self.cell) not in (1, 3) or min(self.cell) < 1:
-            raise ValueError(f"cell must be one or three numbers of at least 1 voxel, got {cell}")
+        self.alpha = _number_or_range(alpha)
+        self.cell = tuple(map(index, cell)) if isinstance(cell, Sequence) else (index(cell),)
+        self.cell_mm = tuple(cell_mm) if isinstance(cell_mm, Sequence) else cell_mm
+        self.feather, self.feather_mm = feather, feather_mm
+        self.plan = CuboidPlan(self.alpha, self.cell, self.cell_mm, feather, feather_mm)
+        self.mask_foreground, self.remove = mask_foreground, remove
+        self.image, self.synthetic, self.label, self.synthetic_label = image, synthetic, label, synthetic_label
+        self.args_names = ["alpha", "cell", "cell_mm", "feather", "feather_mm", *_SHARED]
+        self._merge_by(Cuboids((1, 1, 1), (0, 0, 0), (1, 1, 1), "1"))  # refuses impossible names now, not in a training
 
     def apply_transform(self, subject: tio.Subject) -> tio.Subject:
-        """Draw cuboids and apply them."""
-        cell = cell_in_voxels(self.cell, self.cell_mm, subject["image"].spacing)
-        cuboids = draw_cuboids(subject["image"].spatial_shape, cell, self.alpha)
-        merged: tio.Subject = MergeCuboids(cuboids, self.feather)(subject)
+        """Draw cuboids, apply them, and leave them in the history."""
+        name = _listed(self.image)[0]
+        image = _image_of(subject, name)
+        merge = self._merge_by(self.plan.draw(image.spatial_shape, image.spacing))
+        merged = merge.apply_transform(subject)  # not a call, which would copy once more
+        merged.add_transform(merge, merge._get_reproducing_arguments())
         return merged
+
+    def _merge_by(self, cuboids: Cuboids) -> MergeCuboids:
+        shared = {name: getattr(self, name) for name in _SHARED}
+        base = {name: getattr(self, name) for name in ("copy", "include", "exclude")}
+        return MergeCuboids(**vars(cuboids), **shared, **base)
 
 
 class MergeCuboids(tio.Transform):  # type: ignore[misc]
-    """Apply given cuboids; what `CuboidMerge` leaves in the subject's history."""
+    """Apply given cuboids; what `CuboidMerge` leaves in the subject's history.
 
-    def __init__(self, cuboids: Cuboids, feather: float = 0.0, **kwargs: Any) -> None:
+    All arguments are numbers, words and lists of them, so `subject.applied_transforms` can be saved as JSON, and
+    `MergeCuboids(**arguments)` of what was saved replays the merge.
+
+    Args:
+        cell, offset, counts, real, sigma: see `augmentation.cuboids.Cuboids`.
+        mask_foreground, image, synthetic, label, synthetic_label, remove: see `CuboidMerge`.
+
+    Raises:
+        ValueError: names that can't be; on a call, a volume larger than the one that the cuboids were drawn for, and what
+            `CuboidMerge` raises.
+    """
+
+    def __init__(
+        self,
+        cell: Sequence[int],
+        offset: Sequence[int],
+        counts: Sequence[int],
+        real: str,
+        sigma: Sequence[float] = HARD,
+        mask_foreground: bool | int | Sequence[int] = False,
+        image: Names = "image",
+        synthetic: Names = "synthetic",
+        label: Names | None = LABEL,
+        synthetic_label: Names | None = SYNTHETIC_LABEL,
+        remove: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.cuboids, self.feather = cuboids, feather
-        self.args_names = ["cuboids", "feather"]
+        self.cell, self.offset, self.counts = list(cell), list(offset), list(counts)
+        self.real, self.sigma = real, list(sigma)
+        self.cuboids = Cuboids(tuple(cell), tuple(offset), tuple(counts), real, tuple(sigma))  # type: ignore[arg-type]
+        self.mask_foreground = _label_values(mask_foreground)
+        self.image, self.synthetic = _listed(image), _listed(synthetic)
+        self.label, self.synthetic_label = _listed(label), _listed(synthetic_label)
+        self.remove = remove
+        self.args_names = ["cell", "offset", "counts", "real", "sigma", *_SHARED]
+        _check_names(self.image, self.synthetic, "image", "synthetic")
+        if self.synthetic_label and self.label:
+            _check_names(self.label, self.synthetic_label, "label", "synthetic_label")
+        if self.mask_foreground and not self.label:
+            raise ValueError("mask_foreground needs the name of a label")
 
     def apply_transform(self, subject: tio.Subject) -> tio.Subject:
-        """Merge image and, where the synthetic image has its own, label."""
-        image, synthetic = subject["image"], subject["synthetic"]
-        if image.shape != synthetic.shape:
-            raise ValueError(f"image {tuple(image.shape)} and synthetic {tuple(synthetic.shape)} differ in shape")
-        mask = self.cuboids.mask(image.spatial_shape)
-        image.set_data(merge_images(mask, image.data, synthetic.data, self.feather))
-        if "synthetic_label" in subject and "label" in subject:
-            subject["label"].set_data(merge_labels(mask, subject["label"].data, subject["synthetic_label"].data))
+        """Merge the images and, where the other ones have labels of their own, the labels."""
+        images = list(zip(self.image, self.synthetic, strict=True))
+        labels = list(self._label_pairs(subject))
+        first = _image_of(subject, self.image[0])
+        foreground = self._foreground(subject, first)
+        for real, other in [*images, *labels]:
+            _check_grids(first, _image_of(subject, real), real, _image_of(subject, other), other)
+        hard, soft = masks(self.cuboids, first.spatial_shape, foreground)
+        for real, other in images:
+            if self._is_wanted(real):
+                subject[real].set_data(merge_images(soft, subject[real].data, subject[other].data))
+        for real, other in labels:
+            if self._is_wanted(real):
+                subject[real].set_data(merge_labels(hard, subject[real].data, subject[other].data))
+        for name in [other for _, other in (*images, *labels)] if self.remove else ():
+            subject.remove_image(name)
         return subject
+
+    def _label_pairs(self, subject: tio.Subject) -> Iterator[tuple[str, str]]:
+        """(label, other label) to be merged; none where the other images share the label."""
+        for real in self.label:
+            if real != LABEL:
+                _image_of(subject, real)
+        for real, other in zip(self.label, self.synthetic_label, strict=False):
+            if other in subject or other != SYNTHETIC_LABEL:
+                yield real, other
+
+    def _foreground(self, subject: tio.Subject, first: tio.Image) -> Any:
+        """Where any of the labels is kept (I, J, K), or None."""
+        if not self.mask_foreground:
+            return None
+        labels = {name: _image_of(subject, name) for name in self.label}
+        for name, label in labels.items():
+            _check_grids(first, label, name, label, name)
+        where = [foreground_of(label.data, self.mask_foreground) for label in labels.values()]
+        return torch.stack(where).any(dim=0)
+
+    def _is_wanted(self, name: str) -> bool:
+        return (self.include is None or name in self.include) and (self.exclude is None or name not in self.exclude)
+
+
+_SHARED = ("mask_foreground", "image", "synthetic", "label", "synthetic_label", "remove")
+
+
+def _number_or_range(alpha: float | Sequence[float]) -> float | tuple[float, float]:
+    if not isinstance(alpha, Sequence):
+        return alpha
+    if len(alpha) != 2:
+        raise ValueError(f"alpha must be from 0 to 1, or a range (low, high) in it, got {alpha}")
+    return (alpha[0], alpha[1])
+
+
+def _listed(names: Names | None) -> list[str]:
+    if names is None:
+        return []
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _label_values(kept: bool | int | Sequence[int]) -> bool | list[int]:
+    """True, False or a list of label values."""
+    if isinstance(kept, bool):
+        return kept
+    return [kept] if isinstance(kept, int) else [int(value) for value in kept]
+
+
+def _check_names(real: Sequence[str], other: Sequence[str], first: str, second: str) -> None:
+    if len(real) != len(other) or not real:
+        raise ValueError(f"{first} and {second} must name as many images, got {list(real)} and {list(other)}")
+    if len({*real, *other}) != 2 * len(real):
+        raise ValueError(f"{first} and {second} must name each image once, got {list(real)} and {list(other)}")
+
+
+def _image_of(subject: tio.Subject, name: str) -> tio.Image:
+    images: dict[str, tio.Image] = subject.get_images_dict(intensity_only=False)
+    if name not in images:
+        raise KeyError(f"the subject has no image {name!r}; it has {', '.join(images)}")
+    return images[name]
+
+
+def _check_grids(first: tio.Image, real: tio.Image, name: str, other: tio.Image, other_name: str) -> None:
+    """Both must fit each other voxel by voxel; where in space they lie may differ, as in CutMix."""
+    if real.shape != other.shape:
+        raise ValueError(f"{name} {tuple(real.shape)} and {other_name} {tuple(other.shape)} differ in shape")
+    if real.spatial_shape != first.spatial_shape:
+        raise ValueError(f"{name} {real.spatial_shape} and the first image {first.spatial_shape} differ in shape")
+    axes, other_axes = real.affine[:3, :3], other.affine[:3, :3]
+    if np.array_equal(axes, other_axes) or any(np.array_equal(one, np.eye(3)) for one in (axes, other_axes)):
+        return  # alike, or one made of a bare tensor, whose axes nobody gave
+    spacings = zip(real.spacing, other.spacing, strict=True)
+    if any(abs(one - two) > SPACING_TOLERANCE * one for one, two in spacings):
+        raise ValueError(
+            f"{name} and {other_name} differ in spacing: {real.spacing} and {other.spacing} mm; resample one of them"
+        )
+    if real.orientation != other.orientation:
+        raise ValueError(
+            f"{name} and {other_name} differ in orientation: {''.join(real.orientation)} and {''.join(other.orientation)}; "
+            "torchio.ToCanonical() makes them alike"
+        )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from diffboost3d.errors import ConfigError
 from diffboost3d.imaging.geometry import Grid
 from diffboost3d.imaging.intensity import IntensityMap
 
@@ -68,6 +69,14 @@ class Manifest:
     def foreground(self) -> dict[str, int]:
         """Label name -> value in prepared arrays (1, 2, ...)."""
         return {name: index for index, name in enumerate(self.labels) if index > 0}
+
+    def label_values(self, names: Sequence[str], key: str) -> tuple[int, ...]:
+        """Values in prepared arrays of labels by name. Raises ConfigError naming the configuration's `key`."""
+        foreground = self.foreground
+        for name in names:
+            if name not in foreground:
+                raise ConfigError(f"{key}: {name!r} is no label of {self.name}; allowed: {', '.join(foreground)}")
+        return tuple(foreground[name] for name in names)
 
     def case(self, identifier: str) -> Case:
         """The case of that id."""

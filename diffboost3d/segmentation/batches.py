@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from diffboost3d.augmentation.classical import ClassicalStack
-from diffboost3d.augmentation.merge import CuboidMerge, cell_in_voxels, draw_cuboids
+from diffboost3d.augmentation.cuboids import CuboidPlan, foreground_of, masks, merge_images, merge_labels
 from diffboost3d.seeds import generator, seed_of
 
 Size = tuple[int, int, int]
@@ -29,14 +29,37 @@ class TrainingCase:
 
 @dataclass(frozen=True)
 class MergePlan:
-    """How volumes are merged; see the section `merge` of the configuration. source: none, real or synthetic."""
+    """How volumes are merged; see the section `merge` of the configuration.
+
+    Attributes:
+        source: none, real or synthetic.
+        alpha: probability that a cuboid is real, or the range it is drawn from for every patch.
+        mask_foreground: label values in which voxels stay real; True: all of them.
+        probability: share of the patches that are merged; the others are real.
+    """
 
     source: str
-    alpha: float
+    alpha: float | tuple[float, float]
     cell: tuple[int, ...]
     cell_mm: float | None
     feather: float
     at: str
+    feather_mm: float | None = None
+    mask_foreground: bool | tuple[int, ...] = False
+    probability: float = 1.0
+
+    @property
+    def cuboids(self) -> CuboidPlan:
+        """How the cuboids are drawn. Predictions are merged with hard borders, as their labels."""
+        feather, feather_mm = (self.feather, self.feather_mm) if self.at == "image" else (0.0, None)
+        return CuboidPlan(self.alpha, self.cell, self.cell_mm, feather, feather_mm)
+
+    def masks(self, label: torch.Tensor, spacing_mm: Sequence[float], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Masks (I, J, K) of a draw, for labels and for images, with the foreground of a real label (1, I, J, K) kept."""
+        shape = label.shape[1:]
+        cuboids = self.cuboids.draw(shape, spacing_mm, torch.Generator().manual_seed(seed))
+        foreground = foreground_of(label, self.mask_foreground) if self.mask_foreground else None
+        return masks(cuboids, shape, foreground)
 
 
 class PatchDataset(Dataset[dict[str, torch.Tensor]]):
@@ -99,32 +122,16 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         self, real: dict[str, torch.Tensor], index: int, start: Sequence[int], random: np.random.Generator
     ) -> dict[str, torch.Tensor]:
         other = self._other(index, start, random)
-        seed = int(random.integers(2**62))
+        hard, soft = self.merge.masks(real["label"], self._spacing_mm, int(random.integers(2**62)))
+        if random.random() >= self.merge.probability:
+            hard = soft = torch.ones_like(hard)
         if self.merge.at == "prediction":
-            cell = cell_in_voxels(self.merge.cell, self.merge.cell_mm, self._spacing_mm)
-            cuboids = draw_cuboids(self.patch, cell, self.merge.alpha, torch.Generator().manual_seed(seed))
-            mask = cuboids.mask(self.patch)[None]
+            mask = hard[None].to(torch.uint8)
             return {**real, "other": other["image"], "other_label": other["label"], "mask": mask}
-        return self._merged_images(real, other, seed)
-
-    def _merged_images(
-        self, real: dict[str, torch.Tensor], other: dict[str, torch.Tensor], seed: int
-    ) -> dict[str, torch.Tensor]:
-        import torchio as tio
-
-        affine = np.diag([*self._spacing_mm, 1.0])
-        subject = tio.Subject(
-            image=tio.ScalarImage(tensor=real["image"], affine=affine),
-            label=tio.LabelMap(tensor=real["label"], affine=affine),
-            synthetic=tio.ScalarImage(tensor=other["image"], affine=affine),
-            synthetic_label=tio.LabelMap(tensor=other["label"], affine=affine),
-        )
-        plan = self.merge
-        merge = CuboidMerge(plan.alpha, plan.cell, plan.cell_mm, plan.feather, copy=False)
-        with torch.random.fork_rng(devices=[]):  # TorchIO draws from the global generator
-            torch.manual_seed(seed)
-            merged = merge(subject)
-        return {"image": merged["image"].data, "label": merged["label"].data}
+        return {
+            "image": merge_images(soft, real["image"], other["image"]),
+            "label": merge_labels(hard, real["label"], other["label"]),
+        }
 
     def _other(self, index: int, start: Sequence[int], random: np.random.Generator) -> dict[str, torch.Tensor]:
         """What is merged with the real patch: a synthetic sample of the case, or a patch of another real case."""

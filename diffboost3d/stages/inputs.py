@@ -19,7 +19,8 @@ from diffboost3d.imaging.edges import control_image
 from diffboost3d.imaging.files import read, read_prepared
 from diffboost3d.imaging.geometry import resample
 from diffboost3d.imaging.scratch import IN_MEMORY, Scratch
-from diffboost3d.schema import CodecTrainingConfig, Config, DiffusionTrainingConfig, TrainConfig
+from diffboost3d.schema import CodecTrainingConfig, Config, DiffusionTrainingConfig, MergeConfig, TrainConfig
+from diffboost3d.segmentation.batches import MergePlan
 from diffboost3d.training import TrainingPlan, make_accelerator
 
 
@@ -97,6 +98,22 @@ def control_of(
         slice_axis(config, manifest),
         denoiser.neighbours,
         denoiser.control,
+    )
+
+
+def merge_plan(section: MergeConfig, source: str, manifest: Manifest) -> MergePlan:
+    """How an arm merges with its source (none, real or synthetic). Raises ConfigError on a label that the data set lacks."""
+    kept = manifest.label_values(section.mask_foreground_labels, "merge.mask_foreground_labels")
+    return MergePlan(
+        source,
+        section.alpha if section.alpha_range is None else (section.alpha_range[0], section.alpha_range[1]),
+        tuple(section.cell),
+        section.cell_mm,
+        section.feather,
+        section.at,
+        section.feather_mm,
+        kept or section.mask_foreground,
+        section.probability,
     )
 
 

@@ -100,6 +100,7 @@ def run(config: Config, workspace: Workspace) -> None:
         cases=tuple(cases),
     )
     _refuse_mixed_dimensions(manifest)
+    manifest.label_values(config.merge.mask_foreground_labels, "merge.mask_foreground_labels")  # now, not in hours
     workspace.write_manifest(manifest)
     _split(config, workspace, manifest)
 

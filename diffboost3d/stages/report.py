@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffboost3d.augmentation.merge import cell_in_voxels, draw_cuboids, merge_images
+from diffboost3d.augmentation.cuboids import merge_images
 from diffboost3d.cases.atomic import write_text
 from diffboost3d.cases.records import Case, Manifest, Score
 from diffboost3d.cases.workspace import CONFIG, Workspace, versions
@@ -18,7 +18,7 @@ from diffboost3d.report.page import PageFigure, Section, build_page
 from diffboost3d.report.tables import arms_table, to_text
 from diffboost3d.schema import Config
 from diffboost3d.seeds import seed_of
-from diffboost3d.stages.inputs import cases_of, prepared, prepared_again, slice_axis
+from diffboost3d.stages.inputs import cases_of, merge_plan, prepared, prepared_again, slice_axis
 from diffboost3d.stages.synthetic_fidelity import measure_fidelity
 
 SHOWN_CASES = 3
@@ -87,31 +87,31 @@ def _synthetic_section(config: Config, workspace: Workspace, manifest: Manifest)
     if not cases:
         return []
     axis = slice_axis(config, manifest)
-    rows = [_synthetic_row(config, workspace, case, fold, axis) for case in cases]
+    rows = [_synthetic_row(config, workspace, manifest, case, fold, axis) for case in cases]
     figures = [
         PageFigure(montage(rows, [case.id for case in cases]), "Real, edge, synthetic and merged slices", "In plane.")
     ]
     if manifest.spatial_dims == 3:
         across = (axis + 1) % 3
-        rows = [_synthetic_row(config, workspace, case, fold, across) for case in cases]
+        rows = [_synthetic_row(config, workspace, manifest, case, fold, across) for case in cases]
         caption = "Re-sliced across the synthesis plane: here slices that don't fit together would show as streaks."
         figures.append(PageFigure(montage(rows, [case.id for case in cases]), "The same, re-sliced", caption))
     text = "Labels are those of the real case; they steer the synthesis as boundaries."
     return [Section("Synthetic volumes", text, tuple(figures), measure_fidelity(config, workspace, manifest, fold))]
 
 
-def _synthetic_row(config: Config, workspace: Workspace, case: Case, fold: int, axis: int) -> list[Panel]:
+def _synthetic_row(
+    config: Config, workspace: Workspace, manifest: Manifest, case: Case, fold: int, axis: int
+) -> list[Panel]:
     import torch
 
     real, label = prepared(workspace, case, "image"), prepared(workspace, case, "label")
     record = workspace.synthetic_record(fold, case.id, 0)
     path = record.parent / json.loads(record.read_text(encoding="utf-8"))["path"]
     fake = prepared_again(path, case)
-    merge = config.merge
-    cell = cell_in_voxels(merge.cell, merge.cell_mm, case.grid.spacing_mm)
-    random = torch.Generator().manual_seed(seed_of(config.seed, "report", case.id))
-    mask = draw_cuboids(real.shape, cell, merge.alpha, random).mask(real.shape)
-    mixed = merge_images(mask, torch.from_numpy(real)[None], torch.from_numpy(fake)[None], merge.feather)[0].numpy()
+    merge, seed = merge_plan(config.merge, "synthetic", manifest), seed_of(config.seed, "report", case.id)
+    _, mask = merge.masks(torch.from_numpy(label)[None], case.grid.spacing_mm, seed)
+    mixed = merge_images(mask, torch.from_numpy(real)[None], torch.from_numpy(fake)[None])[0].numpy()
     at = _fullest(label, axis)
     panels = {
         "real": (real, label),

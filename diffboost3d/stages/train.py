@@ -13,12 +13,13 @@ from diffboost3d.config import digest
 from diffboost3d.errors import ConfigError
 from diffboost3d.schema import ArmConfig, Config
 from diffboost3d.seeds import seed_of
-from diffboost3d.segmentation.batches import MergePlan, PatchDataset, Size, TrainingCase, patch_size
+from diffboost3d.segmentation.batches import PatchDataset, Size, TrainingCase, patch_size
 from diffboost3d.segmentation.learning import SegmentationLearner
 from diffboost3d.segmentation.networks import build_network
 from diffboost3d.stages.inputs import (
     accelerator_of,
     cases_of,
+    merge_plan,
     prepared,
     prepared_again,
     training_plan,
@@ -152,8 +153,8 @@ def _learner(
     import torch
 
     spacing_mm = manifest.cases[0].grid.spacing_mm
-    merge, classical = config.merge, config.classical
-    plan = MergePlan(arm.merge, merge.alpha, tuple(merge.cell), merge.cell_mm, merge.feather, merge.at)
+    classical = config.classical
+    plan = merge_plan(config.merge, arm.merge, manifest)
     stack = ClassicalPlan(
         classical.rotation_degrees,
         (classical.scale[0], classical.scale[1]),

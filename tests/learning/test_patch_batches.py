@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -132,6 +135,77 @@ def test_cuboids_of_a_patch_are_as_wide_in_mm_as_asked():
             changes[axis] += (mask.diff(dim=axis) != 0).float().mean()
     # 4, 5 and 2 voxels an edge: a border every so many voxels, with the chance 1/2 of a change
     assert (changes / 200).tolist() == pytest.approx([1 / 8, 1 / 10, 1 / 4], rel=0.15)
+
+
+@pytest.mark.parametrize("source", ["synthetic", "real"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"alpha": (0.1, 0.9)},
+        {"mask_foreground": True},
+        {"mask_foreground": (2, 3), "probability": 0.5},
+        {"cell_mm": 6.0},
+    ],
+)
+def test_both_forms_of_merging_take_every_voxel_and_label_from_the_same_source(source, given):
+    """`at` says what is mixed, not from where: image, mask and labels of a sample agree between the two forms."""
+    at_image, at_prediction = (
+        patches(replace(MergePlan(source, 0.5, (4,), None, 0.0, at), **given)) for at in ("image", "prediction")
+    )
+    for number in range(12):
+        merged, sides = at_image[number], at_prediction[number]
+        real = sides["mask"].bool()
+        assert torch.equal(merged["image"], torch.where(real, sides["image"], sides["other"]))
+        assert torch.equal(merged["label"], torch.where(real, sides["label"], sides["other_label"]))
+
+
+@pytest.mark.parametrize("at", ["image", "prediction"])
+def test_voxels_of_the_labels_kept_are_real(at):
+    alone = patches()
+    for kept, values in ((True, [1, 2, 3]), ((2,), [2])):
+        plan = MergePlan("real", 0.0, (4,), None, 0.0, at, mask_foreground=kept)
+        for number in range(30):
+            real, merged = alone[number], patches(plan)[number]
+            inside = torch.isin(real["label"], torch.tensor(values))
+            if at == "prediction":
+                assert torch.equal(merged["mask"].bool(), inside)
+            else:
+                assert torch.equal(merged["image"] == real["image"], inside)
+                assert torch.equal(merged["label"][inside], real["label"][inside])
+
+
+def test_alpha_is_drawn_anew_for_every_patch():
+    plan = MergePlan("synthetic", (0.2, 0.8), (1,), None, 0.0, "prediction")
+    shares = torch.tensor([patches(plan)[number]["mask"].double().mean() for number in range(300)])
+    noise = 5 * 0.5 / math.sqrt(256)
+    assert shares.min() > 0.2 - noise
+    assert shares.max() < 0.8 + noise
+    assert shares.std() > 0.12  # of a fixed alpha: 0.03; of the range alone: 0.173
+    assert abs(float(shares.mean()) - 0.5) < 0.06
+
+
+@pytest.mark.parametrize("at", ["image", "prediction"])
+def test_the_other_patches_are_left_real_and_the_merged_ones_are_as_before(at):
+    always, sometimes = (
+        patches(MergePlan("synthetic", 0.0, (4,), None, 0.0, at, probability=share)) for share in (1.0, 0.4)
+    )
+    alone, merged = patches(), 0
+    for number in range(200):
+        sample = sometimes[number]
+        if same(sample, always[number]):
+            merged += 1
+        else:
+            assert torch.equal(sample["image"], alone[number]["image"])
+            assert "mask" not in sample or sample["mask"].all()
+    assert abs(merged / 200 - 0.4) < 5 * math.sqrt(0.24 / 200)
+
+
+def test_feathered_images_are_blended_and_their_labels_are_not():
+    hard, soft = (patches(MergePlan("real", 0.5, (4,), None, feather, "image")) for feather in (0.0, 1.0))
+    for number in range(10):
+        assert torch.equal(hard[number]["label"], soft[number]["label"])
+    assert any(not torch.equal(hard[number]["image"], soft[number]["image"]) for number in range(10))
 
 
 def test_types_are_those_of_the_loss():

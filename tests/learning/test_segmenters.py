@@ -221,6 +221,20 @@ def test_merging_at_the_prediction_mixes_logits_and_labels_by_the_mask():
         torch.testing.assert_close(one(batch)["loss"], one.loss(logits, label))
 
 
+def test_merging_at_the_prediction_scores_every_voxel_of_a_kept_label_on_the_real_side():
+    """With alpha 0 and the foreground kept: the real pass decides inside the real label, the other pass elsewhere."""
+    plan = MergePlan("real", (0.0, 0.0), (4,), None, 0.0, "prediction", mask_foreground=True)
+    learner, one = toy_learner(merge=plan), objective()
+    batch = torch.utils.data.default_collate([learner.dataset[number] for number in range(2)])
+    inside = batch["label"] > 0
+    assert inside.any()
+    assert (batch["label"] != batch["other_label"]).any()
+    with torch.no_grad():
+        logits = torch.where(inside, one.network(batch["image"]), one.network(batch["other"]))
+        label = torch.where(inside, batch["label"], batch["other_label"])
+        torch.testing.assert_close(one(batch)["loss"], one.loss(logits, label))
+
+
 @pytest.mark.parametrize("include_background", [True, False])
 def test_the_loss_is_dice_plus_cross_entropy(include_background):
     class Constant(torch.nn.Module):

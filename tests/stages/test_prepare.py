@@ -443,3 +443,10 @@ def test_ct_is_windowed_in_hounsfield_units_and_stays_ras(
     source = np.asarray(nib.load(root / case.image).dataobj, dtype=float)
     expected = np.clip((source + 160) / 200 - 1, -1, 1)
     assert np.abs(prepared(tmp_path / "ws", case.id, "image") - expected).max() < 1e-5
+
+
+def test_a_label_to_be_kept_in_merging_that_the_data_lack_is_refused_before_hours_of_work(
+    msd_original: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"'rim' is no label of .*; allowed: shell, core"):
+        prepare(msd_original, tmp_path / "ws", "merge.mask_foreground=true", "merge.mask_foreground_labels=[rim]")
