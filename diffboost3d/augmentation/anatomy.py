@@ -13,12 +13,12 @@ from diffboost3d.augmentation.motion import Motion, about
 from diffboost3d.augmentation.warping import Float, Warp, node_spacing, nodes_for, to_nodes, warp_label
 
 THICK = 3.0  # beyond this ratio of spacings nothing is moved across slices: voxels in between were never seen
-ELASTIC, SMOOTHNESS, FALL_OFF = 0.05, 0.3, 0.25  # shares of the labelled region's diameter, where no mm are given
+ELASTIC, SMOOTHNESS, FALL_OFF = 0.04, 0.35, 0.3  # shares of the labelled region's diameter, where no mm are given
 
 
 @dataclass(frozen=True)
 class RandomPlan:
-    """How far random warps go; see `synthesize.anatomy`. None: a share of the labelled region's diameter."""
+    """How far random warps go; see `synthesize.anatomy`; None: a share of the labelled region's diameter."""
 
     rotation_degrees: float
     scale: tuple[float, float]

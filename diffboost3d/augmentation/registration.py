@@ -22,7 +22,11 @@ from diffboost3d.augmentation.warping import Float, Size, node_spacing, nodes_fo
 
 SHIFTS = (0.0, -0.15, 0.15)  # of the other volume's half diagonal: where the rigid fit may begin
 NEAR = 0.25  # of the labelled region's diameter: how far around it images decide the rigid fit
-UPDATE = 0.15  # of that diameter: smoothness of an update of the velocity, where no mm are given
+UPDATE = 0.12  # of that diameter: smoothness of an update of the velocity, where no mm are given
+LEAST = 1.0  # smoothness in distances of nodes, at least, on coarse levels too: below it, noise folds the velocity
+FEWEST = 10  # nodes along an axis on coarse levels
+LABELS = 0.6  # smoothness for labels, in units of that for images, since distances have no noise
+NOISE = 0.25  # differences of standardised images below this hardly count
 KEPT, WINDOW = 0.5, 3.0  # in units of that smoothness: of the velocity itself at every step; of local means of images
 LEVELS = (4, 2, 1)  # coarsening of the grid, first to last
 
@@ -81,7 +85,7 @@ def register_images(
     placement = align(moving[None], other[None], spacing_mm, plan, near(label, spacing_mm))
     target, inside = placement.bring(other[None], moving.shape, spacing_mm)
     both = [standardised(image, spacing_mm, WINDOW * smoothness)[None] for image in (moving, target[0])]
-    return grow(both[0], both[1], inside, spacing_mm, plan, smoothness)
+    return grow(both[0], both[1], inside, spacing_mm, plan, smoothness, NOISE)
 
 
 def register_labels(
@@ -96,7 +100,7 @@ def register_labels(
     values = np.unique(label[label > 0])
     inside = np.ones((1, *label.shape), np.float32)
     both = [_distances(one, values, spacing_mm, region_diameter(label, spacing_mm) / 4) for one in (label, shape)]
-    return grow(both[0], both[1], inside, spacing_mm, plan, plan.smoothness(label, spacing_mm))
+    return grow(both[0], both[1], inside, spacing_mm, plan, LABELS * plan.smoothness(label, spacing_mm), 0.0)
 
 
 def placed_label(label: Label, other: Label, spacing_mm: Sequence[float], plan: RegistrationPlan) -> Label:
@@ -134,7 +138,7 @@ def standardised(image: Float, spacing_mm: Sequence[float], window_mm: float) ->
     sigma = [window_mm / space if size > 1 else 0.0 for space, size in zip(spacing_mm, image.shape, strict=True)]
     mean = gaussian_filter(image, sigma, mode="nearest")
     variance = np.maximum(gaussian_filter(image**2, sigma, mode="nearest") - mean**2, 0)
-    floor = 0.2 * float(np.sqrt(variance.mean())) + 1e-6
+    floor = 0.5 * float(np.sqrt(variance.mean())) + 1e-6
     return np.asarray((image - mean) / (np.sqrt(variance) + floor), dtype=np.float32)
 
 
@@ -215,6 +219,7 @@ def grow(
     spacing_mm: Sequence[float],
     plan: RegistrationPlan,
     smoothness_mm: float,
+    noise: float,
 ) -> Motion:
     """The motion whose warp brings volumes `moving` (C, I, J, K) to `target` (the same), where `inside` (1, I, J, K) is 1."""
     i, j, k = moving.shape[1:]
@@ -223,13 +228,13 @@ def grow(
     finest = nodes_for(shape, spacing_mm, plan.voxels)
     velocity = np.zeros((3, *finest), np.float32)
     for level, iterations in zip(LEVELS, plan.iterations, strict=True):
-        nodes = [min(n, max(4, -(-n // level))) if free[axis] else n for axis, n in enumerate(finest)]
+        nodes = [min(n, max(FEWEST, -(-n // level))) if free[axis] else n for axis, n in enumerate(finest)]
         volumes = [torch.from_numpy(to_nodes(one, nodes)) for one in (moving, target, inside)]
         spacing = node_spacing(nodes, shape, spacing_mm)
-        sigma = [smoothness_mm / space if n > 1 else 0.0 for n, space in zip(nodes, spacing, strict=True)]
+        sigma = [max(smoothness_mm / space, LEAST) if n > 1 else 0.0 for n, space in zip(nodes, spacing, strict=True)]
         found = torch.from_numpy(to_nodes(velocity, nodes))
         for _ in range(iterations):
-            update = _force(found, volumes, spacing, free)
+            update = _force(found, volumes, spacing, free, noise)
             found = _smooth(found + _smooth(update, sigma), [KEPT * width for width in sigma])
         velocity = found.numpy()
     a, b, c = (float(space) for space in spacing_mm)
@@ -237,17 +242,21 @@ def grow(
 
 
 def _force(
-    velocity: torch.Tensor, volumes: Sequence[torch.Tensor], spacing_mm: Sequence[float], free: Sequence[bool]
+    velocity: torch.Tensor,
+    volumes: Sequence[torch.Tensor],
+    spacing_mm: Sequence[float],
+    free: Sequence[bool],
+    noise: float,
 ) -> torch.Tensor:
-    """The demons' force (3, i, j, k) in mm, at most half a node's distance, along the free axes."""
+    """The demons' force (3, i, j, k) in mm, at most half the distance of nodes, along the free axes."""
     moving, target, inside = volumes
     step = torch.tensor(spacing_mm, dtype=torch.float32)[:, None, None, None]
     place = voxel_positions(velocity.shape[1:]) + exponential(velocity, spacing_mm) / step
     warped = sample_linear(moving, place, "border")
     difference = target - warped
     slope = 0.5 * (_gradient(warped, spacing_mm) + _gradient(target, spacing_mm))  # (C, 3, i, j, k)
-    longest = max(space for space, is_free in zip(spacing_mm, free, strict=True) if is_free)
-    below = (slope**2).sum(dim=(0, 1)) + (difference**2).sum(dim=0) / longest**2
+    finest = min((space for space, moves in zip(spacing_mm, free, strict=True) if moves), default=1.0)
+    below = (slope**2).sum(dim=(0, 1)) + ((difference**2).sum(dim=0) + noise**2) / finest**2
     force = (difference[:, None] * slope).sum(dim=0) / below.clamp_min(1e-9)
     return force * inside * torch.tensor(free)[:, None, None, None]
 
