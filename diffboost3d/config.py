@@ -189,9 +189,14 @@ def _check_together(config: Config) -> None:
         "diffusion.finetune.scale": config.diffusion.finetune.scale,
         "diffusion.pool.training.scale": config.diffusion.pool.training.scale,
         "synthesize.guidance_range": config.synthesize.guidance_range,
+        "synthesize.anatomy.scale": config.synthesize.anatomy.scale,
+        "synthesize.anatomy.label_volume": config.synthesize.anatomy.label_volume,
+        "synthesize.anatomy.registered_share": config.synthesize.anatomy.registered_share,
+        "synthesize.anatomy.between_share": config.synthesize.anatomy.between_share,
+        "synthesize.anatomy.volume_factors": config.synthesize.anatomy.volume_factors,
         "classical.scale": config.classical.scale,
     }.items():
-        if not low <= high or (low == high and "scale" not in path):
+        if not low <= high or (low == high and not re.search("scale|share|label_volume", path)):
             raise ConfigError(f"{path}=[{low}, {high}] is refused; the first must be below the second")
     if config.prepare.edges.operator == "hed" and not config.prepare.edges.hed_weights:
         raise ConfigError(
@@ -254,6 +259,7 @@ def _check_together(config: Config) -> None:
             f"synthesize.slab_overlap={overlap} is refused with synthesize.slab={slab}; it takes an even number below slab"
         )
     _check_merge(config.merge)
+    _check_anatomy(config)
     _check_mixture(config.synthesize.text, config.synthesize.text_weights)
     if config.export.name is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", config.export.name):
         raise ConfigError(f"export.name={config.export.name!r} is refused; allowed: letters, digits, - and _")
@@ -274,6 +280,21 @@ def _check_merge(merge: MergeConfig) -> None:
         raise ConfigError(
             f"merge.mask_foreground_labels={merge.mask_foreground_labels} needs merge.mask_foreground=true"
         )
+
+
+def _check_anatomy(config: Config) -> None:
+    """Shares that sum to 1, and an arm of warps only where there are any."""
+    anatomy = config.synthesize.anatomy
+    shares = {name: getattr(anatomy, name) for name in ("same", "warped", "registered", "between")}
+    if abs(sum(shares.values()) - 1) > 1e-6:
+        listed = " + ".join(f"{name} {share:g}" for name, share in shares.items())
+        raise ConfigError(f"synthesize.anatomy: {listed} sum to {sum(shares.values()):g}; they must sum to 1")
+    for name in config.arms:
+        if config.arm[name].merge == "warped" and anatomy.same == 1:
+            raise ConfigError(
+                f"arms: {name} merges with warped anatomy, and synthesize.anatomy.same=1 leaves none; give another share, e.g. "
+                "synthesize.anatomy.same=0 synthesize.anatomy.warped=1"
+            )
 
 
 def _check_mixture(texts: Sequence[str], weights: Sequence[float]) -> None:

@@ -321,6 +321,67 @@ class DiffusionConfig:
 
 
 @dataclass
+class AnatomyConfig:
+    same: float = key(1.0, "Share of samples that have the shapes of their case.", low=0, high=1)
+    warped: float = key(
+        0.0, "Share with those shapes warped at random: affine, elastic, and labels that grow or shrink.", low=0, high=1
+    )
+    registered: float = key(
+        0.0,
+        "Share with those shapes carried towards another training image (an unlabelled one if there are any), by registration.",
+        low=0,
+        high=1,
+    )
+    between: float = key(0.0, "Share with shapes between those of two labelled training cases.", low=0, high=1)
+    rotation_degrees: float = key(10.0, "warped: largest rotation about each axis.", low=0, high=180)
+    scale: list[float] = key([0.9, 1.1], "warped: range of scaling.", low=0.1, high=10, length=(2,))
+    shear: float = key(0.1, "warped: largest shear, as a tangent.", low=0, high=1)
+    elastic_mm: float | None = key(
+        None,
+        "warped: root mean square of the elastic displacement along an axis, in mm (pixels in 2D); null: 4 % of the diameter of a "
+        "ball with the labels' volume.",
+        low=0,
+    )
+    elastic_smoothness_mm: float | None = key(
+        None,
+        "warped: Gaussian that makes the elastic displacement smooth, in mm; null: 35 % of that diameter.",
+        low=0.01,
+    )
+    label_volume: list[float] = key(
+        [0.8, 1.25], "warped: range of the factor by which each label's volume changes.", low=0.1, high=10, length=(2,)
+    )
+    registered_share: list[float] = key(
+        [0.4, 1.0], "registered: how far on the way to the other image, from and to.", low=0, high=1, length=(2,)
+    )
+    between_share: list[float] = key(
+        [0.2, 0.8], "between: how far on the way to the other label, from and to.", low=0, high=1, length=(2,)
+    )
+    rigid_iterations: int = key(60, "Steps that turn the other case to lie like the one.", low=0)
+    registration_iterations: list[int] = key(
+        [30, 30, 15],
+        "Steps of the deformable registration, on a quarter, half and all of the nodes.",
+        low=0,
+        length=(3,),
+    )
+    registration_smoothness_mm: float | None = key(
+        None, "Gaussian that smooths each of those steps, in mm; null: 12 % of the diameter named above.", low=0.01
+    )
+    nodes: int = key(
+        60000, "Nodes of the grid on which deformations are found, at most; in between they are smooth.", low=64
+    )
+    jacobian_floor: float = key(
+        0.2,
+        "Anatomy whose local change of volume falls to this anywhere is drawn again; 0: only what folds.",
+        low=0,
+        high=0.99,
+    )
+    volume_factors: list[float] = key(
+        [0.5, 2.0], "Range of each label's volume, as a factor of what it was; else drawn again.", low=0.01, length=(2,)
+    )
+    redraws: int = key(5, "How often anatomy is drawn again before a sample keeps that of its case.", low=0)
+
+
+@dataclass
 class SynthesizeConfig:
     samples: int = key(4, "Synthetic volumes for each labelled training case (K).", low=1)
     text: list[str] = key(
@@ -393,6 +454,7 @@ class SynthesizeConfig:
     memory_gb: float = key(
         8.0, "Arrays of a volume that together need more memory (GB) lie in temporary files in the workspace.", low=0
     )
+    anatomy: AnatomyConfig = section(AnatomyConfig)
 
 
 @dataclass
@@ -419,7 +481,11 @@ class MergeConfig:
 
 @dataclass
 class ArmConfig:
-    merge: str = key("none", "What real volumes are merged with.", choices=("none", "real", "synthetic"))
+    merge: str = key(
+        "none",
+        "What real volumes are merged with; warped: with themselves in the anatomy of synthetic ones, which needs no generator.",
+        choices=("none", "real", "synthetic", "warped"),
+    )
     classical: bool = key(False, "The classical stack, after the merge.")
 
 

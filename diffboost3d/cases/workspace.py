@@ -110,6 +110,18 @@ class Workspace:
         """Folder for data sets made for other programs; `form` is nnunet or msd."""
         return self.root / "export" / form
 
+    def synthetic_label(self, fold: int, case: str, sample: int, ending: str) -> Path:
+        """Of a volume that has a label of its own, since its anatomy isn't that of its case."""
+        return self.synthetic(fold) / case / f"{sample:02d}_label{ending}"
+
+    def anatomy(self, fold: int, case: str, sample: int) -> Path:
+        """The warp of one sample of a case, common to synthesis and the arms that use it without."""
+        return self.root / "anatomy" / f"fold{fold}" / case / f"{sample:02d}.safetensors"
+
+    def registration(self, case: str, other: str) -> Path:
+        """The velocity field that registers a case to another, common to all folds."""
+        return self.root / "anatomy" / "registrations" / case / f"{other}.safetensors"
+
     def segmenter(self, fold: int, arm: str, seed: int) -> Path:
         return self.root / "segmentation" / f"fold{fold}" / arm / f"seed{seed}"
 

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from diffboost3d.evaluation.statistics import PairedComparison, smallest_holm_p
 
 SIGNIFICANCE = 0.05
-_ALSO_AGAINST = {"diffboost": ("cutmix",), "diffboost_classical": ("cutmix_classical",)}
+_ALSO_AGAINST = {
+    "diffboost": ("cutmix", "warp_only"),
+    "diffboost_classical": ("cutmix_classical", "warp_only_classical"),
+}
 
 # (fold, seed, label) -> value: what one arm scored on one case
 Grid = Mapping[tuple[int, int, str], float]

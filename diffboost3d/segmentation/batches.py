@@ -20,11 +20,15 @@ Size = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """A prepared case in memory: image (I, J, K) in [-1, 1], label (I, J, K) uint8, synthetic images like the image."""
+    """A prepared case in memory: image (I, J, K) in [-1, 1], label (I, J, K) uint8, synthetic images like the image.
+
+    `synthetic_labels` has one for each synthetic image, None where it has the case's; (): all have.
+    """
 
     image: NDArray[np.float32]
     label: NDArray[np.uint8]
     synthetic: tuple[NDArray[np.float32], ...] = ()
+    synthetic_labels: tuple[NDArray[np.uint8] | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,9 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         """What is merged with the real patch: a synthetic sample of the case, or a patch of another real case."""
         case = self.cases[index]
         if self.merge.source == "synthetic":
-            return self._cut(case.synthetic[int(random.integers(len(case.synthetic)))], case.label, start)
+            number = int(random.integers(len(case.synthetic)))
+            own = case.synthetic_labels[number] if case.synthetic_labels else None
+            return self._cut(case.synthetic[number], case.label if own is None else own, start)
         others = [position for position in range(len(self.cases)) if position != index] or [index]
         chosen = others[int(random.integers(len(others)))]
         return self._cut(self.cases[chosen].image, self.cases[chosen].label, self._window(chosen, random))

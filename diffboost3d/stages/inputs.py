@@ -41,6 +41,16 @@ def prepared_again(path: Path, case: Case) -> NDArray[np.float32]:
     return clipped
 
 
+def label_again(path: Path, case: Case, values: list[int]) -> NDArray[np.uint8]:
+    """The label (I, J, K) of a synthetic volume, which lies on its case's own grid in the user's values, as a prepared one."""
+    label = np.searchsorted(np.asarray(values), read(path).array.round().astype(np.int64)).astype(np.uint8)
+    shares = [
+        resample((label == index).astype(np.float32), case.source_grid, case.grid, "linear")
+        for index in range(len(values))
+    ]
+    return np.asarray(np.argmax(shares, axis=0), dtype=np.uint8)
+
+
 def without_intervals(section: DiffusionTrainingConfig | CodecTrainingConfig | TrainConfig) -> dict[str, Any]:
     """A training's settings for its digest: how often it is pictured or saved changes nothing about the result."""
     plain = dataclasses.asdict(section)

@@ -18,6 +18,7 @@ from diffboost3d.report.page import PageFigure, Section, build_page
 from diffboost3d.report.tables import arms_table, to_text
 from diffboost3d.schema import Config
 from diffboost3d.seeds import seed_of
+from diffboost3d.stages.blueprints import blueprint_of_made
 from diffboost3d.stages.inputs import cases_of, merge_plan, prepared, prepared_again, slice_axis
 from diffboost3d.stages.synthetic_fidelity import measure_fidelity
 
@@ -96,7 +97,7 @@ def _synthetic_section(config: Config, workspace: Workspace, manifest: Manifest)
         rows = [_synthetic_row(config, workspace, manifest, case, fold, across) for case in cases]
         caption = "Re-sliced across the synthesis plane: here slices that don't fit together would show as streaks."
         figures.append(PageFigure(montage(rows, [case.id for case in cases]), "The same, re-sliced", caption))
-    text = "Labels are those of the real case; they steer the synthesis as boundaries."
+    text = "Labels steer the synthesis as boundaries; they are those of the real case, or in new anatomy warped as the edges."
     return [Section("Synthetic volumes", text, tuple(figures), measure_fidelity(config, workspace, manifest, fold))]
 
 
@@ -106,17 +107,18 @@ def _synthetic_row(
     import torch
 
     real, label = prepared(workspace, case, "image"), prepared(workspace, case, "label")
-    record = workspace.synthetic_record(fold, case.id, 0)
-    path = record.parent / json.loads(record.read_text(encoding="utf-8"))["path"]
-    fake = prepared_again(path, case)
+    path = workspace.synthetic_record(fold, case.id, 0)
+    record = json.loads(path.read_text(encoding="utf-8"))
+    made = blueprint_of_made(config, workspace, manifest, case, record)
+    fake = prepared_again(path.parent / record["path"], case)
     merge, seed = merge_plan(config.merge, "synthetic", manifest), seed_of(config.seed, "report", case.id)
     _, mask = merge.masks(torch.from_numpy(label)[None], case.grid.spacing_mm, seed)
     mixed = merge_images(mask, torch.from_numpy(real)[None], torch.from_numpy(fake)[None])[0].numpy()
     at = _fullest(label, axis)
     panels = {
         "real": (real, label),
-        "edges": (prepared(workspace, case, "edge") * 2 - 1, None),
-        "synthetic": (fake, label),
+        "edges": (made.edges * 2 - 1, None),
+        "synthetic": (fake, made.label),
     }
     panels |= {"merged": (mixed, None)}
     return [_panel(title, image, drawn, axis, at, case) for title, (image, drawn) in panels.items()]

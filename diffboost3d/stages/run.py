@@ -30,7 +30,7 @@ def run(config: Config, workspace: Workspace) -> None:
 
 
 def _unused(config: Config) -> tuple[str, ...]:
-    """Stages that nothing after them would read."""
+    """Stages that nothing after them would read; an arm that merges warped real volumes needs none of synthesis."""
     if not any(config.arm[name].merge == "synthetic" for name in config.arms):
         return SYNTHESIS
     diffusion = config.diffusion

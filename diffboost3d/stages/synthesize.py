@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -18,10 +19,11 @@ from diffboost3d.diffusion.looks import LOOKS
 from diffboost3d.diffusion.sampling import SamplingPlan
 from diffboost3d.diffusion.text import fill_templates, require_fitting
 from diffboost3d.diffusion.weights import load_generator
-from diffboost3d.imaging.files import ending_like, read, synthetic_note, write_like
+from diffboost3d.imaging.files import ending_like, read, synthetic_note, write_label_like, write_like
 from diffboost3d.imaging.scratch import Scratch
 from diffboost3d.schema import Config, SynthesizeConfig
 from diffboost3d.seeds import generator, seed_of
+from diffboost3d.stages.anatomies import Anatomies
 from diffboost3d.stages.blueprints import Blueprint, blueprint_of, control_of_blueprint
 from diffboost3d.stages.generator_training import require_generator
 from diffboost3d.stages.inputs import accelerator_of, cases_of, slice_axis
@@ -42,10 +44,12 @@ def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelera
     from tqdm import tqdm
 
     started = now()
-    cases = cases_of(manifest, workspace.read_split(fold).training)
+    split = workspace.read_split(fold)
+    cases = cases_of(manifest, split.training)
+    anatomies = Anatomies(config, workspace, manifest, split, fold)
     model = require_generator(config, workspace, workspace.finetuned(fold), "finetune")
     records = [
-        _record(config, manifest, case, fold, sample, model)
+        _record(config, manifest, case, fold, sample, model, anatomies.digest(case, sample))
         for case in cases
         for sample in range(config.synthesize.samples)
     ]
@@ -74,7 +78,7 @@ def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelera
     )
     with bar:
         for group in parts[rank]:
-            _synthesize(config, workspace, manifest, sampler, group)
+            _synthesize(config, workspace, manifest, sampler, anatomies, group)
             bar.update(len(group.missing))
     accelerator.wait_for_everyone()
     if rank == 0:
@@ -90,8 +94,11 @@ def _seconds_a_voxel(sampler: VolumeSampler, groups: list[Group], axis: int) -> 
     return sampler.seconds_a_slice(shape, axis) * shape[axis] / math.prod(shape)
 
 
-def _record(config: Config, manifest: Manifest, case: Case, fold: int, sample: int, model: str) -> SyntheticRecord:
-    settings = dataclasses.asdict(config.synthesize)
+def _record(
+    config: Config, manifest: Manifest, case: Case, fold: int, sample: int, model: str, anatomy: str
+) -> SyntheticRecord:
+    """What is known before a volume is made; `anatomy` is a digest of what decides its shapes."""
+    settings = dataclasses.asdict(config.synthesize) | {"anatomy": anatomy}
     for nothing_about_a_volume in ("samples", "memory_gb"):
         settings.pop(nothing_about_a_volume)
     seed = seed_of(config.seed, "synthesize", fold, case.id, sample)
@@ -118,11 +125,11 @@ def _record(config: Config, manifest: Manifest, case: Case, fold: int, sample: i
 
 def _is_done(workspace: Workspace, record: SyntheticRecord) -> bool:
     path = workspace.synthetic_record(record.fold, record.case, record.sample)
-    return (
-        path.is_file()
-        and f'"{record.digest}"' in path.read_text(encoding="utf-8")
-        and (path.parent / record.path).is_file()
-    )
+    if not path.is_file():
+        return False
+    found = json.loads(path.read_text(encoding="utf-8"))
+    files = [found["path"], *([found["label"]] if found["label"] else [])]
+    return found["digest"] == record.digest and all((path.parent / name).is_file() for name in files)
 
 
 def _sampler(config: Config, workspace: Workspace, manifest: Manifest, accelerator: Any, fold: int) -> VolumeSampler:
@@ -171,11 +178,18 @@ def sampling_plan(settings: SynthesizeConfig) -> SamplingPlan:
     )
 
 
-def _synthesize(config: Config, workspace: Workspace, manifest: Manifest, sampler: VolumeSampler, group: Group) -> None:
+def _synthesize(
+    config: Config,
+    workspace: Workspace,
+    manifest: Manifest,
+    sampler: VolumeSampler,
+    anatomies: Anatomies,
+    group: Group,
+) -> None:
     """The volumes of a group and, each time last, their records."""
     case, axis = group.case, slice_axis(config, manifest)
     scratch = _scratch(config, workspace)
-    blueprints = [blueprint_of(workspace, case, record, scratch) for record in group.records]
+    blueprints = [blueprint_of(config, workspace, manifest, anatomies, record, scratch) for record in group.records]
     requests = [
         _request(config, manifest, record, blueprint)
         for record, blueprint in zip(group.records, blueprints, strict=True)
@@ -191,7 +205,7 @@ def _synthesize(config: Config, workspace: Workspace, manifest: Manifest, sample
             real = real_of_anatomy(case, source, blueprint.image, keep)
         else:
             real = of_file = of_file or real_of_file(case, source, keep)
-        _keep(workspace, manifest, case, record, in_source_units(volume, case, real))
+        _keep(workspace, manifest, case, record, blueprint, in_source_units(volume, case, real))
 
 
 def _request(config: Config, manifest: Manifest, record: SyntheticRecord, blueprint: Blueprint) -> SampleRequest:
@@ -206,12 +220,18 @@ def _keep(
     manifest: Manifest,
     case: Case,
     record: SyntheticRecord,
+    blueprint: Blueprint,
     slabs: Iterable[NDArray[np.float64]],
 ) -> None:
-    """Write a volume and, last, its record."""
+    """Write a volume, its label where it has its own, and, last, its record."""
     source = workspace.source(manifest, case.image)
     target = workspace.synthetic_volume(record.fold, case.id, record.sample, ending_like(case.image))
     path = workspace.synthetic_record(record.fold, case.id, record.sample)
     path.unlink(missing_ok=True)  # an older record must never stand beside this volume
     write_like(target, slabs, source, synthetic_note(case.id, record.seed))
-    write_json(path, dataclasses.asdict(record))
+    label = workspace.synthetic_label(record.fold, case.id, record.sample, ending_like(case.image))
+    label.unlink(missing_ok=True)
+    if blueprint.has_own_label:
+        write_label_like(label, blueprint.label_in_source(manifest, case), source)
+    own = label.name if blueprint.has_own_label else ""
+    write_json(path, dataclasses.asdict(dataclasses.replace(record, anatomy=blueprint.anatomy, label=own)))

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diffboost3d.cases.atomic import write_json
 from diffboost3d.cases.records import Case, Manifest
@@ -22,8 +21,9 @@ from diffboost3d.evaluation.fidelity import (
 )
 from diffboost3d.report.tables import Table
 from diffboost3d.schema import Config
+from diffboost3d.stages.blueprints import blueprint_of_made
 from diffboost3d.stages.edge_operator import edge_operator
-from diffboost3d.stages.inputs import cases_of, prepared, prepared_again, slice_axis
+from diffboost3d.stages.inputs import cases_of, prepared_again, slice_axis
 
 MEASURED_CASES = 20
 EDGE_THRESHOLD = 0.5
@@ -66,14 +66,20 @@ def measure_fidelity(config: Config, workspace: Workspace, manifest: Manifest, f
 def _of_case(
     config: Config, workspace: Workspace, manifest: Manifest, case: Case, fold: int, operator: Callable[..., Any]
 ) -> dict[str, float]:
-    """Figures of a case: of its first sample, diversity of all; empty without samples."""
-    samples = _samples(config, workspace, case, fold)
-    if not samples:
+    """Figures of a case: of its first sample, diversity of all; empty without samples.
+
+    A sample of new anatomy is compared with the real volume warped alike.
+    """
+    records = _records(config, workspace, case, fold)
+    if not records:
         return {}
-    real, label = prepared(workspace, case, "image"), prepared(workspace, case, "label")
+    folder = workspace.synthetic(fold) / case.id
+    samples = [prepared_again(folder / record["path"], case) for record in records]
+    made = blueprint_of_made(config, workspace, manifest, case, records[0])
+    real, label = made.image, made.label
     values = list(manifest.foreground.values())
     fake, spacing = samples[0], case.grid.spacing_mm
-    edges = edge_agreement(prepared(workspace, case, "edge"), operator(fake, spacing_mm=spacing), EDGE_THRESHOLD)
+    edges = edge_agreement(made.edges, operator(fake, spacing_mm=spacing), EDGE_THRESHOLD)
     figures = {"edge_recall": edges.recall, "edge_precision": edges.precision}
     figures["spectrum_distance"] = slice_spectrum_distance(real, fake, spacing, slice_axis(config, manifest))
     figures["histogram_distance"] = _mean(label_histogram_distance(real, fake, label, values))
@@ -87,11 +93,10 @@ def _of_case(
     return {name: round(float(value), 4) for name, value in figures.items() if np.isfinite(value)}
 
 
-def _samples(config: Config, workspace: Workspace, case: Case, fold: int) -> list[NDArray[np.float32]]:
-    """The synthetic volumes (I, J, K) of a case in [-1, 1]."""
-    records = [workspace.synthetic_record(fold, case.id, sample) for sample in range(config.synthesize.samples)]
-    names = [(path.parent, json.loads(path.read_text(encoding="utf-8"))["path"]) for path in records if path.is_file()]
-    return [prepared_again(folder / name, case) for folder, name in names]
+def _records(config: Config, workspace: Workspace, case: Case, fold: int) -> list[dict[str, Any]]:
+    """Of the finished synthetic volumes of a case."""
+    paths = [workspace.synthetic_record(fold, case.id, sample) for sample in range(config.synthesize.samples)]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
 
 
 def _mean(values: Mapping[int, float]) -> float:

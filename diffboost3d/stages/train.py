@@ -16,9 +16,11 @@ from diffboost3d.seeds import seed_of
 from diffboost3d.segmentation.batches import PatchDataset, Size, TrainingCase, patch_size
 from diffboost3d.segmentation.learning import SegmentationLearner
 from diffboost3d.segmentation.networks import build_network
+from diffboost3d.stages.anatomies import Anatomies, in_anatomy
 from diffboost3d.stages.inputs import (
     accelerator_of,
     cases_of,
+    label_again,
     merge_plan,
     prepared,
     prepared_again,
@@ -53,13 +55,17 @@ def _run_cell(
     arm = config.arm[name]
     folder = workspace.segmenter(fold, name, seed)
     synthetic = _synthetic_paths(config, workspace, split, fold) if arm.merge == "synthetic" else {}
-    own = _digest(config, manifest, split, arm, seed, workspace, fold, synthetic)
+    anatomies = Anatomies(config, workspace, manifest, split, fold) if arm.merge == "warped" else None
+    own = _digest(config, manifest, split, arm, seed, workspace, fold, synthetic, anatomies)
     title = f"train fold {fold}, {name}, seed {seed}"
     if workspace.is_current(folder, own):
         workspace.log(f"{title}: done already")
         return
     training = [
-        _load(workspace, manifest, case, synthetic.get(case.id, [])) for case in cases_of(manifest, split.training)
+        _warped(config, workspace, case, anatomies)
+        if anatomies
+        else _load(workspace, manifest, case, synthetic.get(case.id, []))
+        for case in cases_of(manifest, split.training)
     ]
     validation = [_load(workspace, manifest, case, []) for case in cases_of(manifest, split.validation)]
     wanted = config.train
@@ -94,6 +100,7 @@ def _digest(
     workspace: Workspace,
     fold: int,
     synthetic: dict[str, list[Path]],
+    anatomies: Anatomies | None,
 ) -> str:
     """Digest of all that shapes a segmenter; what the arm doesn't use is left out."""
     cases = cases_of(manifest, [*split.training, *split.validation])
@@ -102,6 +109,9 @@ def _digest(
         for case, paths in synthetic.items()
         for sample in range(len(paths))
     ]
+    if anatomies:
+        samples = range(config.synthesize.samples)
+        volumes = [anatomies.digest(case, one) for case in cases_of(manifest, split.training) for one in samples]
     return digest(
         without_intervals(config.train),
         config.network,
@@ -117,7 +127,7 @@ def _digest(
 
 
 def _synthetic_paths(config: Config, workspace: Workspace, split: Split, fold: int) -> dict[str, list[Path]]:
-    """Case id -> its synthetic volumes, the first `synthesize.samples` of them."""
+    """Case id -> the records of its synthetic volumes, the first `synthesize.samples` of them."""
     workspace.require(workspace.synthetic(fold), "synthesize")
     paths: dict[str, list[Path]] = {}
     for case in split.training:
@@ -127,18 +137,30 @@ def _synthetic_paths(config: Config, workspace: Workspace, split: Split, fold: i
                 f"synthesize.samples={config.synthesize.samples}: {case} has fewer synthetic volumes; run "
                 "`diffboost3d synthesize` with the same number first"
             )
-        texts = [json.loads(record.read_text(encoding="utf-8"))["path"] for record in records]
-        paths[case] = [record.parent / text for record, text in zip(records, texts, strict=True)]
+        paths[case] = records
     return paths
 
 
 def _load(workspace: Workspace, manifest: Manifest, case: Case, synthetic: list[Path]) -> TrainingCase:
-    """A prepared case with its synthetic volumes, these brought to the prepared grid and [-1, 1] again."""
+    """A prepared case with its synthetic volumes (paths of their records), these on the prepared grid and in [-1, 1] again."""
+    found = [(path.parent, json.loads(path.read_text(encoding="utf-8"))) for path in synthetic]
     return TrainingCase(
         prepared(workspace, case, "image"),
         prepared(workspace, case, "label"),
-        tuple(prepared_again(path, case) for path in synthetic),
+        tuple(prepared_again(folder / record["path"], case) for folder, record in found),
+        tuple(
+            label_again(folder / record["label"], case, list(manifest.labels.values())) if record.get("label") else None
+            for folder, record in found
+        ),
     )
+
+
+def _warped(config: Config, workspace: Workspace, case: Case, anatomies: Anatomies) -> TrainingCase:
+    """A prepared case with itself in the anatomies that its synthetic volumes have, as if those were made without a generator."""
+    drawn = [anatomies.of(case, sample) for sample in range(config.synthesize.samples)]
+    warped = [in_anatomy(workspace, case, anatomy) for anatomy in drawn]
+    image, label = prepared(workspace, case, "image"), prepared(workspace, case, "label")
+    return TrainingCase(image, label, tuple(one for one, _ in warped), tuple(one for _, one in warped))
 
 
 def _learner(
@@ -154,7 +176,8 @@ def _learner(
 
     spacing_mm = manifest.cases[0].grid.spacing_mm
     classical = config.classical
-    plan = merge_plan(config.merge, arm.merge, manifest)
+    source = "synthetic" if arm.merge == "warped" else arm.merge
+    plan = merge_plan(config.merge, source, manifest)
     stack = ClassicalPlan(
         classical.rotation_degrees,
         (classical.scale[0], classical.scale[1]),

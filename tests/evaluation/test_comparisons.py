@@ -38,6 +38,7 @@ def test_absent_arms_are_not_compared():
 
 
 def test_a_pair_wanted_for_two_reasons_occurs_once_and_the_reference_is_no_challenger():
+    assert arm_pairs(["none", "warp_only", "diffboost"], "none")[-1] == ("diffboost", "warp_only")
     assert arm_pairs(["none", "classical", "cutmix_classical"], "classical") == [
         ("none", "classical"),
         ("cutmix_classical", "classical"),
