@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,18 @@ def prepared_again(path: Path, case: Case) -> NDArray[np.float32]:
     moved = resample(case.intensity.forward(read(path).array), case.source_grid, case.grid, "linear")
     clipped: NDArray[np.float32] = np.clip(moved, -1.0, 1.0).astype(np.float32)
     return clipped
+
+
+def accepted_volumes(workspace: Workspace, fold: int, case: str, samples: int) -> dict[int, Path]:
+    """Of a case's first `samples` synthetic volumes those that may train anything: number -> path."""
+    found = {}
+    for sample in range(samples):
+        path = workspace.synthetic_record(fold, case, sample)
+        if path.is_file():
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record.get("accepted", True):  # earlier versions judged nothing
+                found[sample] = path.parent / record["path"]
+    return found
 
 
 def without_intervals(section: DiffusionTrainingConfig | CodecTrainingConfig | TrainConfig) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from diffboost3d.report.page import PageFigure, Section, build_page
 from diffboost3d.report.tables import arms_table, to_text
 from diffboost3d.schema import Config
 from diffboost3d.seeds import seed_of
-from diffboost3d.stages.inputs import cases_of, prepared, prepared_again, slice_axis
+from diffboost3d.stages.audit_section import audit_section
+from diffboost3d.stages.inputs import accepted_volumes, cases_of, prepared, prepared_again, slice_axis
 from diffboost3d.stages.synthetic_fidelity import measure_fidelity
 
 SHOWN_CASES = 3
@@ -35,6 +36,7 @@ def run(config: Config, workspace: Workspace) -> None:
         _results(summary, _caveat(config)),
         Section("Cases", "One dot a test case, averaged over labels and seeds.", (_per_case(scores),)),
         *_synthetic_section(config, workspace, manifest),
+        *audit_section(config, workspace, manifest),
         *_prediction_section(config, workspace, manifest, scores),
         _data_section(workspace, manifest, config),
     ]
@@ -82,7 +84,7 @@ def _synthetic_section(config: Config, workspace: Workspace, manifest: Manifest)
     cases = [
         case
         for case in cases_of(manifest, workspace.read_split(fold).training)
-        if workspace.synthetic_record(fold, case.id, 0).is_file()
+        if accepted_volumes(workspace, fold, case.id, config.synthesize.samples)
     ][:SHOWN_CASES]
     if not cases:
         return []
@@ -104,8 +106,7 @@ def _synthetic_row(config: Config, workspace: Workspace, case: Case, fold: int, 
     import torch
 
     real, label = prepared(workspace, case, "image"), prepared(workspace, case, "label")
-    record = workspace.synthetic_record(fold, case.id, 0)
-    path = record.parent / json.loads(record.read_text(encoding="utf-8"))["path"]
+    path = next(iter(accepted_volumes(workspace, fold, case.id, config.synthesize.samples).values()))
     fake = prepared_again(path, case)
     merge = config.merge
     cell = cell_in_voxels(merge.cell, merge.cell_mm, case.grid.spacing_mm)

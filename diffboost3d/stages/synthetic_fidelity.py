@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,7 +22,7 @@ from diffboost3d.evaluation.fidelity import (
 from diffboost3d.report.tables import Table
 from diffboost3d.schema import Config
 from diffboost3d.stages.edge_operator import edge_operator
-from diffboost3d.stages.inputs import cases_of, prepared, prepared_again, slice_axis
+from diffboost3d.stages.inputs import accepted_volumes, cases_of, prepared, prepared_again, slice_axis
 
 MEASURED_CASES = 20
 EDGE_THRESHOLD = 0.5
@@ -88,10 +87,11 @@ def _of_case(
 
 
 def _samples(config: Config, workspace: Workspace, case: Case, fold: int) -> list[NDArray[np.float32]]:
-    """The synthetic volumes (I, J, K) of a case in [-1, 1]."""
-    records = [workspace.synthetic_record(fold, case.id, sample) for sample in range(config.synthesize.samples)]
-    names = [(path.parent, json.loads(path.read_text(encoding="utf-8"))["path"]) for path in records if path.is_file()]
-    return [prepared_again(folder / name, case) for folder, name in names]
+    """The accepted synthetic volumes (I, J, K) of a case in [-1, 1]."""
+    return [
+        prepared_again(path, case)
+        for path in accepted_volumes(workspace, fold, case.id, config.synthesize.samples).values()
+    ]
 
 
 def _mean(values: Mapping[int, float]) -> float:

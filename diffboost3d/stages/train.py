@@ -18,6 +18,7 @@ from diffboost3d.segmentation.learning import SegmentationLearner
 from diffboost3d.segmentation.networks import build_network
 from diffboost3d.stages.inputs import (
     accelerator_of,
+    accepted_volumes,
     cases_of,
     prepared,
     prepared_again,
@@ -52,13 +53,17 @@ def _run_cell(
     arm = config.arm[name]
     folder = workspace.segmenter(fold, name, seed)
     synthetic = _synthetic_paths(config, workspace, split, fold) if arm.merge == "synthetic" else {}
+    without = [case for case, paths in synthetic.items() if not paths]
     own = _digest(config, manifest, split, arm, seed, workspace, fold, synthetic)
     title = f"train fold {fold}, {name}, seed {seed}"
     if workspace.is_current(folder, own):
         workspace.log(f"{title}: done already")
         return
+    if without:
+        workspace.log(f"{title}: no accepted synthetic volume of {', '.join(without)}; merged with nothing")
     training = [
-        _load(workspace, manifest, case, synthetic.get(case.id, [])) for case in cases_of(manifest, split.training)
+        _load(workspace, manifest, case, [*synthetic.get(case.id, {}).values()])
+        for case in cases_of(manifest, split.training)
     ]
     validation = [_load(workspace, manifest, case, []) for case in cases_of(manifest, split.validation)]
     wanted = config.train
@@ -92,14 +97,14 @@ def _digest(
     seed: int,
     workspace: Workspace,
     fold: int,
-    synthetic: dict[str, list[Path]],
+    synthetic: dict[str, dict[int, Path]],
 ) -> str:
     """Digest of all that shapes a segmenter; what the arm doesn't use is left out."""
     cases = cases_of(manifest, [*split.training, *split.validation])
     volumes = [
         json.loads(workspace.synthetic_record(fold, case, sample).read_text(encoding="utf-8"))["digest"]
         for case, paths in synthetic.items()
-        for sample in range(len(paths))
+        for sample in paths
     ]
     return digest(
         without_intervals(config.train),
@@ -115,10 +120,9 @@ def _digest(
     )
 
 
-def _synthetic_paths(config: Config, workspace: Workspace, split: Split, fold: int) -> dict[str, list[Path]]:
-    """Case id -> its synthetic volumes, the first `synthesize.samples` of them."""
+def _synthetic_paths(config: Config, workspace: Workspace, split: Split, fold: int) -> dict[str, dict[int, Path]]:
+    """Case id -> the accepted ones of its first `synthesize.samples` synthetic volumes, by number; maybe none."""
     workspace.require(workspace.synthetic(fold), "synthesize")
-    paths: dict[str, list[Path]] = {}
     for case in split.training:
         records = [workspace.synthetic_record(fold, case, sample) for sample in range(config.synthesize.samples)]
         if any(not record.is_file() for record in records):
@@ -126,9 +130,7 @@ def _synthetic_paths(config: Config, workspace: Workspace, split: Split, fold: i
                 f"synthesize.samples={config.synthesize.samples}: {case} has fewer synthetic volumes; run "
                 "`diffboost3d synthesize` with the same number first"
             )
-        texts = [json.loads(record.read_text(encoding="utf-8"))["path"] for record in records]
-        paths[case] = [record.parent / text for record, text in zip(records, texts, strict=True)]
-    return paths
+    return {case: accepted_volumes(workspace, fold, case, config.synthesize.samples) for case in split.training}
 
 
 def _load(workspace: Workspace, manifest: Manifest, case: Case, synthetic: list[Path]) -> TrainingCase:
