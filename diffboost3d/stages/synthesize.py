@@ -247,13 +247,13 @@ def _sampled(
     case: Case,
     count: int,
 ) -> list[NDArray[np.float32]]:
-    """Volumes of any case, made as the synthetic ones are."""
+    """Volumes of any case, made as the synthetic ones are, with its own shapes."""
     axis = slice_axis(config, manifest)
     requests = []
     for sample in range(count):
         seed = seed_of(config.seed, "gate", fold, case.id, sample)
         record = _record(config, manifest, case, fold, sample, model)
-        record = dataclasses.replace(record, seed=seed, look=_look(config, seed))
+        record = dataclasses.replace(record, seed=seed, look=_look(config, seed), anatomy="same")
         requests.append(_request(config, manifest, record, blueprint_of(workspace, case, record)))
     return list(sampler.volumes(axis, case.grid.spacing_mm[axis], requests))
 
