@@ -66,6 +66,11 @@ def blueprint_of(
     return _in(config, workspace, manifest, case, anatomies.of(case, record.sample), scratch)
 
 
+def blueprint_of_case(config: Config, workspace: Workspace, manifest: Manifest, case: Case) -> Blueprint:
+    """The blueprint of a volume with the shapes of a case."""
+    return _in(config, workspace, manifest, case, Anatomy(SAME, None))
+
+
 def blueprint_of_made(
     config: Config, workspace: Workspace, manifest: Manifest, case: Case, record: Mapping[str, Any]
 ) -> Blueprint:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,17 @@ def label_again(path: Path, case: Case, values: list[int]) -> NDArray[np.uint8]:
         for index in range(len(values))
     ]
     return np.asarray(np.argmax(shares, axis=0), dtype=np.uint8)
+
+
+def accepted_records(workspace: Workspace, fold: int, case: str, samples: int) -> dict[int, Path]:
+    """Of the records of a case's first `samples` synthetic volumes those that may train anything: number -> path."""
+    paths = {sample: workspace.synthetic_record(fold, case, sample) for sample in range(samples)}
+    return {sample: path for sample, path in paths.items() if path.is_file() and _is_accepted(path)}
+
+
+def _is_accepted(record: Path) -> bool:
+    """By default: earlier versions judged nothing."""
+    return bool(json.loads(record.read_text(encoding="utf-8")).get("accepted", True))
 
 
 def without_intervals(section: DiffusionTrainingConfig | CodecTrainingConfig | TrainConfig) -> dict[str, Any]:
