@@ -253,11 +253,8 @@ def _check_together(config: Config) -> None:
             f"synthesize.eta={config.synthesize.eta} is refused with sampler={config.synthesize.sampler}; it is for "
             "sampler=ddim (sde-dpmsolver++ adds noise of its own)"
         )
-    slab, overlap = config.synthesize.slab, config.synthesize.slab_overlap
-    if overlap % 2 or overlap >= slab:
-        raise ConfigError(
-            f"synthesize.slab_overlap={overlap} is refused with synthesize.slab={slab}; it takes an even number below slab"
-        )
+    _check_slabs(config)
+    _check_second_plane(config)
     _check_merge(config.merge)
     _check_anatomy(config)
     _check_mixture(config.synthesize.text, config.synthesize.text_weights)
@@ -295,6 +292,38 @@ def _check_anatomy(config: Config) -> None:
                 f"arms: {name} merges with warped anatomy, and synthesize.anatomy.same=1 leaves none; give another share, e.g. "
                 "synthesize.anatomy.same=0 synthesize.anatomy.warped=1"
             )
+
+
+def _check_slabs(config: Config) -> None:
+    """An overlap needs slabs that are longer, and a slab that nothing defines has none."""
+    slab, overlap = config.synthesize.slab, config.synthesize.slab_overlap
+    if overlap % 2 or (slab is not None and overlap >= slab):
+        raise ConfigError(
+            f"synthesize.slab_overlap={overlap} is refused with synthesize.slab={slab}; it takes an even number below slab"
+        )
+    if overlap and slab is None and config.diffusion.denoiser.stack == 1:
+        raise ConfigError(
+            f"synthesize.slab_overlap={overlap} is refused without synthesize.slab; give one of more than {overlap} slices"
+        )
+
+
+def _check_second_plane(config: Config) -> None:
+    """A second plane needs whole volumes and a generator that has learned it."""
+    second, every = config.diffusion.second_axis, config.synthesize.second_plane_every
+    if second is not None and second == config.diffusion.slice_axis:
+        raise ConfigError(
+            f"diffusion.second_axis={second} is refused with diffusion.slice_axis={second}; it takes another axis"
+        )
+    if every and second is None:
+        raise ConfigError(
+            f"synthesize.second_plane_every={every} needs a generator that was trained on a second plane too: "
+            "diffusion.second_axis=AXIS, also in pretrain and finetune"
+        )
+    if every and config.synthesize.slab_blend != "step":
+        raise ConfigError(
+            f"synthesize.second_plane_every={every} is refused with slab_blend={config.synthesize.slab_blend}; it needs whole "
+            "volumes: synthesize.slab_blend=step"
+        )
 
 
 def _check_mixture(texts: Sequence[str], weights: Sequence[float]) -> None:

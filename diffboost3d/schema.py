@@ -315,6 +315,11 @@ class DiffusionConfig:
     slice_axis: int | None = key(
         None, "Axis of slicing in the prepared volume (0 R, 1 A, 2 S); null: the coarsest.", choices=(0, 1, 2)
     )
+    second_axis: int | None = key(
+        None,
+        "Half of the training slices are across this axis too, so that synthesize.second_plane_every can alternate; null: none.",
+        choices=(0, 1, 2),
+    )
     max_size: int = key(256, "Largest side of a training slice in voxels; larger slices are cropped.", low=16)
     attention_slicing: bool = key(False, "Attention by slices of heads: less memory, slower.")
     gradient_checkpointing: bool = key(False, "Compute activations again for the gradients: less memory, slower.")
@@ -440,9 +445,26 @@ class SynthesizeConfig:
         "Voxels denoised at once at most, so that large slices go in smaller batches; a slab is never cut.",
         low=1,
     )
-    slab: int = key(1, "Neighbouring slices that are denoised as a group and put together as one piece.", low=1)
+    slab: int | None = key(
+        None,
+        "Neighbouring slices that are denoised as a group; null: as many as go at once (batch, batch_voxels) where the generator "
+        "has layers along the slices (diffusion.denoiser.stack), else 1.",
+        low=1,
+    )
     slab_overlap: int = key(
         0, "Slices that neighbouring slabs share, blended by a Hann window along the axis; even, below slab.", low=0
+    )
+    slab_blend: str = key(
+        "end",
+        "Where slabs overlap, end: finished slabs are blended; step: predictions are, at every denoising step, and a volume is "
+        "denoised whole.",
+        choices=("end", "step"),
+    )
+    second_plane_every: int = key(
+        0,
+        "At every so many steps slices across diffusion.second_axis predict the volume, which doubles the cost of the step; 0: "
+        "never.",
+        low=0,
     )
     keep_background: bool = key(
         True,

@@ -19,11 +19,15 @@ from diffboost3d.seeds import generator
 
 @dataclass(frozen=True)
 class SliceSource:
-    """A prepared volume: image (I, J, K) in [-1, 1], control (C, I, J, K) in [0, 1], and how often it is drawn."""
+    """A prepared volume: image (I, J, K) in [-1, 1], control (C, I, J, K) in [0, 1], and how often it is drawn.
+
+    `second_control` is that of slices across the second axis, whose neighbours are others; needed with `SlicePlan.second_axis`.
+    """
 
     image: NDArray[np.float32]
     control: NDArray[np.float32]
     weight: float = 1.0
+    second_control: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class SliceDraw:
     """What is random about one training slice."""
 
     source: int
+    axis: int
     position: int
     degrees: float
     scale: float
@@ -51,6 +56,7 @@ class SlicePlan:
             detail: interpolated images are smoother, and a generator that sees only these makes only these.
         looks: share of the slices that are given one of `looks.LOOKS` and its word.
         stack: consecutive slices a sample, moved alike; with 1 a sample is a slice and has no axis for them.
+        second_axis: half of the samples are of slices across this axis; None: all are across `axis`.
     """
 
     size: tuple[int, int]
@@ -65,6 +71,7 @@ class SlicePlan:
     looks: float = 0.0
     jitter: float = 1.0
     stack: int = 1
+    second_axis: int | None = None
 
     def still(self) -> SlicePlan:
         """The same without jitter, drops and looks, drawn anew: for validation."""
@@ -100,7 +107,7 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         draw = self.draw(number)
         source = self.sources[draw.source]
-        last = source.image.shape[self.plan.axis] - 1
+        last = source.image.shape[draw.axis] - 1
         slices = [self._slice(source, min(draw.position + at, last), draw) for at in range(self.plan.stack)]
         noise = torch.randn(len(slices), *self._latent, generator=torch.Generator().manual_seed(draw.noise_seed))
         images, controls = torch.stack([moved[:1] for moved in slices]), torch.stack([moved[1:] for moved in slices])
@@ -118,8 +125,11 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
 
     def _slice(self, source: SliceSource, position: int, draw: SliceDraw) -> torch.Tensor:
         """Image and control (1 + C, A, B) of one slice, moved."""
-        image = torch.from_numpy(np.take(source.image, position, axis=self.plan.axis))[None]
-        control = torch.from_numpy(np.take(source.control, position, axis=self.plan.axis + 1))
+        volume = source.control if draw.axis == self.plan.axis else source.second_control
+        if volume is None:
+            raise ValueError("slices across a second axis need their own control")
+        image = torch.from_numpy(np.take(source.image, position, axis=draw.axis))[None]
+        control = torch.from_numpy(np.take(volume, position, axis=draw.axis + 1))
         return move_slice(torch.cat([image, control]), self.plan.size, draw.degrees, draw.scale, draw.shift)
 
     def draw(self, number: int) -> SliceDraw:
@@ -128,12 +138,14 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
         random = generator(plan.seed, plan.purpose, number)
         source = int(random.choice(len(self.sources), p=self._shares))
         image = self.sources[source].image
-        position = int(random.integers(max(1, image.shape[plan.axis] - plan.stack + 1)))
-        sides = [size for axis, size in enumerate(image.shape) if axis != plan.axis]
+        across = self._axis(number)
+        position = int(random.integers(max(1, image.shape[across] - plan.stack + 1)))
+        sides = [size for axis, size in enumerate(image.shape) if axis != across]
         free = [max(0, side - wanted) / 2 for side, wanted in zip(sides, plan.size, strict=True)]
         jitters = random.random() < plan.jitter
         return SliceDraw(
             source,
+            across,
             position,
             degrees=float(random.uniform(-plan.rotation_degrees, plan.rotation_degrees)) if jitters else 0.0,
             scale=float(random.uniform(*plan.scale)) if jitters else 1.0,
@@ -144,6 +156,13 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
             noise_seed=int(random.integers(2**62)),
             look=str(random.choice(list(LOOKS))) if random.random() < plan.looks else "",
         )
+
+    def _axis(self, number: int) -> int:
+        """Across which axis a sample is cut; by a stream of its own, so that without a second axis no draw is another."""
+        plan = self.plan
+        if plan.second_axis is None or generator(plan.seed, plan.purpose, number, "plane").random() < 0.5:
+            return plan.axis
+        return plan.second_axis
 
 
 def move_slice(
@@ -187,9 +206,17 @@ def _whole_voxels(channels: torch.Tensor, size: tuple[int, int], shift: tuple[fl
     return channels[:, at[0]][:, :, at[1]]
 
 
-def training_size(shapes: Sequence[tuple[int, ...]], axis: int, divisor: int, largest: int) -> tuple[int, int]:
-    """Slice size (A, B) that covers every volume, as multiples of `divisor`, at most `largest` (rounded down) a side."""
-    sides = np.max([[size for index, size in enumerate(shape) if index != axis] for shape in shapes], axis=0)
+def training_size(
+    shapes: Sequence[tuple[int, ...]], axis: int, divisor: int, largest: int, second_axis: int | None = None
+) -> tuple[int, int]:
+    """Slice size (A, B) that covers every volume, as multiples of `divisor`, at most `largest` (rounded down) a side.
+
+    With a second axis it covers the slices across either.
+    """
+    axes = [axis] if second_axis is None else [axis, second_axis]
+    sides = np.max(
+        [[size for index, size in enumerate(shape) if index != across] for shape in shapes for across in axes], axis=0
+    )
     limit = max(divisor, largest // divisor * divisor)
     a, b = (min(limit, side) for side in padded_size(sides, divisor))
     return int(a), int(b)

@@ -8,7 +8,7 @@ weights: `vae`, in `autoencoder`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -53,6 +53,12 @@ def padded_size(size: Sequence[int], divisor: int) -> tuple[int, int]:
 def padded(images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """Images (..., A, B) brought to `size` by repeating their last row and column; `[..., :A, :B]` is the inverse."""
     return F.pad(images, (0, size[1] - images.shape[-1], 0, size[0] - images.shape[-2]), mode="replicate")
+
+
+def in_parts(change: Callable[[torch.Tensor], torch.Tensor], tensors: torch.Tensor, size: int) -> torch.Tensor:
+    """`change` of (B, ...), at most `size` of them at once: a learned codec would need much memory for a whole volume."""
+    parts = [change(part) for part in torch.split(tensors, size)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class PackingCodec:

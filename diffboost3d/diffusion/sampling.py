@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from diffboost3d.diffusion.codecs import Codec, padded
+from diffboost3d.diffusion.codecs import Codec, in_parts, padded
 from diffboost3d.diffusion.networks import ConditionalDenoiser
 from diffboost3d.diffusion.schedule import sampling_scheduler, set_timesteps
 
@@ -55,6 +55,24 @@ class SamplingPlan:
         return low <= share <= high and (self.guidance_scale != 1.0 or self.control_guidance_scale != 1.0)
 
 
+class Correction(Protocol):
+    """What has a say in predictions on the way, such as `second_plane.SecondPlane`."""
+
+    def acts_at(self, number: int) -> bool:
+        """Whether it acts at the step of this number, the first being 0."""
+        ...
+
+    def __call__(
+        self, predicted: torch.Tensor, maps: torch.Tensor, timestep: torch.Tensor, kept: float, share: float
+    ) -> torch.Tensor:
+        """A prediction (B, c, h, w) to be taken instead of `predicted`.
+
+        Args:
+            maps: the noisy ones. kept: alpha_bar of the timestep. share: of the way from noise to image.
+        """
+        ...
+
+
 @torch.inference_mode()
 def sample(
     denoiser: ConditionalDenoiser,
@@ -70,6 +88,7 @@ def sample(
     stack: int = 1,
     window: int = WHOLE,
     overlap: int = 0,
+    correction: Correction | None = None,
 ) -> torch.Tensor:
     """Images (B, 1, A, B) in [-1, 1].
 
@@ -80,12 +99,12 @@ def sample(
         text, negative_text: embeddings (B, T, width), or (1, T, width) common to all. control: (B, C, A, B) in [0, 1].
         start: images (B, 1, A, B) to start from where `plan.strength` < 1.
         generator: of noise added on the way (eta, sde); one, or one a slice.
-        stack, window, overlap: see `sample_maps`.
+        stack, window, overlap, correction: see `sample_maps`.
     """
     a, b = control.shape[-2:]
-    given = (noise, text, negative_text, control, start, generator, stack, window, overlap)
+    given = (noise, text, negative_text, control, start, generator, stack, window, overlap, correction)
     maps = sample_maps(denoiser, scheduler, codec, plan, *given)
-    return codec.decode(maps)[..., :a, :b].clamp(-1.0, 1.0)
+    return in_parts(codec.decode, maps, window)[..., :a, :b].clamp(-1.0, 1.0)
 
 
 @torch.inference_mode()
@@ -103,6 +122,7 @@ def sample_maps(
     stack: int = 1,
     window: int = WHOLE,
     overlap: int = 0,
+    correction: Correction | None = None,
 ) -> torch.Tensor:
     """As `sample`, before the codec: maps (B, c, h, w).
 
@@ -111,11 +131,12 @@ def sample_maps(
             denoises together.
         window: predictions are of so many slices at once, `overlap` of them shared with the next window, and averaged at every
             step where windows overlap (as arXiv 2302.08113 does in plane); it bounds memory, and what a slice sees.
+        correction: has a say in the predictions of some steps.
     """
     size = [side * codec.factor for side in noise.shape[-2:]]
-    guided = _Guided(denoiser, plan, text, negative_text, padded(control, size), Windows(stack, window, overlap))
+    guided = Guided(denoiser, plan, text, negative_text, padded(control, size), Windows(stack, window, overlap))
     steps = sampling_scheduler(scheduler, plan.sampler)
-    clean = None if start is None or plan.strength >= 1.0 else codec.encode(padded(start, size))
+    clean = None if start is None or plan.strength >= 1.0 else in_parts(codec.encode, padded(start, size), window)
     maps, timesteps = _begin(steps, scheduler, plan, noise, clean)
     extra: dict[str, Any] = {}
     if plan.sampler == "ddim":
@@ -126,6 +147,9 @@ def sample_maps(
     for number, timestep in enumerate(timesteps):
         share = 1.0 - (len(timesteps) - number) / plan.steps
         predicted = guided(maps, timestep.expand(len(noise)).to(noise.device), share)
+        if correction is not None and correction.acts_at(number):
+            kept = float(steps.alphas_cumprod[int(timestep)])
+            predicted = correction(predicted, maps, timestep, kept, share)
         maps = steps.step(predicted, timestep, maps, **extra).prev_sample
     return maps
 
@@ -169,8 +193,9 @@ class Windows:
         return torch.sin(torch.pi * (torch.arange(count) + 0.5) / count) ** 2
 
 
-class _Guided:
-    """Predictions with guidance: base + w_text (full - base) + (w_control - 1) (base - none).
+class Guided:
+    """(maps, timesteps (B,), share of the way) -> predictions with guidance: base + w_text (full - base) + (w_control - 1)
+    (base - none).
 
     full has text and control, base the negative text and control, none the negative text alone; what has no weight is not
     computed.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
 SAMPLERS = ("ddim", "dpmsolver++", "sde-dpmsolver++", "unipc")
+SMALLEST = 1e-4  # share of signal or noise that is divided by
 
 
 def make_scheduler(timesteps: int, betas: str, prediction: str, zero_terminal_snr: bool) -> Any:
@@ -94,6 +96,31 @@ def set_timesteps(sampling: Any, steps: int, power: float, device: torch.device,
     timesteps = torch.tensor(ladder, device=device)
     sampling.timesteps, sampling.num_inference_steps = timesteps, taken
     return timesteps
+
+
+def clean_of(kind: str, predicted: torch.Tensor, noisy: torch.Tensor, kept: float) -> torch.Tensor:
+    """The clean maps that a prediction stands for, noisy = sqrt(kept) clean + sqrt(1 - kept) noise.
+
+    Args:
+        kind: epsilon (the noise) or v_prediction.
+        kept: alpha_bar of the timestep, in [0, 1). Near 0 a predicted noise says nothing about the clean maps; the quotient is
+            kept finite.
+    """
+    signal, noise = math.sqrt(kept), math.sqrt(1.0 - kept)
+    if kind == "epsilon":
+        return (noisy - noise * predicted) / max(signal, SMALLEST)
+    return signal * noisy - noise * predicted
+
+
+def prediction_of(kind: str, clean: torch.Tensor, noisy: torch.Tensor, kept: float) -> torch.Tensor:
+    """The prediction that stands for clean maps; the inverse of `clean_of`.
+
+    Where hardly any noise is left it is a small difference over a small number; samplers multiply by that number again.
+    """
+    signal, noise = math.sqrt(kept), max(math.sqrt(1.0 - kept), SMALLEST)
+    if kind == "epsilon":
+        return (noisy - signal * clean) / noise
+    return (signal * noisy - clean) / noise
 
 
 def min_snr_weights(scheduler: Any, gamma: float, floor: float = 0.05) -> torch.Tensor:

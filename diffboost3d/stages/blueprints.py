@@ -97,14 +97,16 @@ def _in(
     return Blueprint(image, edges, label, anatomy.text, anatomy.warp)
 
 
-def control_of_blueprint(config: Config, manifest: Manifest, blueprint: Blueprint) -> ControlSlices:
-    """The control images in [0, 1] that a sample follows, slice by slice."""
+def control_of_blueprint(
+    config: Config, manifest: Manifest, blueprint: Blueprint, axis: int | None = None
+) -> ControlSlices:
+    """The control images in [0, 1] that a sample follows, slice by slice across an axis; None: that of slicing."""
     denoiser = config.diffusion.denoiser
     return ControlSlices(
         blueprint.edges,
         blueprint.label,
         list(manifest.foreground.values()),
-        slice_axis(config, manifest),
+        slice_axis(config, manifest) if axis is None else axis,
         denoiser.neighbours,
         denoiser.control,
     )

@@ -30,6 +30,7 @@ from diffboost3d.stages.inputs import (
     control_of,
     files_digest,
     prepared,
+    second_axis,
     slice_axis,
     training_plan,
     without_intervals,
@@ -237,6 +238,8 @@ def shape_of(config: Config) -> dict[str, Any]:
     if _is_family(config):  # the rest of the denoiser is as the weights are
         sizes = {one.name for one in fields(diffusion.denoiser)} - {"control", "neighbours", "stack"}
         asked = {key: value for key, value in asked.items() if key not in sizes}
+    if diffusion.second_axis is not None:
+        asked["second_axis"] = diffusion.second_axis
     return {"family": diffusion.family, "slice_axis": diffusion.slice_axis, **asked}
 
 
@@ -298,23 +301,29 @@ def slice_datasets(
         unlabelled: trained on too, without labels, as often as `diffusion.finetune_unlabelled` says.
     """
     denoiser, _, codec = generator
-    axis = slice_axis(config, manifest)
+    axis, second = slice_axis(config, manifest), second_axis(config, manifest)
     for ending in (f", {look}" for look in LOOKS) if section.looks else ("",):
         require_fitting(denoiser.tokenizer, manifest.prompt + ending)
 
+    def source(case: Case, labelled: bool, weight: float) -> SliceSource:
+        control = control_of(config, manifest, workspace, case, labelled)
+        across = None
+        if second is not None and config.diffusion.denoiser.neighbours:
+            across = control_of(config, manifest, workspace, case, labelled, second)
+        elif second is not None:
+            across = control  # without neighbours it is the same along any axis
+        return SliceSource(prepared(workspace, case, "image"), control, weight, across)
+
     def sources(cases: Sequence[Case], labelled: bool, weight: float = 1.0) -> list[SliceSource]:
-        return [
-            SliceSource(
-                prepared(workspace, case, "image"), control_of(config, manifest, workspace, case, labelled), weight
-            )
-            for case in cases
-        ]
+        return [source(case, labelled, weight) for case in cases]
 
     def dataset(of: list[SliceSource], plan: SlicePlan) -> SliceDataset:
         return SliceDataset(of, manifest.prompt, denoiser.tokenizer, codec, plan)
 
-    size = training_size([case.grid.shape for case in training], axis, denoiser.divisor, config.diffusion.max_size)
-    plan = replace(slice_plan(config, section, size, axis, stage), stack=config.diffusion.denoiser.stack)
+    shapes = [case.grid.shape for case in training]
+    size = training_size(shapes, axis, denoiser.divisor, config.diffusion.max_size, second)
+    plan = slice_plan(config, section, size, axis, stage)
+    plan = replace(plan, stack=config.diffusion.denoiser.stack, second_axis=second)
     share = config.diffusion.finetune_unlabelled if unlabelled else 0.0
     read = sources(training, with_label, (1.0 - share) / len(training))
     if share:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from diffboost3d.cases.pool import PoolIndex, open_pool
 from diffboost3d.cases.records import Case, Manifest
 from diffboost3d.cases.workspace import Workspace
+from diffboost3d.errors import ConfigError
 from diffboost3d.imaging.edges import control_image
 from diffboost3d.imaging.files import read, read_prepared
 from diffboost3d.imaging.geometry import resample
@@ -108,16 +109,44 @@ def slice_axis(config: Config, manifest: Manifest) -> int:
     return manifest.cases[0].grid.slice_axis if wanted is None else wanted
 
 
+def second_axis(config: Config, manifest: Manifest) -> int | None:
+    """The axis of a second plane, where there is one.
+
+    Raises:
+        ConfigError: in 2D, or where it is the axis of slicing.
+    """
+    second = config.diffusion.second_axis
+    if second is None:
+        return None
+    if manifest.spatial_dims == 2:
+        raise ConfigError(f"diffusion.second_axis={second} is refused with 2D pictures; allowed: null")
+    first = slice_axis(config, manifest)
+    if second == first:
+        others = [axis for axis in range(3) if axis != first]
+        raise ConfigError(
+            f"diffusion.second_axis={second} is refused, slices are across axis {first} already (diffusion.slice_axis); allowed: "
+            f"null, {others[0]}, {others[1]}"
+        )
+    return second
+
+
 def control_of(
-    config: Config, manifest: Manifest, workspace: Workspace, case: Case, with_label: bool
+    config: Config,
+    manifest: Manifest,
+    workspace: Workspace,
+    case: Case,
+    with_label: bool,
+    axis: int | None = None,
 ) -> NDArray[np.float32]:
-    """The control image (C, I, J, K) of a case, with or without its label boundaries."""
+    """The control image (C, I, J, K) of a case, with or without its label boundaries; neighbours are those along `axis`
+    (None: that of slicing).
+    """
     denoiser = config.diffusion.denoiser
     return control_image(
         prepared(workspace, case, "edge"),
         prepared(workspace, case, "label") if with_label else None,
         list(manifest.foreground.values()),
-        slice_axis(config, manifest),
+        slice_axis(config, manifest) if axis is None else axis,
         denoiser.neighbours,
         denoiser.control,
     )

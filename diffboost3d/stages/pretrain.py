@@ -26,12 +26,13 @@ from diffboost3d.stages.generator_training import (
     task_digest,
     train_generator,
 )
-from diffboost3d.stages.inputs import accelerator_of, cases_of, pool_index, slice_axis
+from diffboost3d.stages.inputs import accelerator_of, cases_of, pool_index, second_axis, slice_axis
 
 
 def run(config: Config, workspace: Workspace) -> None:
     """Pre-train on the pool where there is one, then one generator a fold on its unlabelled and labelled training images."""
     manifest = workspace.read_manifest()
+    second_axis(config, manifest)  # refuses what it can't be, before hours on a pool
     accelerator = accelerator_of(config)
     if config.diffusion.pool.root is not None:
         _on_pool(config, workspace, manifest, accelerator)

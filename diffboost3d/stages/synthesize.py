@@ -28,11 +28,11 @@ from diffboost3d.stages.anatomies import Anatomies
 from diffboost3d.stages.blueprints import Blueprint, blueprint_of, blueprint_of_case, control_of_blueprint
 from diffboost3d.stages.gating import clear_rejected, gate_digest, give_up, judged, open_gate, tally
 from diffboost3d.stages.generator_training import require_generator
-from diffboost3d.stages.inputs import accelerator_of, cases_of, slice_axis
+from diffboost3d.stages.inputs import accelerator_of, cases_of, second_axis, slice_axis
 from diffboost3d.stages.synthesis_work import Group, disk_needed, forecast, groups_of, require_disk, shares
 from diffboost3d.synthesis.gate import Gate
 from diffboost3d.synthesis.units import KeepPlan, RealVolume, in_source_units, real_of_anatomy, real_of_file
-from diffboost3d.synthesis.volumes import NoisePlan, SampleRequest, SlabPlan, VolumeSampler
+from diffboost3d.synthesis.volumes import NoisePlan, SampleRequest, SecondPlanePlan, SlabPlan, VolumeSampler
 
 
 def run(config: Config, workspace: Workspace) -> None:
@@ -176,9 +176,18 @@ def _sampler(config: Config, workspace: Workspace, manifest: Manifest, accelerat
         config.runtime.precision,
         config.runtime.compile,
         settings.match_spectrum,
-        SlabPlan(settings.slab, settings.slab_overlap, settings.batch_voxels),
+        SlabPlan(settings.slab, settings.slab_overlap, settings.batch_voxels, settings.slab_blend),
         _scratch(config, workspace),
+        _second_plane(config, manifest),
     )
+
+
+def _second_plane(config: Config, manifest: Manifest) -> SecondPlanePlan | None:
+    """The second plane, where it has a say."""
+    axis, every = second_axis(config, manifest), config.synthesize.second_plane_every
+    if axis is None or not every:
+        return None
+    return SecondPlanePlan(axis, every, manifest.cases[0].grid.spacing_mm[axis])
 
 
 def _scratch(config: Config, workspace: Workspace) -> Scratch:
@@ -287,7 +296,14 @@ def _request(config: Config, manifest: Manifest, record: SyntheticRecord, bluepr
     """What the sampler is asked for."""
     mixture = dict(zip(config.synthesize.text, config.synthesize.text_weights, strict=True))
     prompts = fill_templates(mixture, record.prompt, record.look)
-    return SampleRequest(record.seed, prompts, blueprint.image, control_of_blueprint(config, manifest, blueprint))
+    second = _second_plane(config, manifest)
+    return SampleRequest(
+        record.seed,
+        prompts,
+        blueprint.image,
+        control_of_blueprint(config, manifest, blueprint),
+        None if second is None else control_of_blueprint(config, manifest, blueprint, second.axis),
+    )
 
 
 def _keep(

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from diffboost3d.diffusion.codecs import Codec, latent_shape, padded_size
 from diffboost3d.diffusion.networks import ConditionalDenoiser
-from diffboost3d.diffusion.sampling import SamplingPlan, sample
+from diffboost3d.diffusion.sampling import WHOLE, Correction, SamplingPlan, sample
+from diffboost3d.diffusion.second_plane import CrossSlices, SecondPlane
 from diffboost3d.diffusion.text import embed_mixture
 from diffboost3d.imaging.edges import ControlSlices
 from diffboost3d.imaging.scratch import IN_MEMORY, Scratch
@@ -38,14 +39,27 @@ class SlabPlan:
     """How a volume is cut.
 
     Attributes:
-        slices: of a slab; they are neighbours, and denoised in one batch.
+        slices: of a slab; they are neighbours, and denoised in one batch. None: as many as may be denoised at once where the
+            generator has layers along the slices or the blend is "step", else 1.
         overlap: slices that neighbouring slabs share, blended by a Hann window; even.
         voxels: denoised at once at most, but always a whole slab.
+        blend: "end": slabs are finished, then blended. "step": a volume is denoised whole, and at every step the predictions of
+            its slabs are.
     """
 
-    slices: int = 1
+    slices: int | None = 1
     overlap: int = 0
     voxels: int = 2**20
+    blend: str = "end"
+
+
+@dataclass(frozen=True)
+class SecondPlanePlan:
+    """At every so many steps, slices across this axis have their say; spacing along it. See `second_plane.SecondPlane`."""
+
+    axis: int
+    every: int
+    spacing_mm: float
 
 
 @dataclass(frozen=True)
@@ -56,18 +70,30 @@ class SampleRequest:
         prompts: with their weights.
         image: the real volume (I, J, K) in [-1, 1], where sampling starts if strength < 1, and whose spectrum is taken.
         control: the control image (C, I, J, K) in [0, 1], or what makes it slice by slice.
+        second_control: the same of slices across the second axis, where there is a second plane.
     """
 
     seed: int
     prompts: Mapping[str, float]
     image: NDArray[np.float32]
     control: NDArray[np.float32] | ControlSlices
+    second_control: NDArray[np.float32] | ControlSlices | None = None
 
     def control_of(self, axis: int, first: int, stop: int) -> torch.Tensor:
         """Of slices `first` to `stop` - 1 along `axis`: (S, C, A, B)."""
-        if isinstance(self.control, ControlSlices):
-            return torch.from_numpy(self.control.slices(first, stop))
-        return torch.from_numpy(np.moveaxis(self.control, axis + 1, 0)[first:stop].copy())
+        return _slices_of(self.control, axis, first, stop)
+
+    def control_across(self, axis: int) -> torch.Tensor:
+        """Of all slices along the second axis: (S, C, A, B)."""
+        if self.second_control is None:
+            raise ValueError("a second plane needs its own control")
+        return _slices_of(self.second_control, axis, 0, self.image.shape[axis])
+
+
+def _slices_of(control: NDArray[np.float32] | ControlSlices, axis: int, first: int, stop: int) -> torch.Tensor:
+    if isinstance(control, ControlSlices):
+        return torch.from_numpy(control.slices(first, stop))
+    return torch.from_numpy(np.moveaxis(control, axis + 1, 0)[first:stop].copy())
 
 
 class VolumeSampler:
@@ -75,11 +101,12 @@ class VolumeSampler:
 
     Args:
         batch: slices denoised at once at most, of one sample or of several; it may change the last bits of a result, never
-            more.
+            more, but where a generator with layers along the slices is given no number of them (`SlabPlan.slices`).
         precision: "no", "bf16" or "fp16".
         compiled: compile the networks (torch.compile).
         match_spectrum: how far volumes are given the spectrum of the real one; see `spectrum.with_spectrum_of`.
         slabs: how volumes are cut. scratch: where whole volumes are kept.
+        second: a second plane; needs slabs that are blended at every step.
     """
 
     def __init__(
@@ -97,7 +124,10 @@ class VolumeSampler:
         match_spectrum: float = 0.0,
         slabs: SlabPlan = SlabPlan(),
         scratch: Scratch = IN_MEMORY,
+        second: SecondPlanePlan | None = None,
     ) -> None:
+        if second is not None and slabs.blend != "step":
+            raise ValueError(f"a second plane needs whole volumes (blend step), not slabs blended at the {slabs.blend}")
         self._denoiser = denoiser.to(device)
         if device.type == "cuda":
             denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -108,7 +138,7 @@ class VolumeSampler:
         self._negative = embed_mixture(denoiser, {negative_prompt: 1.0})
         self._embedded: dict[tuple[tuple[str, float], ...], torch.Tensor] = {}
         self._batch, self._device, self._match_spectrum = batch, device, match_spectrum
-        self._slabs, self._scratch = slabs, scratch
+        self._slabs, self._scratch, self._second = slabs, scratch, second
         self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
     def together(self, shape: Sequence[int], axis: int) -> int:
@@ -120,6 +150,17 @@ class VolumeSampler:
         plane = int(np.prod(shape)) // shape[axis]
         return max(1, min(self._batch, self._slabs.voxels // plane))
 
+    def _window(self, shape: Sequence[int], axis: int) -> tuple[int, int]:
+        """Slices that are predicted together, and how many of them overlap with the next ones."""
+        slabs, at_once = self._slabs, self._at_once(shape, axis)
+        if self._denoiser.mixer is None and slabs.blend == "step":
+            return at_once, 0  # slices that see no neighbours are alike in every window
+        if slabs.slices is not None:
+            return slabs.slices, slabs.overlap
+        if self._denoiser.mixer is None:
+            return 1, 0
+        return max(at_once, 2 * slabs.overlap), slabs.overlap  # a slab is never cut so short that it can't move on
+
     def volumes(self, axis: int, spacing_mm: float, requests: Sequence[SampleRequest]) -> list[NDArray[np.float32]]:
         """A synthetic volume (I, J, K) in [-1, 1] for each request; all are of one shape.
 
@@ -127,7 +168,8 @@ class VolumeSampler:
             axis: of slicing. spacing_mm: along it.
         """
         shape = requests[0].image.shape
-        grid = SliceGrid(shape, axis, self._slabs.slices, self._slabs.overlap)
+        slab = (shape[axis], 0) if self._slabs.blend == "step" else self._window(shape, axis)
+        grid = SliceGrid(shape, axis, *slab)
         made = [self._scratch.empty(shape) for _ in requests]
         self._fill(grid, self._at_once(shape, axis), spacing_mm, requests, made)
         return [
@@ -159,9 +201,41 @@ class VolumeSampler:
                 texts.append(self._text(request.prompts).expand(grid.slab, -1, -1))
                 # of noise added on the way (eta): a stream for each slice, so that the batch size doesn't matter
                 streams += [self._stream(request.seed, at) for at in range(first, stop)]
-            images = self._denoise(torch.cat(inputs), torch.cat(noise), torch.cat(texts), streams, grid.slab)
+            given = (torch.cat(inputs), torch.cat(noise), torch.cat(texts), streams, grid.slab)
+            if self._slabs.blend == "step":
+                across = self._across(grid, [requests[sample_] for sample_, _ in block])
+                images = self._denoise(*given, None, self._window(grid.shape, grid.axis), across)
+            else:
+                images = self._denoise(*given)
             for (sample_, _), slab in zip(block, torch.split(images, grid.slab), strict=True):
                 assemblies[sample_].add(slab)
+
+    def _across(self, grid: SliceGrid, requests: Sequence[SampleRequest]) -> SecondPlane | None:
+        """The second plane of whole volumes, with noise of a stream of its own."""
+        plan = self._second
+        if plan is None:
+            return None
+        other = SliceGrid(grid.shape, plan.axis)
+        volumes = [
+            CrossSlices(
+                self._text(request.prompts),
+                request.control_across(plan.axis),
+                self._noise_of(other, plan.spacing_mm, seed_of(request.seed, "second plane")),
+            )
+            for request in requests
+        ]
+        return SecondPlane(
+            self._denoiser,
+            self._scheduler,
+            self._codec,
+            self._plan,
+            self._negative,
+            volumes,
+            grid.shape,
+            (grid.axis, plan.axis),
+            plan.every,
+            *self._window(grid.shape, plan.axis),
+        )
 
     def _noise_of(self, grid: SliceGrid, spacing_mm: float, seed: int) -> torch.Tensor:
         """(S, c, h, w) of a whole volume."""
@@ -193,9 +267,9 @@ class VolumeSampler:
         seconds = 0.0
         for _ in range(2):
             started = time.perf_counter()
-            self._denoise(inputs, noise, self._negative, [], plan=once)
+            self._denoise(inputs, noise, self._negative, [], count, plan=once)
             seconds = time.perf_counter() - started
-        return seconds / count * evaluations(self._plan)
+        return seconds / count * evaluations(self._plan, 0 if self._second is None else self._second.every)
 
     def _text(self, prompts: Mapping[str, float]) -> torch.Tensor:
         """Embedded once for all samples that ask for the same."""
@@ -212,6 +286,8 @@ class VolumeSampler:
         streams: list[torch.Generator],
         stack: int = 1,
         plan: SamplingPlan | None = None,
+        window: tuple[int, int] = (WHOLE, 0),
+        correction: Correction | None = None,
     ) -> torch.Tensor:
         slices = slices.to(self._device)
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
@@ -227,11 +303,18 @@ class VolumeSampler:
                 slices[:, -1:],
                 streams,
                 stack=stack,
+                window=window[0],
+                overlap=window[1],
+                correction=correction,
             )
         return images.float().cpu()
 
 
-def evaluations(plan: SamplingPlan) -> int:
-    """Network evaluations of a slice."""
+def evaluations(plan: SamplingPlan, second_every: int = 0) -> int:
+    """Network evaluations of a slice; steps that a second plane acts at count twice."""
     taken = plan.steps if plan.strength >= 1.0 else max(1, round(plan.strength * plan.steps))
-    return sum(plan.passes_at(1.0 - (taken - number) / plan.steps) for number in range(taken))
+    return sum(
+        plan.passes_at(1.0 - (taken - number) / plan.steps)
+        * (2 if second_every and not (number + 1) % second_every else 1)
+        for number in range(taken)
+    )

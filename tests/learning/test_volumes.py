@@ -56,7 +56,7 @@ def fake(monkeypatch):
     calls = []
 
     def give_control(
-        denoiser, scheduler, codec, plan, noise, text, negative, control, start=None, generator=None, stack=1
+        denoiser, scheduler, codec, plan, noise, text, negative, control, start=None, generator=None, stack=1, **more
     ):
         calls.append(
             {"noise": noise, "control": control, "start": start, "text": text, "negative": negative, "stack": stack}
