@@ -6,7 +6,6 @@ The parts are those of `diffusers` and `transformers`, so what is saved is a fol
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,9 +111,9 @@ class ConditionalDenoiser(torch.nn.Module):
         if control is not None and strength:
             residuals = self._residuals(noisy, timesteps, text, control, strength, guess_mode)
         kind = self.unet.dtype  # a locked U-Net may be kept in half precision
-        with nullcontext() if self.mixer is None else self.mixer.over(slices):
-            given = (noisy.to(kind), timesteps, text.to(kind))
-            predicted: torch.Tensor = self.unet(*given, return_dict=False, **residuals)[0]
+        if self.mixer is not None:
+            self.mixer.slices = slices
+        predicted: torch.Tensor = self.unet(noisy.to(kind), timesteps, text.to(kind), return_dict=False, **residuals)[0]
         return predicted.to(noisy.dtype)
 
     def _residuals(

@@ -7,8 +7,6 @@ until they are trained on stacks of consecutive slices.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -41,10 +39,14 @@ class AlongStack(torch.nn.Module):
 
 
 class StackMixer(torch.nn.Module):
-    """The layers of a U-Net; inside `over(n)` they act on stacks of n slices, outside they don't act.
+    """The layers of a U-Net, which act through hooks of its residual blocks.
 
     Args:
-        unet: of `diffusers`; its residual blocks get a hook, it is not a part of this module.
+        unet: of `diffusers`; it is not a part of this module.
+
+    Attributes:
+        slices: of the stacks that the U-Net's batch consists of; 1: the layers don't act. It stays set after a call, as
+            gradient checkpointing calls the blocks again in the backward pass.
     """
 
     def __init__(self, unet: Any) -> None:
@@ -53,26 +55,17 @@ class StackMixer(torch.nn.Module):
 
         blocks = [module for module in unet.modules() if isinstance(module, ResnetBlock2D)]
         self.layers = torch.nn.ModuleList([AlongStack(block.out_channels) for block in blocks])
-        self._slices = 1
+        self.slices = 1
         for number, block in enumerate(blocks):
             block.register_forward_hook(self._hook(number))
 
     def _hook(self, number: int) -> Any:
         def mix(_block: Any, _inputs: Any, features: torch.Tensor) -> torch.Tensor:
-            if self._slices == 1:
+            if self.slices == 1:
                 return features
             layer = self.layers[number]
             kind = next(layer.parameters()).dtype  # a locked U-Net may be kept in half precision
-            mixed: torch.Tensor = layer(features.to(kind), self._slices).to(features.dtype)
+            mixed: torch.Tensor = layer(features.to(kind), self.slices).to(features.dtype)
             return mixed
 
         return mix
-
-    @contextmanager
-    def over(self, slices: int) -> Iterator[None]:
-        """The batch of the U-Net consists of stacks of so many slices."""
-        before, self._slices = self._slices, slices
-        try:
-            yield
-        finally:
-            self._slices = before

@@ -76,6 +76,19 @@ def test_a_layer_averages_neighbours_and_repeats_the_ends():
     torch.testing.assert_close(layer(stacks, slices=3), expected, rtol=0, atol=1e-2)
 
 
+def test_gradients_are_the_same_when_activations_are_computed_again(codec, mixing):
+    def gradients():
+        mixing.zero_grad()
+        mixing.train().predict(*inputs(codec, 4), slices=2).square().mean().backward()
+        return [layer.out.weight.grad.clone() for layer in mixing.mixer.layers]
+
+    plain = gradients()
+    mixing.spare_memory(attention_slicing=False, gradient_checkpointing=True)
+    for one, other in zip(plain, gradients(), strict=True):
+        torch.testing.assert_close(one, other)
+    assert any(one.any() for one in plain)
+
+
 def test_the_layers_come_back_from_disk(codec, scheduler, mixing, tmp_path):
     save_generator(tmp_path, mixing, scheduler, codec)
     loaded, _, _ = load_generator(tmp_path)
