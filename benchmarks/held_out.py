@@ -232,7 +232,17 @@ def write(
     Args:
         overrides: of the training. folders: further arguments of the script.
     """
-    known = {"data", "workspace", "pool", "pixel_workspace", "stack_workspace", "start_workspace", "cases", "overrides"}
+    known = {
+        "data",
+        "workspace",
+        "pool",
+        "pixel_workspace",
+        "stack_workspace",
+        "start_workspace",
+        "start",
+        "cases",
+        "overrides",
+    }
     plain = {"part": "judge", "seed": 0, "result": name, "set": "hippocampus"}
     extra = {
         key: value for key, value in vars(given).items() if key not in known and value not in (None, plain.get(key))

@@ -540,6 +540,41 @@ class TrainConfig:
 
 
 @dataclass
+class GateConfig:
+    enabled: bool = key(True, "Every synthetic volume is judged before it may train anything; false: none is.")
+    attempts: int = key(3, "Draws of a sample, each with a seed of its own, until one is accepted.", low=1)
+    parts: int = key(
+        2, "Parts of the training patients; the segmenter that judges a part learns from the others.", low=2
+    )
+    leave_one_out: int = key(4, "Up to so many training patients, each is a part of its own.", low=2)
+    percentile: float = key(
+        10.0, "Of the Dice of real held-out cases: a volume's must not be below it.", low=0, high=50
+    )
+    range_margin: float = key(
+        0.5, "How far the range of the real medians of a label is widened on each side, as a share of its width.", low=0
+    )
+    range_least: float = key(0.05, "The width of that range counts as this at least, in units of [-1, 1].", low=0)
+    false_alarms: float = key(
+        0.01, "Share of innocent volumes that a limit of similarity may flag.", low=0.0001, high=0.5
+    )
+    copy_similarity: float = key(
+        0.9, "A correlation of fine detail above this is a copy, whatever the references say.", low=0.1, high=1
+    )
+    block_voxels: int = key(4096, "Voxels of the blocks in which fine detail is compared, about.", low=27)
+    blocks: int = key(16, "Blocks of a volume that are compared, at most, spread evenly.", low=1)
+    search: int = key(8, "By how many voxels a block is moved on each axis, both ways, to find its like.", low=0)
+    images: int = key(400, "Training images, unlabelled ones too, that a volume is compared with, at most.", low=1)
+    references: int = key(
+        40, "Real images that are compared with those of other patients, at most, for the limit of copies.", low=2
+    )
+    reference_cases: int = key(
+        20, "Validation cases that are sampled, at most, for the limit of likeness to the source.", low=0
+    )
+    reference_samples: int = key(2, "Samples of each of them; the most similar counts.", low=1)
+    training: TrainConfig = section(TrainConfig, steps=600)
+
+
+@dataclass
 class EvaluateConfig:
     tolerance_mm: float = key(
         1.0, "Tolerance of the normalised surface Dice, in mm (pixels in 2D without spacing).", low=0
@@ -596,6 +631,7 @@ class Config:
     classical: ClassicalConfig = section(ClassicalConfig)
     network: NetworkConfig = section(NetworkConfig)
     train: TrainConfig = section(TrainConfig)
+    gate: GateConfig = section(GateConfig)
     evaluate: EvaluateConfig = section(EvaluateConfig)
     export: ExportConfig = section(ExportConfig)
     arm: dict[str, ArmConfig] = field(default_factory=dict, metadata={"meaning": "Definition of every arm."})

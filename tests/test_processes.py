@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_folders import TINY, write_volumes
+from tiny_folders import GATE, TINY, write_volumes
 
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.cli import main
@@ -56,7 +56,7 @@ def with_two_processes(*words, folder):
 def words(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     write_volumes(folder / "data")
-    return [f"data.root={folder / 'data'}", f"workspace={folder / 'two'}", *TINY, "synthesize.samples=2"]
+    return [f"data.root={folder / 'data'}", f"workspace={folder / 'two'}", *TINY, *GATE, "synthesize.samples=2"]
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +103,11 @@ def test_two_processes_synthesize_what_one_does_byte_for_byte(two, words):
     shutil.copytree(two, one)
     shutil.rmtree(one / "synthetic")
     assert main(["synthesize", *words, f"workspace={one}"]) == 0
-    made = files(two, "synthetic/fold0/*/*")
-    assert len(made) == 20
-    assert made == files(one, "synthetic/fold0/*/*")
+    settled = files(two, "synthetic/fold0/*/*.json")
+    assert len(settled) == 10
+    assert {json.loads(text)["accepted"] for text in settled.values()} == {True, False}
+    for pattern in ("synthetic/fold0/*/*", "synthetic/fold0/*/rejected/*"):
+        assert files(two, pattern) == files(one, pattern)
 
 
 def test_two_processes_train_like_one_up_to_rounding(two, words):

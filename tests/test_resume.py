@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_folders import TINY, write_volumes
+from tiny_folders import GATE, TINY, write_volumes
 
 pytestmark = [
     pytest.mark.slow,
@@ -17,6 +17,7 @@ pytestmark = [
 ]
 
 MORE = (
+    *GATE,
     "diffusion.pretrain.checkpoint_every=1",
     "diffusion.finetune.checkpoint_every=1",
     "train.checkpoint_every=1",
@@ -34,8 +35,12 @@ KILLS = [
     (r"pretrained/fold0/checkpoint/state\.safetensors$", 3),
     (r"pretrained/fold0/model$", 1),
     (r"diffusion/fold0/checkpoint/state\.safetensors$", 2),
+    (r"gate/fold0/part1/checkpoint/state\.safetensors$", 2),
+    (r"gate/fold0/references/[^/]+\.json$", 1),
+    (r"gate/fold0/limits\.json$", 1),
     (r"synthetic/fold0/[^/]+/\d+\.nii\.gz$", 2),
     (r"synthetic/fold0/[^/]+/\d+\.json$", 3),
+    (r"synthetic/fold0/[^/]+/rejected/\d+-\d+\.json$", 2),
     (r"segmentation/fold0/diffboost/seed0/checkpoint/best\.safetensors$", 1),
     (r"segmentation/fold0/diffboost/seed0/checkpoint/state\.safetensors$", 2),
     (r"predictions/[^/]+\.json$", 2),
@@ -78,6 +83,10 @@ def contents(folder, pattern):
     [
         ("prepared/**/*", 36),
         ("diffusion/**/*.safetensors", 8),
+        ("gate/**/*.safetensors", 4),
+        ("gate/fold0/limits.json", 1),
+        ("gate/fold0/references/*.json", 1),
+        ("synthetic/fold0/*/rejected/*", 4),
         ("synthetic/**/*.nii.gz", 10),
         ("synthetic/fold0/*/*.json", 10),
         ("segmentation/**/*.safetensors", 6),

@@ -9,7 +9,7 @@ import sys
 from contextlib import contextmanager
 
 import pytest
-from tiny_folders import TINY, write_volumes
+from tiny_folders import GATE, TINY, write_volumes
 
 from diffboost3d.cli import main
 
@@ -44,6 +44,7 @@ def words(tmp_path_factory):
         f"data.root={folder / 'data'}",
         f"workspace={folder / 'ws'}",
         *TINY,
+        *GATE,
         "arms=[none,cutmix,diffboost_classical]",
         "diffusion.codec.name=vae",
         "diffusion.codec.vae.channels=[8,8]",
@@ -91,7 +92,7 @@ def test_learning_opens_no_label_file_outside_the_training_side(learned):
 
 def test_no_record_of_learning_names_a_test_case(learned):
     workspace, _, split, _, _ = learned
-    for folder in ("diffusion", "synthetic", "segmentation"):
+    for folder in ("diffusion", "gate", "synthetic", "segmentation"):
         for place, _, files in os.walk(os.path.join(workspace, folder)):
             for name in files:
                 if name.endswith(".json"):

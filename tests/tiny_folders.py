@@ -31,6 +31,7 @@ TINY = (
         for stage in ("pretrain", "finetune")
         for setting in ("steps=4", "batch=2", "checkpoint_every=2", "validate_every=2", "images_every=4")
     ),
+    "gate.enabled=false",  # so weak a generator and segmenters refuse at random; GATE turns it on
     "synthesize.samples=1",
     "synthesize.steps=2",
     NETWORK,
@@ -42,6 +43,17 @@ TINY = (
     "merge.cell=[4]",
     "runtime.device=cpu",
     "runtime.threads=1",
+)
+
+# a gate that takes seconds and refuses some of what it sees: volumes that are almost real, held against the middle of these
+GATE = (
+    "gate.enabled=true",
+    "gate.percentile=50",
+    "gate.copy_similarity=1",
+    "synthesize.strength=0.1",
+    "gate.leave_one_out=2",
+    "gate.attempts=2",
+    *(f"gate.training.{setting}" for setting in ("steps=4", "checkpoint_every=2", "images_every=4")),
 )
 
 

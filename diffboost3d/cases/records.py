@@ -126,7 +126,8 @@ class SyntheticRecord:
         anatomy: where its shapes come from; "same": they are those of its case.
         label: path of its own label, relative to the record's folder; "": it has that of its case.
         attempt: how many samples of this number the gate rejected before. accepted: whether it may train anything;
-            reasons: why not, a line each. checks: figures of the gate.
+            reasons: why not, a line each. checks: figures of the gate; none: it was not judged. nearest: the training image of
+            another patient that is most like it.
     """
 
     case: str
@@ -150,6 +151,7 @@ class SyntheticRecord:
     accepted: bool = True
     reasons: tuple[str, ...] = ()
     checks: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    nearest: str = ""
     synthetic: bool = True
 
     @classmethod

@@ -122,6 +122,25 @@ class Workspace:
         """The velocity field that registers a case to another, common to all folds."""
         return self.root / "anatomy" / "registrations" / case / f"{other}.safetensors"
 
+    def rejected_volume(self, fold: int, case: str, sample: int, attempt: int, ending: str) -> Path:
+        """Of a draw that the gate has refused."""
+        return self.synthetic(fold) / case / "rejected" / f"{sample:02d}-{attempt}{ending}"
+
+    def rejected_record(self, fold: int, case: str, sample: int, attempt: int) -> Path:
+        return self.rejected_volume(fold, case, sample, attempt, ".json")
+
+    def gate(self, fold: int) -> Path:
+        """Folder of what synthetic volumes of the fold are judged by."""
+        return self.root / "gate" / f"fold{fold}"
+
+    def gate_part(self, fold: int, part: int) -> Path:
+        """Folder of the segmenter that judges a part of the training patients."""
+        return self.gate(fold) / f"part{part}"
+
+    def gate_reference(self, fold: int, case: str) -> Path:
+        """How much samples of a validation case share with what they started from."""
+        return self.gate(fold) / "references" / f"{case}.json"
+
     def segmenter(self, fold: int, arm: str, seed: int) -> Path:
         return self.root / "segmentation" / f"fold{fold}" / arm / f"seed{seed}"
 

@@ -138,8 +138,13 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         }
 
     def _other(self, index: int, start: Sequence[int], random: np.random.Generator) -> dict[str, torch.Tensor]:
-        """What is merged with the real patch: a synthetic sample of the case, or a patch of another real case."""
+        """What is merged with the real patch: a synthetic sample of the case, or a patch of another real case.
+
+        A case without synthetic samples is merged with itself, which leaves it as it is.
+        """
         case = self.cases[index]
+        if self.merge.source == "synthetic" and not case.synthetic:
+            return self._cut(case.image, case.label, start)
         if self.merge.source == "synthetic":
             number = int(random.integers(len(case.synthetic)))
             own = case.synthetic_labels[number] if case.synthetic_labels else None

@@ -43,7 +43,8 @@ class SegmentationLearner:
     """Trains a segmentation network on patches; see `training.Learner`.
 
     Args:
-        validation: whole prepared cases; their mean Dice is the score that chooses the checkpoint.
+        validation: whole prepared cases; their mean Dice is the score that chooses the checkpoint. None given: the averaged
+            weights of the last step are kept.
         labels: names of the foreground labels, for the scalars.
     """
 
@@ -62,7 +63,9 @@ class SegmentationLearner:
         self._validation, self._labels, self._overlap = validation, labels, overlap
 
     def validate(self, device: torch.device) -> dict[str, float]:
-        """Dice of each label and their mean, over the validation cases; "score" is the mean."""
+        """Dice of each label and their mean, over the validation cases; "score" is the mean. Empty without any."""
+        if not self._validation:
+            return {}
         table = np.array([self._dice(self._predict(case, device), case.label) for case in self._validation])
         means = np.nanmean(table, axis=0)
         named = {f"dice_{name}": float(value) for name, value in zip(self._labels, means, strict=True)}
@@ -83,11 +86,13 @@ class SegmentationLearner:
         return [float(value) for value in scores[0]]
 
     def images(self, device: torch.device) -> dict[str, NDArray[np.uint8]]:
-        """Two pictures: training patches with their labels, and validation cases with the predicted labels."""
+        """Pictures: training patches with their labels, and validation cases, if any, with the predicted labels."""
         patches = [self.dataset[number] for number in range(4)]
         training = [overlay(patch["image"][0].numpy(), patch["label"][0].numpy()) for patch in patches]
-        predicted = [overlay(case.image, self._predict(case, device)) for case in self._validation[:4]]
-        return {"training_patches": side_by_side(training), "validation_predictions": side_by_side(predicted)}
+        pictures = {"training_patches": side_by_side(training)}
+        if predicted := [overlay(case.image, self._predict(case, device)) for case in self._validation[:4]]:
+            pictures["validation_predictions"] = side_by_side(predicted)
+        return pictures
 
 
 def overlay(image: NDArray[Any], label: NDArray[Any]) -> NDArray[np.uint8]:

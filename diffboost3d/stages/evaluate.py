@@ -15,9 +15,8 @@ from diffboost3d.evaluation.summary import summarise
 from diffboost3d.imaging.files import ending_like, read, write_label_like
 from diffboost3d.schema import Config
 from diffboost3d.segmentation.inference import label_in_source, probabilities
-from diffboost3d.segmentation.networks import VolumeNetwork, build_network
+from diffboost3d.segmentation.weights import load_segmenter
 from diffboost3d.stages.inputs import accelerator_of, cases_of, prepared
-from diffboost3d.training import load_tensors
 
 
 def run(config: Config, workspace: Workspace) -> None:
@@ -62,7 +61,7 @@ def _evaluate_cell(
         rank, processes = accelerator.process_index, accelerator.num_processes
         todo = [case for case in cases if not _is_scored(folder, case, digests[case.id])][rank::processes]
         accelerator.wait_for_everyone()  # nobody scores what another still counts
-        network, patch = _load_network(workspace, fold, arm, seed, accelerator.device)
+        network, patch = load_segmenter(workspace.segmenter(fold, arm, seed) / SEGMENTER, accelerator.device)
         title = f"evaluate fold {fold}, {arm}, seed {seed}"
         for case in tqdm(todo, desc=title, unit="case", disable=rank > 0):
             classes = probabilities(
@@ -73,16 +72,6 @@ def _evaluate_cell(
         if accelerator.is_main_process:
             workspace.finish(folder, "evaluate", own, started, cases=len(cases))
     return [score for case in cases for score in _read_scores(folder, case)]
-
-
-def _load_network(
-    workspace: Workspace, fold: int, arm: str, seed: int, device: Any
-) -> tuple[VolumeNetwork, tuple[int, int, int]]:
-    tensors, facts = load_tensors(workspace.segmenter(fold, arm, seed) / SEGMENTER)
-    i, j, k = facts["patch"]
-    network = build_network(facts["network"], facts["spatial_dims"], facts["classes"], (i, j, k), facts["arguments"])
-    network.load_state_dict(tensors)
-    return network.to(device).eval(), (i, j, k)
 
 
 def _score_case(

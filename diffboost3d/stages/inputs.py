@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,13 @@ def label_again(path: Path, case: Case, values: list[int]) -> NDArray[np.uint8]:
         for index in range(len(values))
     ]
     return np.asarray(np.argmax(shares, axis=0), dtype=np.uint8)
+
+
+def accepted_records(workspace: Workspace, fold: int, case: str, samples: int) -> list[Path]:
+    """Of a case's first `samples` synthetic volumes the records of those that may train anything."""
+    paths = [workspace.synthetic_record(fold, case, sample) for sample in range(samples)]
+    # earlier versions judged nothing
+    return [path for path in paths if path.is_file() and json.loads(path.read_text("utf-8")).get("accepted", True)]
 
 
 def without_intervals(section: DiffusionTrainingConfig | CodecTrainingConfig | TrainConfig) -> dict[str, Any]:

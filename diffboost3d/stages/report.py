@@ -18,8 +18,9 @@ from diffboost3d.report.page import PageFigure, Section, build_page
 from diffboost3d.report.tables import arms_table, to_text
 from diffboost3d.schema import Config
 from diffboost3d.seeds import seed_of
+from diffboost3d.stages.audit_section import audit_section
 from diffboost3d.stages.blueprints import blueprint_of_made
-from diffboost3d.stages.inputs import cases_of, merge_plan, prepared, prepared_again, slice_axis
+from diffboost3d.stages.inputs import accepted_records, cases_of, merge_plan, prepared, prepared_again, slice_axis
 from diffboost3d.stages.synthetic_fidelity import measure_fidelity
 
 SHOWN_CASES = 3
@@ -36,6 +37,7 @@ def run(config: Config, workspace: Workspace) -> None:
         _results(summary, _caveat(config)),
         Section("Cases", "One dot a test case, averaged over labels and seeds.", (_per_case(scores),)),
         *_synthetic_section(config, workspace, manifest),
+        *audit_section(config, workspace, manifest),
         *_prediction_section(config, workspace, manifest, scores),
         _data_section(workspace, manifest, config),
     ]
@@ -83,7 +85,7 @@ def _synthetic_section(config: Config, workspace: Workspace, manifest: Manifest)
     cases = [
         case
         for case in cases_of(manifest, workspace.read_split(fold).training)
-        if workspace.synthetic_record(fold, case.id, 0).is_file()
+        if accepted_records(workspace, fold, case.id, config.synthesize.samples)
     ][:SHOWN_CASES]
     if not cases:
         return []
@@ -107,7 +109,7 @@ def _synthetic_row(
     import torch
 
     real, label = prepared(workspace, case, "image"), prepared(workspace, case, "label")
-    path = workspace.synthetic_record(fold, case.id, 0)
+    path = accepted_records(workspace, fold, case.id, config.synthesize.samples)[0]
     record = json.loads(path.read_text(encoding="utf-8"))
     made = blueprint_of_made(config, workspace, manifest, case, record)
     fake = prepared_again(path.parent / record["path"], case)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,13 @@ from diffboost3d.imaging.scratch import Scratch
 from diffboost3d.schema import Config, SynthesizeConfig
 from diffboost3d.seeds import generator, seed_of
 from diffboost3d.stages.anatomies import Anatomies
-from diffboost3d.stages.blueprints import Blueprint, blueprint_of, control_of_blueprint
+from diffboost3d.stages.blueprints import Blueprint, blueprint_of, blueprint_of_made, control_of_blueprint
+from diffboost3d.stages.gating import clear_rejected, gate_digest, give_up, judged, open_gate, tally
 from diffboost3d.stages.generator_training import require_generator
 from diffboost3d.stages.inputs import accelerator_of, cases_of, slice_axis
 from diffboost3d.stages.synthesis_work import Group, disk_needed, forecast, groups_of, require_disk, shares
-from diffboost3d.synthesis.units import KeepPlan, in_source_units, real_of_anatomy, real_of_file
+from diffboost3d.synthesis.gate import Gate
+from diffboost3d.synthesis.units import KeepPlan, RealVolume, in_source_units, real_of_anatomy, real_of_file
 from diffboost3d.synthesis.volumes import NoisePlan, SampleRequest, SlabPlan, VolumeSampler
 
 
@@ -48,8 +51,9 @@ def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelera
     cases = cases_of(manifest, split.training)
     anatomies = Anatomies(config, workspace, manifest, split, fold)
     model = require_generator(config, workspace, workspace.finetuned(fold), "finetune")
+    judged_by = gate_digest(config, manifest, split, model)
     records = [
-        _record(config, manifest, case, fold, sample, model, anatomies.digest(case, sample))
+        _record(config, manifest, case, fold, sample, model, anatomies.digest(case, sample), judged_by)
         for case in cases
         for sample in range(config.synthesize.samples)
     ]
@@ -69,6 +73,8 @@ def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelera
     if rank == 0:
         said = forecast(parts, _seconds_a_voxel(sampler, parts[0], axis), needed, free, done)
         workspace.log(f"synthesize fold {fold}: {said}")
+    sampled = partial(_sampled, config, workspace, manifest, sampler, fold, model)
+    gate = open_gate(config, workspace, manifest, accelerator, fold, model, sampled)
     bar = tqdm(
         desc=f"synthesize fold {fold}, {len(records)} volumes of {len(cases)} cases",
         unit="volume",
@@ -78,11 +84,12 @@ def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelera
     )
     with bar:
         for group in parts[rank]:
-            _synthesize(config, workspace, manifest, sampler, anatomies, group)
+            _synthesize(config, workspace, manifest, sampler, anatomies, gate, group)
             bar.update(len(group.missing))
     accelerator.wait_for_everyone()
     if rank == 0:
-        workspace.finish(workspace.synthetic(fold), "synthesize", own, started, volumes=len(records))
+        facts = tally(workspace, records) if gate else {}
+        workspace.finish(workspace.synthetic(fold), "synthesize", own, started, volumes=len(records), **facts)
     accelerator.wait_for_everyone()
 
 
@@ -95,25 +102,31 @@ def _seconds_a_voxel(sampler: VolumeSampler, groups: list[Group], axis: int) -> 
 
 
 def _record(
-    config: Config, manifest: Manifest, case: Case, fold: int, sample: int, model: str, anatomy: str
+    config: Config,
+    manifest: Manifest,
+    case: Case,
+    fold: int,
+    sample: int,
+    model: str,
+    anatomy: str = "",
+    judged_by: str = "",
 ) -> SyntheticRecord:
-    """What is known before a volume is made; `anatomy` is a digest of what decides its shapes."""
+    """What is known before a volume is made; `anatomy` and `judged_by` are digests of what decides its shapes and of the gate."""
     settings = dataclasses.asdict(config.synthesize) | {"anatomy": anatomy}
     for nothing_about_a_volume in ("samples", "memory_gb"):
         settings.pop(nothing_about_a_volume)
     seed = seed_of(config.seed, "synthesize", fold, case.id, sample)
-    random = generator(seed, "look")
-    look = str(random.choice(list(LOOKS))) if random.random() < config.synthesize.looks else ""
+    made_of = [settings, model, case.digest, manifest.prompt, seed, config.runtime.precision]
     return SyntheticRecord(
         case=case.id,
         fold=fold,
         sample=sample,
         seed=seed,
         model=model,
-        digest=digest(settings, model, case.digest, manifest.prompt, seed, config.runtime.precision),
+        digest=digest(*made_of, *([judged_by] if judged_by else [])),
         path=f"{sample:02d}{ending_like(case.image)}",
         prompt=manifest.prompt,
-        look=look,
+        look=_look(config, seed),
         sampler=config.synthesize.sampler,
         steps=config.synthesize.steps,
         guidance_scale=config.synthesize.guidance_scale,
@@ -123,7 +136,14 @@ def _record(
     )
 
 
+def _look(config: Config, seed: int) -> str:
+    """The appearance word of a sample, or ""."""
+    random = generator(seed, "look")
+    return str(random.choice(list(LOOKS))) if random.random() < config.synthesize.looks else ""
+
+
 def _is_done(workspace: Workspace, record: SyntheticRecord) -> bool:
+    """Whether a sample is settled: accepted, or refused as often as it may be drawn."""
     path = workspace.synthetic_record(record.fold, record.case, record.sample)
     if not path.is_file():
         return False
@@ -184,28 +204,81 @@ def _synthesize(
     manifest: Manifest,
     sampler: VolumeSampler,
     anatomies: Anatomies,
+    gate: Gate | None,
     group: Group,
 ) -> None:
-    """The volumes of a group and, each time last, their records."""
+    """The volumes of a group and, each time last, their records; what the gate refuses is kept aside and drawn again."""
     case, axis = group.case, slice_axis(config, manifest)
+    missing = {record.sample for record in group.missing}
+    clear_rejected(workspace, group.missing)
     scratch = _scratch(config, workspace)
-    blueprints = [blueprint_of(config, workspace, manifest, anatomies, record, scratch) for record in group.records]
-    requests = [
-        _request(config, manifest, record, blueprint)
-        for record, blueprint in zip(group.records, blueprints, strict=True)
-    ]
-    volumes = sampler.volumes(axis, case.grid.spacing_mm[axis], requests)
-    keep = KeepPlan(config.synthesize.keep_background, config.synthesize.air_hu)
-    source = read(workspace.source(manifest, case.image)).array
-    of_file = None
-    for record, blueprint, volume in zip(group.records, blueprints, volumes, strict=True):
-        if record not in group.missing:
-            continue
+    in_units = _ToSource(config, case, read(workspace.source(manifest, case.image)).array)
+    records = group.records
+    for attempt in range(config.gate.attempts if gate else 1):
+        records = [_drawn_again(config, record, attempt) for record in records]
+        blueprints = [blueprint_of(config, workspace, manifest, anatomies, record, scratch) for record in records]
+        requests = [
+            _request(config, manifest, record, blueprint) for record, blueprint in zip(records, blueprints, strict=True)
+        ]
+        volumes = sampler.volumes(axis, case.grid.spacing_mm[axis], requests)
+        verdicts = []
+        for record, blueprint, volume in zip(records, blueprints, volumes, strict=True):
+            own = judged(gate, record, volume, blueprint.label, blueprint.image, case.patient)
+            if record.sample in missing:
+                own = _keep(workspace, manifest, case, own, blueprint, in_units(volume, blueprint))
+            verdicts.append(own)
+        records = [record for record in verdicts if not record.accepted]  # together again, for the same bytes on resume
+        if not missing & {record.sample for record in records}:
+            return
+    for record in records:
+        if record.sample in missing:
+            give_up(workspace, case, record)
+
+
+class _ToSource:
+    """Brings volumes of a case to its own file's grid and units, with what of it stays real."""
+
+    def __init__(self, config: Config, case: Case, source: NDArray[Any]) -> None:
+        self._case, self._source = case, source
+        self._keep = KeepPlan(config.synthesize.keep_background, config.synthesize.air_hu)
+        self._of_file: RealVolume | None = None
+
+    def __call__(self, volume: NDArray[np.float32], blueprint: Blueprint) -> Iterable[NDArray[np.float64]]:
         if blueprint.has_own_label:
-            real = real_of_anatomy(case, source, blueprint.image, keep)
+            real = real_of_anatomy(self._case, self._source, blueprint.image, self._keep)
         else:
-            real = of_file = of_file or real_of_file(case, source, keep)
-        _keep(workspace, manifest, case, record, blueprint, in_source_units(volume, case, real))
+            real = self._of_file = self._of_file or real_of_file(self._case, self._source, self._keep)
+        return in_source_units(volume, self._case, real)
+
+
+def _drawn_again(config: Config, record: SyntheticRecord, attempt: int) -> SyntheticRecord:
+    """The same sample from another seed, if others were drawn before."""
+    if attempt == 0:
+        return record
+    seed = seed_of(config.seed, "synthesize", record.fold, record.case, record.sample, attempt)
+    return dataclasses.replace(record, seed=seed, look=_look(config, seed), attempt=attempt)
+
+
+def _sampled(
+    config: Config,
+    workspace: Workspace,
+    manifest: Manifest,
+    sampler: VolumeSampler,
+    fold: int,
+    model: str,
+    case: Case,
+    count: int,
+) -> list[NDArray[np.float32]]:
+    """Volumes of any case, made as the synthetic ones are."""
+    axis = slice_axis(config, manifest)
+    requests = []
+    for sample in range(count):
+        seed = seed_of(config.seed, "gate", fold, case.id, sample)
+        record = _record(config, manifest, case, fold, sample, model)
+        record = dataclasses.replace(record, seed=seed, look=_look(config, seed))
+        own_shapes = blueprint_of_made(config, workspace, manifest, case, {"label": ""})
+        requests.append(_request(config, manifest, record, own_shapes))
+    return list(sampler.volumes(axis, case.grid.spacing_mm[axis], requests))
 
 
 def _request(config: Config, manifest: Manifest, record: SyntheticRecord, blueprint: Blueprint) -> SampleRequest:
@@ -222,16 +295,22 @@ def _keep(
     record: SyntheticRecord,
     blueprint: Blueprint,
     slabs: Iterable[NDArray[np.float64]],
-) -> None:
-    """Write a volume, its label where it has its own, and, last, its record."""
-    source = workspace.source(manifest, case.image)
-    target = workspace.synthetic_volume(record.fold, case.id, record.sample, ending_like(case.image))
-    path = workspace.synthetic_record(record.fold, case.id, record.sample)
+) -> SyntheticRecord:
+    """Write a volume, its label where it has its own, and, last, its record, which is returned; refused ones are kept aside."""
+    source, ending = workspace.source(manifest, case.image), ending_like(case.image)
+    which = (record.fold, case.id, record.sample)
+    target, label = workspace.synthetic_volume(*which, ending), workspace.synthetic_label(*which, ending)
+    path = workspace.synthetic_record(*which)
     path.unlink(missing_ok=True)  # an older record must never stand beside this volume
+    if not record.accepted:
+        target, label, path = (
+            workspace.rejected_volume(*which, record.attempt, last) for last in (ending, f"_label{ending}", ".json")
+        )
     write_like(target, slabs, source, synthetic_note(case.id, record.seed))
-    label = workspace.synthetic_label(record.fold, case.id, record.sample, ending_like(case.image))
     label.unlink(missing_ok=True)
     if blueprint.has_own_label:
         write_label_like(label, blueprint.label_in_source(manifest, case), source)
     own = label.name if blueprint.has_own_label else ""
-    write_json(path, dataclasses.asdict(dataclasses.replace(record, anatomy=blueprint.anatomy, label=own)))
+    kept = dataclasses.replace(record, path=target.name, anatomy=blueprint.anatomy, label=own)
+    write_json(path, dataclasses.asdict(kept))
+    return kept

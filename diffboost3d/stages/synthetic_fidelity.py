@@ -23,7 +23,7 @@ from diffboost3d.report.tables import Table
 from diffboost3d.schema import Config
 from diffboost3d.stages.blueprints import blueprint_of_made
 from diffboost3d.stages.edge_operator import edge_operator
-from diffboost3d.stages.inputs import cases_of, prepared_again, slice_axis
+from diffboost3d.stages.inputs import accepted_records, cases_of, prepared_again, slice_axis
 
 MEASURED_CASES = 20
 EDGE_THRESHOLD = 0.5
@@ -94,9 +94,9 @@ def _of_case(
 
 
 def _records(config: Config, workspace: Workspace, case: Case, fold: int) -> list[dict[str, Any]]:
-    """Of the finished synthetic volumes of a case."""
-    paths = [workspace.synthetic_record(fold, case.id, sample) for sample in range(config.synthesize.samples)]
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+    """Of the accepted synthetic volumes of a case."""
+    paths = accepted_records(workspace, fold, case.id, config.synthesize.samples)
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
 
 def _mean(values: Mapping[int, float]) -> float:

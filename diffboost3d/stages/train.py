@@ -19,6 +19,7 @@ from diffboost3d.segmentation.networks import build_network
 from diffboost3d.stages.anatomies import Anatomies, in_anatomy
 from diffboost3d.stages.inputs import (
     accelerator_of,
+    accepted_records,
     cases_of,
     label_again,
     merge_plan,
@@ -57,10 +58,13 @@ def _run_cell(
     synthetic = _synthetic_paths(config, workspace, split, fold) if arm.merge == "synthetic" else {}
     anatomies = Anatomies(config, workspace, manifest, split, fold) if arm.merge == "warped" else None
     own = _digest(config, manifest, split, arm, seed, workspace, fold, synthetic, anatomies)
+    without = [case for case, paths in synthetic.items() if not paths]
     title = f"train fold {fold}, {name}, seed {seed}"
     if workspace.is_current(folder, own):
         workspace.log(f"{title}: done already")
         return
+    if without:
+        workspace.log(f"{title}: no accepted synthetic volume of {', '.join(without)}; merged with nothing")
     training = [
         _warped(config, workspace, case, anatomies)
         if anatomies
@@ -105,9 +109,7 @@ def _digest(
     """Digest of all that shapes a segmenter; what the arm doesn't use is left out."""
     cases = cases_of(manifest, [*split.training, *split.validation])
     volumes = [
-        json.loads(workspace.synthetic_record(fold, case, sample).read_text(encoding="utf-8"))["digest"]
-        for case, paths in synthetic.items()
-        for sample in range(len(paths))
+        json.loads(path.read_text(encoding="utf-8"))["digest"] for paths in synthetic.values() for path in paths
     ]
     if anatomies:
         samples = range(config.synthesize.samples)
@@ -127,9 +129,8 @@ def _digest(
 
 
 def _synthetic_paths(config: Config, workspace: Workspace, split: Split, fold: int) -> dict[str, list[Path]]:
-    """Case id -> the records of its synthetic volumes, the first `synthesize.samples` of them."""
+    """Case id -> the records of the accepted ones of its first `synthesize.samples` synthetic volumes; maybe none."""
     workspace.require(workspace.synthetic(fold), "synthesize")
-    paths: dict[str, list[Path]] = {}
     for case in split.training:
         records = [workspace.synthetic_record(fold, case, sample) for sample in range(config.synthesize.samples)]
         if any(not record.is_file() for record in records):
@@ -137,8 +138,7 @@ def _synthetic_paths(config: Config, workspace: Workspace, split: Split, fold: i
                 f"synthesize.samples={config.synthesize.samples}: {case} has fewer synthetic volumes; run "
                 "`diffboost3d synthesize` with the same number first"
             )
-        paths[case] = records
-    return paths
+    return {case: accepted_records(workspace, fold, case, config.synthesize.samples) for case in split.training}
 
 
 def _load(workspace: Workspace, manifest: Manifest, case: Case, synthetic: list[Path]) -> TrainingCase:
