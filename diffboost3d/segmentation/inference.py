@@ -12,7 +12,6 @@ from diffboost3d.cases.records import Case
 from diffboost3d.imaging.geometry import resample
 
 
-@torch.no_grad()
 def probabilities(
     network: torch.nn.Module,
     image: NDArray[np.float32],
@@ -22,6 +21,34 @@ def probabilities(
     batch: int = 4,
 ) -> NDArray[np.float32]:
     """Class probabilities (classes, I, J, K) of a prepared image (I, J, K) in [-1, 1]."""
+    result: NDArray[np.float32] = _logits(network, image, patch, overlap, device, batch).softmax(dim=0).cpu().numpy()
+    return result
+
+
+def most_probable(
+    network: torch.nn.Module,
+    image: NDArray[np.float32],
+    patch: tuple[int, int, int],
+    overlap: float,
+    device: torch.device,
+    batch: int = 4,
+) -> NDArray[np.uint8]:
+    """The most probable class (I, J, K) of a prepared image (I, J, K) in [-1, 1]; half the memory of `probabilities`."""
+    classes = _logits(network, image, patch, overlap, device, batch).argmax(dim=0)
+    result: NDArray[np.uint8] = classes.to(torch.uint8).cpu().numpy()
+    return result
+
+
+@torch.no_grad()
+def _logits(
+    network: torch.nn.Module,
+    image: NDArray[np.float32],
+    patch: tuple[int, int, int],
+    overlap: float,
+    device: torch.device,
+    batch: int,
+) -> torch.Tensor:
+    """(classes, I, J, K)."""
     from monai.inferers import sliding_window_inference
 
     network.eval()
@@ -35,8 +62,8 @@ def probabilities(
         padding_mode="constant",
         cval=-1.0,
     )
-    result: NDArray[np.float32] = logits.float().softmax(dim=1)[0].cpu().numpy()
-    return result
+    whole: torch.Tensor = logits[0].float()
+    return whole
 
 
 def label_in_source(classes: NDArray[np.float32], case: Case, values: list[int]) -> NDArray[np.int64]:

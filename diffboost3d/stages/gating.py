@@ -184,7 +184,7 @@ class _Making:
 
     def segmenters(self, device: Any) -> Callable[[Float, str], NDArray[Any]] | None:
         """(volume, patient) -> label, by the segmenter that hasn't seen the patient; others are shared out evenly."""
-        from diffboost3d.segmentation.inference import probabilities
+        from diffboost3d.segmentation.inference import most_probable
         from diffboost3d.segmentation.weights import load_segmenter
 
         if not self.count:
@@ -198,7 +198,7 @@ class _Making:
 
         def segment(volume: Float, patient: str) -> NDArray[Any]:
             network, patch = networks[judges[patient]]
-            return np.asarray(probabilities(network, volume, patch, overlap, device).argmax(axis=0))
+            return most_probable(network, volume, patch, overlap, device)
 
         return segment
 
