@@ -31,8 +31,8 @@ CHECKS = ("detail of another patient", "detail of its own patient", "detail of i
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--steps", type=int, default=800, help="of over-training")
-    arguments.add_argument("--samples", type=int, default=8, help="of each case of the over-trained generator")
+    arguments.add_argument("--steps", type=int, default=400, help="of over-training")
+    arguments.add_argument("--samples", type=int, default=6, help="of each case of the over-trained generator")
     arguments.add_argument("--start", type=Path, help="what over-training begins with; none: the default generator")
     given = arguments.parse_args()
     held_out = HeldOut(given.data, given.workspace, given.overrides, given.cases, given.seed, given.part, given.set)

@@ -269,7 +269,7 @@ def _sampled(
     case: Case,
     count: int,
 ) -> list[NDArray[np.float32]]:
-    """Volumes of any case, made as the synthetic ones are."""
+    """Volumes of any case, made as the synthetic ones are, with its own shapes."""
     axis = slice_axis(config, manifest)
     requests = []
     for sample in range(count):
