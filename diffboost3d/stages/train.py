@@ -108,9 +108,7 @@ def _digest(
 ) -> str:
     """Digest of all that shapes a segmenter; what the arm doesn't use is left out."""
     cases = cases_of(manifest, [*split.training, *split.validation])
-    volumes = [
-        json.loads(path.read_text(encoding="utf-8"))["digest"] for paths in synthetic.values() for path in paths
-    ]
+    volumes = [json.loads(path.read_text(encoding="utf-8"))["digest"] for paths in synthetic.values() for path in paths]
     if anatomies:
         samples = range(config.synthesize.samples)
         volumes = [anatomies.digest(case, one) for case in cases_of(manifest, split.training) for one in samples]
