@@ -9,7 +9,7 @@ from typing import Any
 
 from diffboost3d.cases.records import SyntheticRecord
 from diffboost3d.cases.workspace import Workspace
-from diffboost3d.imaging.files import ending_like, read, write_label_like, write_like
+from diffboost3d.imaging.files import ending_like, read, synthetic_note, write_label_like, write_like
 
 RECORD = SyntheticRecord(
     case="", fold=0, sample=0, seed=1, model="m0", digest="d", path="", prompt="Balls, MRI", look="",
@@ -29,7 +29,7 @@ def pretend_to_synthesize(workspace: Workspace, fold: int, samples: int = 2, mod
         for sample in range(samples):
             path = f"{sample:02d}{ending_like(found.image)}"
             array = read(source).array * 0.9 - sample
-            write_like(workspace.synthetic(fold) / case / path, array, source, synthetic=True)
+            write_like(workspace.synthetic(fold) / case / path, array, source, synthetic_note(case, 1))
             record(workspace, fold, case, sample, path=path, model=model)
     write_json(workspace.synthetic(fold) / "record.json", {"digest": "s"})
     (workspace.synthetic(fold) / "config.yaml").write_text(f"synthesize: {{samples: {samples}}}\n")

@@ -12,10 +12,10 @@ import torchio as tio
 from scipy.spatial.transform import Rotation
 
 from diffboost3d.cases.records import Case
-from diffboost3d.imaging.files import read, write_label_like, write_like
+from diffboost3d.imaging.files import read, synthetic_note, write_label_like, write_like
 from diffboost3d.imaging.geometry import Grid, resample
 from diffboost3d.imaging.intensity import fit_intensity_map
-from diffboost3d.synthesis.volumes import in_source_units
+from diffboost3d.synthesis.units import KeepPlan, in_source_units, real_of_file
 
 AXES = ("RAS", "LPS", "LAS", "RPI", "PIR", "ASR", "SLP")
 OBLIQUE = {"oblique": ((0, 0, 17), 1), "doubly oblique, left-handed": ((8, -23, 141), -1)}
@@ -113,7 +113,9 @@ def test_real_and_synthetic_agree_in_every_program_and_stay_in_hu(
         case = case_of(scan(source, orientation, spacing, shape, stored), (1.1, 1.6, 2.3))
         made = np.random.default_rng(number).uniform(-1, 1, case.grid.shape).astype(np.float32)
         real = read(source).array
-        write_like(new, in_source_units(made, case, real), source, synthetic=True)
+        write_like(
+            new, in_source_units(made, case, real_of_file(case, real, KeepPlan())), source, synthetic_note("a", 1)
+        )
         assert_agree(source, new)
         values = read(new).array
         outside = (real < -160) | (real > 240)
@@ -134,7 +136,8 @@ def test_a_volume_that_was_not_changed_comes_back_to_the_bit(orientation: str, s
     source = scan(tmp_path / "real.nii.gz", orientation, (0.7, 0.8, 5.0), (7, 6, 5), stored)
     case, real = case_of(source, None), read(source).array
     prepared = resample(case.intensity.forward(real), case.source_grid, case.grid, "bspline")
-    write_like(tmp_path / "new.nii.gz", in_source_units(prepared, case, real), source, synthetic=True)
+    slabs = in_source_units(prepared, case, real_of_file(case, real, KeepPlan()))
+    write_like(tmp_path / "new.nii.gz", slabs, source, synthetic_note("a", 1))
     same = read(tmp_path / "new.nii.gz").array
     if np.issubdtype(STORED[stored][0], np.integer):
         assert np.array_equal(same, real)
