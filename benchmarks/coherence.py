@@ -29,7 +29,12 @@ from diffboost3d.synthesis.volumes import NoisePlan
 
 INDEPENDENT = NoisePlan("independent", 0.0, 1.0)
 EPOCHS = 40
-JUDGED = ("no lever", "default, from pure noise", "default")  # rows that are judged too, beside those of layers
+JUDGED = (
+    "no lever",
+    "default, start at strength 0.3",
+    "default, from pure noise",
+    "default",
+)  # rows that are judged too, beside those of layers
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,12 @@ def rows(held_out: HeldOut, stacked: bool) -> dict[str, Row]:
             dataclasses.replace(default, strength=0.5), neighbours=True, stacked=True
         )
     noise = NoisePlan(settings.noise, settings.rho, settings.correlation_mm)
+    made["default, start at strength 0.3"] = Row(
+        dataclasses.replace(default, strength=0.3), noise, settings.match_spectrum, neighbours=True
+    )
+    made["default, noise ar1, 4 mm"] = Row(
+        default, NoisePlan("ar1", 0.0, 4.0), settings.match_spectrum, neighbours=True
+    )
     made["default, from pure noise"] = Row(pure, noise, settings.match_spectrum, neighbours=True)
     made["default"] = Row(default, noise, settings.match_spectrum, neighbours=True)
     return made

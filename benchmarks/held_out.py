@@ -29,7 +29,7 @@ from diffboost3d.diffusion.weights import load_generator
 from diffboost3d.seeds import seed_of
 from diffboost3d.stages.inputs import cases_of, control_of, prepared, slice_axis
 from diffboost3d.stages.synthesize import sampling_plan
-from diffboost3d.synthesis.volumes import NoisePlan, SampleRequest, VolumeSampler
+from diffboost3d.synthesis.volumes import NoisePlan, SampleRequest, SlabPlan, VolumeSampler
 
 Float = NDArray[np.float32]
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -135,6 +135,7 @@ class HeldOut:
             settings.batch,
             torch.device("cuda" if torch.cuda.is_available() else "cpu"),
             match_spectrum=match_spectrum,
+            slabs=SlabPlan(settings.slab, settings.slab_overlap, settings.batch_voxels, settings.slab_blend),
         )
 
     def requests(self, case: Case, count: int = 1, neighbours: bool = True) -> list[SampleRequest]:
