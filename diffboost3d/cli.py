@@ -17,7 +17,7 @@ COMMANDS = {
     "train-codec": "train an autoencoder whose maps are diffused (diffusion.codec.name=vae)",
     "pretrain": "train the generator on all training-side images, without labels",
     "finetune": "train it further on the labelled training cases",
-    "synthesize": "make synthetic volumes of the labelled training cases",
+    "synthesize": "make synthetic volumes of the labelled training cases, and judge them",
     "train": "train a segmenter for every arm, fold and seed",
     "evaluate": "predict and score the test cases",
     "report": "table, figures and one page",

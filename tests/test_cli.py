@@ -135,7 +135,8 @@ def test_defaults_lie_within_their_own_bounds() -> None:
 # --- arms ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_of_configs_can_be_added_under_another_name(arm: str) -> None:
-    config = compose([f"+arm@arm.mine={arm}", "arms=[none,mine]"])
+    shapes = ["synthesize.anatomy.same=0.5", "synthesize.anatomy.warped=0.5"]  # an arm of warps alone needs some
+    config = compose([f"+arm@arm.mine={arm}", "arms=[none,mine]", *shapes])
     assert config.arm["mine"] == config.arm[arm]
 
 
@@ -157,7 +158,7 @@ REFUSED = {
     "evaluate.reference=best": "none, classical, cutmix",
     "arm.mine.merge=real": "+arm.NAME=",
     "arm.none.merg=real": "merge, classical",
-    "merge.deep.alpha=1": "allowed in merge: alpha, at, cell, cell_mm, feather",
+    "merge.deep.alpha=1": "allowed in merge: alpha, alpha_range, at, cell, cell_mm, feather, ",
     "merge.alpha.deep=1": "merge.alpha",
     "prepare=fast": "default",
     "data.folds=1": "at least 2",

@@ -25,7 +25,9 @@ MORE = (
     "synthesize.samples=2",
     "synthesize.sampler=ddim",
     "synthesize.step_power=1",
+    "synthesize.steps=10",  # even steps: a tenth of the noise range is one of ten
     "synthesize.eta=0.5",
+    "gate.range_margin=3",  # so that some are accepted and some refused
     "prepare.workers=1",
 )
 # what the process is about to put in its place as it dies, and the how-manieth of these
