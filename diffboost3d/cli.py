@@ -61,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DiffBoostError as error:
         print(f"diffboost3d: {error}", file=sys.stderr)
         return error.exit_status
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("diffboost3d: stopped; the same command goes on from here", file=sys.stderr)
         return 130

@@ -221,6 +221,12 @@ def _check_together(config: Config) -> None:
                 f"diffusion.{name}.batch={section.batch} is refused with diffusion.denoiser.stack={diffusion.denoiser.stack}; it "
                 "counts slices, and takes a multiple of the stack"
             )
+    heads = max(1, diffusion.denoiser.text_width // 32)
+    if diffusion.denoiser.text_width % heads:
+        raise ConfigError(
+            f"diffusion.denoiser.text_width={diffusion.denoiser.text_width} is refused; its attention has {heads} heads (one for "
+            "each 32), of which it must be a multiple"
+        )
     if diffusion.family == "scratch" and diffusion.weights.base is not None:
         raise ConfigError(
             "diffusion.weights.base is set, but diffusion.family=scratch; add diffusion=sd15 or diffusion=sd21"

@@ -99,6 +99,8 @@ REFUSED = {
     "train.learning_rate=inf": ["finite"],
     "diffusion.schedule.prediction=epsilon": ["zero_terminal_snr", "v_prediction"],
     "diffusion.denoiser.channels=[]": ["one or more levels"],
+    "diffusion.denoiser.text_width=100": ["3 heads"],
+    "diffusion.denoiser.stack=3": ["diffusion.pretrain.batch=16", "multiple of the stack"],
     "synthesize.steps=2000": ["at most", "diffusion.schedule.timesteps=1000"],
     "synthesize.sampler=euler": ["synthesize.sampler=euler", "allowed: ddim, dpmsolver++", "unipc"],
     "synthesize.text_weights=[0.5,0.5]": ["synthesize.text_weights has 2 values for 1 prompts", "one each"],

@@ -134,7 +134,7 @@ def open_pool(
         DataError: no such folder, no images in it, no level of modalities, or the index would lie inside the pool.
     """
     if not root.is_dir():
-        raise DataError(f"pool.root={root}: no such folder")
+        raise DataError(f"diffusion.pool.root={root}: no such folder")
     if folder.resolve().is_relative_to(root.resolve()):
         raise DataError(f"{folder}: the index would lie inside the pool and change it; choose a folder outside {root}")
     if refresh or not _is_current(root, folder, held_out, patient_pattern):

@@ -137,7 +137,7 @@ class ConditionalDenoiser(torch.nn.Module):
         }
 
     def lock_base(self, kind: torch.dtype = torch.float32) -> None:
-        """Train the control branch alone, as published; what is locked is kept in this type."""
+        """Train the control branch alone (and layers along the slices), as published; what is locked is kept in this type."""
         for part in (self.unet, self.text_encoder):
             part.requires_grad_(False).to(kind)
 

@@ -71,7 +71,7 @@ def first_generator(config: Config, workspace: Workspace, manifest: Manifest, fo
         fold: whose images are learned first; None: the pool's.
 
     Raises:
-        ConfigError: no generator there, or one of another family, codec or schedule. WorkspaceError: no codec yet.
+        ConfigError: no generator there, or one of another family, codec, schedule or size. WorkspaceError: no codec yet.
     """
     if config.diffusion.start_from is None:
         codec = None if _is_family(config) else first_codec(config, workspace, fold)
@@ -92,8 +92,31 @@ def first_generator(config: Config, workspace: Workspace, manifest: Manifest, fo
             f"diffusion.start_from={folder} has the codec {codec.name} of factor {codec.factor}; ask for the same "
             f"(diffusion.codec.name, diffusion.codec.factor), not {wanted.name} of {wanted.factor}"
         )
+    _check_sizes(config, denoiser, folder)
     adapt_control_channels(denoiser.controlnet, _control_channels(config, manifest))
     return _mixing(config, (denoiser, scheduler, codec))
+
+
+def _check_sizes(config: Config, denoiser: ConditionalDenoiser, folder: Path) -> None:
+    """Refuse to begin with a network other than the one described; Stable Diffusion is as its weights are."""
+    wanted, has = config.diffusion.denoiser, denoiser.unet.config
+    if denoiser.mixer is not None and wanted.stack == 1:
+        raise ConfigError(
+            f"diffusion.start_from={folder} has layers along the slices; ask for them: diffusion.denoiser.stack=2 or more"
+        )
+    if _is_family(config):
+        return
+    sizes = {
+        "channels": (wanted.channels, list(has.block_out_channels)),
+        "layers_per_level": (wanted.layers_per_level, has.layers_per_block),
+        "text_width": (wanted.text_width, has.cross_attention_dim),
+        "text_length": (wanted.text_length, denoiser.tokenizer.length),
+    }
+    for key, (asked, found) in sizes.items():
+        if asked != found:
+            raise ConfigError(
+                f"diffusion.start_from={folder} has {key}={found}; ask for it: diffusion.denoiser.{key}={found}, not {asked}"
+            )
 
 
 def first_digest(config: Config, workspace: Workspace, fold: int | None) -> str:
@@ -302,6 +325,11 @@ def slice_datasets(
     """
     denoiser, _, codec = generator
     axis, second = slice_axis(config, manifest), second_axis(config, manifest)
+    if manifest.spatial_dims == 2 and config.diffusion.denoiser.stack > 1:
+        raise ConfigError(
+            f"diffusion.denoiser.stack={config.diffusion.denoiser.stack} is refused: {manifest.name} has single slices, "
+            "which have no neighbours; allowed: 1"
+        )
     for ending in (f", {look}" for look in LOOKS) if section.looks else ("",):
         require_fitting(denoiser.tokenizer, manifest.prompt + ending)
 

@@ -102,6 +102,8 @@ def test_another_generator_to_start_from_is_another_training(folder, pretrain, c
     [
         (["diffusion.codec.factor=4"], "has the codec haar of factor 2; ask for the same"),
         (["diffusion.codec.name=pixel"], "not pixel of 2"),
+        (["diffusion.denoiser.channels=[32,32]"], "ask for it: diffusion.denoiser.channels=[16, 16], not [32, 32]"),
+        (["diffusion.denoiser.text_width=32"], "ask for it: diffusion.denoiser.text_width=16, not 32"),
         (["diffusion.schedule.betas=linear"], "ask for it: diffusion.schedule.betas=squaredcos_cap_v2, not linear"),
     ],
 )
