@@ -225,6 +225,11 @@ def smallest_size(volumes: Sequence[Float], axis: int) -> tuple[int, int]:
     return int(a), int(b)
 
 
+def quoted(word: str) -> str:
+    """For a shell."""
+    return f'"{word}"' if " " in word else word
+
+
 def write(
     name: str, given: argparse.Namespace, overrides: Sequence[str], cases: int, folders: str = "", **figures: Any
 ) -> None:
@@ -249,13 +254,14 @@ def write(
         key: value for key, value in vars(given).items() if key not in known and value not in (None, plain.get(key))
     }
     extra = {
-        key.replace("_", "-"): " ".join(value) if isinstance(value, list) else value for key, value in extra.items()
+        key.replace("_", "-"): " ".join(map(quoted, value)) if isinstance(value, list) else value
+        for key, value in extra.items()
     }
-    words = [f'"{word}"' if " " in word else word for word in given.overrides]
+    words = [quoted(word) for word in given.overrides]
     command = ["python", f"benchmarks/{Path(sys.argv[0]).name}", f"--data PATH/{given.set}", "--workspace WORKSPACE"]
     if given.start_workspace is not None:
         command.append("--start-workspace START-WORKSPACE")
-    command += [folders, f"--cases {given.cases}", *(f"--{key} {value}" for key, value in extra.items()), *words]
+    command += [folders, *(f"--{key} {value}" for key, value in extra.items()), f"--cases {given.cases}", *words]
     result = {
         **figures,
         "command": " ".join(filter(None, command)),
