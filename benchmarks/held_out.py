@@ -249,7 +249,7 @@ def write(
         "cases",
         "overrides",
     }
-    plain = {"part": "judge", "seed": 0, "result": name, "set": "hippocampus"}
+    plain = {"part": "judge", "seed": 0, "result": Path(sys.argv[0]).stem, "set": "hippocampus"}
     extra = {
         key: value for key, value in vars(given).items() if key not in known and value not in (None, plain.get(key))
     }
