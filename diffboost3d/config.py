@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diffboost3d.errors import ConfigError
-from diffboost3d.schema import ArmConfig, Config, MergeConfig
+from diffboost3d.schema import ArmConfig, Config, DiffusionConfig, MergeConfig, SynthesizeConfig
 
 
 def configs_folder() -> Path:
@@ -163,6 +163,30 @@ def _check_value(path: str, value: Any, allowed: Any) -> None:
 
 def _check_together(config: Config) -> None:
     """Rules that bind several keys."""
+    _check_study(config)
+    _check_ranges(config)
+    if config.prepare.edges.operator == "hed" and not config.prepare.edges.hed_weights:
+        raise ConfigError(
+            "prepare.edges.operator=hed needs its weights: prepare.edges.hed_weights=PATH/ControlNetHED.pth (soft and "
+            "canny need none)"
+        )
+    _check_diffusion(config.diffusion)
+    _check_sampling(config.synthesize, config.diffusion.schedule.timesteps)
+    _check_slabs(config)
+    _check_second_plane(config)
+    _check_merge(config.merge)
+    _check_anatomy(config)
+    _check_mixture(config.synthesize.text, config.synthesize.text_weights)
+    if config.export.name is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", config.export.name):
+        raise ConfigError(f"export.name={config.export.name!r} is refused; allowed: letters, digits, - and _")
+    if not config.workspace:
+        raise ConfigError("workspace= is empty; give the folder for the results, e.g. workspace=ws")
+    if config.data.patients not in ("case", "consecutive_numbers"):
+        _check_patient_pattern(config.data.patients)
+
+
+def _check_study(config: Config) -> None:
+    """Folds, arms and seeds."""
     for fold in config.folds:
         if config.data.splits is None and fold >= config.data.folds:
             raise ConfigError(
@@ -180,6 +204,10 @@ def _check_together(config: Config) -> None:
         values = getattr(config, name)
         if not values or len(set(values)) != len(values):
             raise ConfigError(f"{name}={values} is refused; it takes one or more values, each once")
+
+
+def _check_ranges(config: Config) -> None:
+    """Pairs of a low and a high value."""
     for path, (low, high) in {
         "prepare.intensity.window_hu": config.prepare.intensity.window_hu,
         "prepare.intensity.percentiles": config.prepare.intensity.percentiles,
@@ -198,12 +226,10 @@ def _check_together(config: Config) -> None:
     }.items():
         if not low <= high or (low == high and not re.search("scale|share|label_volume", path)):
             raise ConfigError(f"{path}=[{low}, {high}] is refused; the first must be below the second")
-    if config.prepare.edges.operator == "hed" and not config.prepare.edges.hed_weights:
-        raise ConfigError(
-            "prepare.edges.operator=hed needs its weights: prepare.edges.hed_weights=PATH/ControlNetHED.pth (soft and "
-            "canny need none)"
-        )
-    diffusion = config.diffusion
+
+
+def _check_diffusion(diffusion: DiffusionConfig) -> None:
+    """What no generator can be."""
     try:
         re.compile(diffusion.pool.patient_pattern or "")
     except re.error as error:
@@ -239,37 +265,29 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             "diffusion.schedule.zero_terminal_snr=true is refused with epsilon; it needs prediction=v_prediction"
         )
-    if config.synthesize.steps > diffusion.schedule.timesteps:
+
+
+def _check_sampling(settings: SynthesizeConfig, timesteps: int) -> None:
+    """What no sampler can do."""
+    if settings.steps > timesteps:
         raise ConfigError(
-            f"synthesize.steps={config.synthesize.steps} is refused; allowed: at most "
-            f"diffusion.schedule.timesteps={diffusion.schedule.timesteps}"
+            f"synthesize.steps={settings.steps} is refused; allowed: at most diffusion.schedule.timesteps={timesteps}"
         )
-    if config.synthesize.sampler == "ddim" and config.synthesize.step_power != 1.0:
+    if settings.sampler == "ddim" and settings.step_power != 1.0:
         raise ConfigError(
-            f"synthesize.step_power={config.synthesize.step_power} is refused with sampler=ddim, whose steps are even; "
+            f"synthesize.step_power={settings.step_power} is refused with sampler=ddim, whose steps are even; "
             "allowed: 1, or another sampler (dpmsolver++, unipc)"
         )
-    if config.synthesize.guess_mode and config.synthesize.control_guidance_scale != 1.0:
+    if settings.guess_mode and settings.control_guidance_scale != 1.0:
         raise ConfigError(
-            f"synthesize.control_guidance_scale={config.synthesize.control_guidance_scale} is refused with guess_mode=true, "
+            f"synthesize.control_guidance_scale={settings.control_guidance_scale} is refused with guess_mode=true, "
             "whose negative half has no control; allowed: 1"
         )
-    if config.synthesize.sampler != "ddim" and config.synthesize.eta:
+    if settings.sampler != "ddim" and settings.eta:
         raise ConfigError(
-            f"synthesize.eta={config.synthesize.eta} is refused with sampler={config.synthesize.sampler}; it is for "
+            f"synthesize.eta={settings.eta} is refused with sampler={settings.sampler}; it is for "
             "sampler=ddim (sde-dpmsolver++ adds noise of its own)"
         )
-    _check_slabs(config)
-    _check_second_plane(config)
-    _check_merge(config.merge)
-    _check_anatomy(config)
-    _check_mixture(config.synthesize.text, config.synthesize.text_weights)
-    if config.export.name is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", config.export.name):
-        raise ConfigError(f"export.name={config.export.name!r} is refused; allowed: letters, digits, - and _")
-    if not config.workspace:
-        raise ConfigError("workspace= is empty; give the folder for the results, e.g. workspace=ws")
-    if config.data.patients not in ("case", "consecutive_numbers"):
-        _check_patient_pattern(config.data.patients)
 
 
 def _check_merge(merge: MergeConfig) -> None:
