@@ -91,7 +91,10 @@ def main() -> None:
     )
     arguments.add_argument("--stack", type=int, default=8, help="slices of its training stacks")
     arguments.add_argument(
-        "--judges", type=int, default=3, help="seeds of the judges of the default; of other rows: one"
+        "--judges",
+        type=int,
+        default=3,
+        help="seeds of the judges of the default; of other rows: one; 0: nothing is judged",
     )
     arguments.add_argument("--only", nargs="+", help="names of the rows to measure; default: all")
     arguments.add_argument("--result", default="coherence", help="name of the result file")
@@ -107,7 +110,7 @@ def main() -> None:
         of = stacked if row.stacked and stacked is not None else held_out
         made = of.samples(row.plan, row.noise, row.match_spectrum, row.neighbours)
         table[name] = measured(real, made, held_out.axis)
-        if name in JUDGED or row.stacked:
+        if given.judges and (name in JUDGED or row.stacked):
             table[name] |= aucs(real, made, held_out.axis, given.judges if name == "default" else 1)
         print(name, table[name], flush=True)
     write(
@@ -119,9 +122,9 @@ def main() -> None:
         z_ratio_default=table["default"]["difference_ratio"],
         z_ratio_independent=table["no lever"]["difference_ratio"],
         ssim_gap_default=table["default"]["ssim_gap"],
-        auc_in_plane=table["default"]["auc_in_plane"],
-        auc_reslice=table["default"]["auc_reslice"],
-        real_against_real=yardstick(real, held_out.axis),
+        auc_in_plane=table["default"].get("auc_in_plane"),
+        auc_reslice=table["default"].get("auc_reslice"),
+        real_against_real=yardstick(real, held_out.axis) if given.judges else None,
         default=dataclasses.asdict(rows(held_out, False)["default"]),
         levers=table,
     )
