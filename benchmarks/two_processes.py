@@ -92,10 +92,11 @@ def timed(call: list[str]) -> tuple[float, float]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every volume and record."""
+    """SHA-256 of every volume and record, refused ones included."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.glob("*/*"))
+        for path in sorted(folder.glob("*/**/*"))
+        if path.is_file()
     }
 
 
