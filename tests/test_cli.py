@@ -226,3 +226,10 @@ def test_what_a_command_was_told_is_kept_in_the_workspace(tmp_path: Path, capsys
     assert kept["seed"] == 7
     assert "diffboost3d prepare data.root=nowhere" in (tmp_path / "ws" / "log.txt").read_text(encoding="utf-8")
     assert capsys.readouterr().err == "diffboost3d: data.root=nowhere: no such folder\n"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = f"{sys.executable} -m diffboost3d run --cfg job | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "0"
+    assert done.stderr == ""
