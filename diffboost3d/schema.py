@@ -429,7 +429,12 @@ class SynthesizeConfig:
         "before, over correlation_mm), smoothed (blurred over correlation_mm).",
         choices=("independent", "shared", "ar1", "smoothed"),
     )
-    rho: float = key(0.6, "Share of the noise variance that all slices of a volume have in common.", low=0, high=1)
+    rho: float | None = key(
+        None,
+        "Share of the noise variance that all slices of a volume have in common; null: measured on the training scans.",
+        low=0,
+        high=1,
+    )
     correlation_mm: float = key(
         4.0, "Distance in mm over which the correlation of ar1 and smoothed noise falls to 1/e.", low=0.01
     )

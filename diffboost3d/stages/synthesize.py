@@ -29,6 +29,7 @@ from diffboost3d.stages.blueprints import Blueprint, blueprint_of, blueprint_of_
 from diffboost3d.stages.gating import clear_rejected, gate_digest, give_up, judged, open_gate, tally
 from diffboost3d.stages.generator_training import require_generator
 from diffboost3d.stages.inputs import accelerator_of, cases_of, second_axis, slice_axis
+from diffboost3d.stages.noise import with_measured_noise
 from diffboost3d.stages.synthesis_work import Group, disk_needed, forecast, groups_of, require_disk, shares
 from diffboost3d.synthesis.gate import Gate
 from diffboost3d.synthesis.units import KeepPlan, RealVolume, in_source_units, real_of_anatomy, real_of_file
@@ -49,6 +50,7 @@ def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelera
     started = now()
     split = workspace.read_split(fold)
     cases = cases_of(manifest, split.training)
+    config = with_measured_noise(config, workspace, manifest, cases)
     anatomies = Anatomies(config, workspace, manifest, split, fold)
     model = require_generator(config, workspace, workspace.finetuned(fold), "finetune")
     judged_by = gate_digest(config, manifest, workspace.read_split(fold), model)
@@ -88,8 +90,8 @@ def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelera
             bar.update(len(group.missing))
     accelerator.wait_for_everyone()
     if rank == 0:
-        facts = tally(workspace, records) if gate else {}
-        workspace.finish(workspace.synthetic(fold), "synthesize", own, started, volumes=len(records), **facts)
+        facts = {"volumes": len(records), "rho": config.synthesize.rho, **(tally(workspace, records) if gate else {})}
+        workspace.finish(workspace.synthetic(fold), "synthesize", own, started, **facts)
     accelerator.wait_for_everyone()
 
 
@@ -169,7 +171,7 @@ def _sampler(config: Config, workspace: Workspace, manifest: Manifest, accelerat
         scheduler,
         codec,
         sampling_plan(settings),
-        NoisePlan(settings.noise, settings.rho, settings.correlation_mm),
+        NoisePlan(settings.noise, settings.rho or 0.0, settings.correlation_mm),
         settings.negative_prompt,
         settings.batch,
         accelerator.device,
