@@ -47,4 +47,5 @@ class Preparation:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Preparation:
         """From what JSON holds of it."""
-        return cls(**{name: tuple(one) if isinstance(one, list) else one for name, one in value.items()})
+        plain: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in value.items()}
+        return cls(**plain)
