@@ -46,7 +46,7 @@ class Constant(torch.nn.Module):
         self.logits = torch.tensor(logits).reshape(1, -1, 1, 1, 1)
 
     def forward(self, images):
-        return self.logits.expand(len(images), -1, *images.shape[2:]).to(images.dtype)
+        return self.logits.expand(len(images), -1, *images.shape[2:]).clone()
 
 
 def volume(shape=(11, 7, 5)):
