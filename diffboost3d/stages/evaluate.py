@@ -21,9 +21,10 @@ from diffboost3d.stages.segmenting import (
     decide,
     decision_digest,
     in_values,
+    kept_labels,
     load_member,
+    options,
     read_decision,
-    window_facts,
     window_plan,
 )
 
@@ -65,12 +66,9 @@ def _evaluate_cell(
     validation = cases_of(manifest, workspace.read_split(fold).validation)
     decision = decision_digest(model, validation, plan, connectivity, manifest.labels)
     is_validated = config.evaluate.postprocessing == "validated"
-    more = {**window_facts(plan), "overlap": 0, "decision": decision if is_validated else None}
-    shaped = (
-        [more] if plan.mirror_axes or plan.precision != "no" or is_validated else []
-    )  # none: as before there were any
+    chosen = options(plan, decision if is_validated else None)
     digests = {
-        case.id: digest(model, case.digest, config.evaluate.tolerance_mm, plan.overlap, manifest.labels, *shaped)
+        case.id: digest(model, case.digest, config.evaluate.tolerance_mm, plan.overlap, manifest.labels, *chosen)
         for case in cases
     }
     own = digest(list(digests.values()))
@@ -85,7 +83,7 @@ def _evaluate_cell(
             if accelerator.is_main_process:
                 decide(workspace, manifest, validation, member, plan, connectivity, path, decision, accelerator.device)
             accelerator.wait_for_everyone()
-            kept = tuple(label for label, told in read_decision(path)["labels"].items() if told["keep_largest"])
+            kept = kept_labels(read_decision(path))
         title = f"evaluate fold {fold}, {arm}, seed {seed}"
         for case in tqdm(todo, desc=title, unit="case", disable=rank > 0):
             classes = mean_probabilities([member], prepared(workspace, case, "image"), plan, accelerator.device)

@@ -202,8 +202,7 @@ def _kept(
     connectivity = {decision["connectivity"] for decision in decisions}
     if len(connectivity) > 1:
         raise WorkspaceError(
-            f"the segmenters' {workspace.postprocessing(*cells[0][:1], section.arm, cells[0][1]).name} files are of different "
-            "evaluate.connectivity; run `evaluate` for all with one"
+            "the segmenters' postprocessing.json are of different evaluate.connectivity; run `evaluate` for all with one"
         )
     return choose_together([decision["labels"] for decision in decisions]), connectivity.pop()
 

@@ -38,6 +38,12 @@ def window_facts(plan: WindowPlan) -> dict[str, Any]:
     return {"overlap": plan.overlap, "mirror_axes": list(plan.mirror_axes), "precision": plan.precision}
 
 
+def options(plan: WindowPlan, decision: str | None) -> list[dict[str, Any]]:
+    """What a digest takes in besides the overlap: [] where nothing is asked for, as before there was anything to ask for."""
+    chosen = {"mirror_axes": list(plan.mirror_axes), "precision": plan.precision, "decision": decision}
+    return [] if chosen == {"mirror_axes": [], "precision": "no", "decision": None} else [chosen]
+
+
 def load_member(workspace: Workspace, fold: int, arm: str, seed: int, device: Any) -> Member:
     """A trained segmenter on `device`."""
     return Member(*load_segmenter(workspace.segmenter(fold, arm, seed) / SEGMENTER, device))
@@ -107,6 +113,11 @@ def read_decision(path: Path) -> dict[str, Any]:
     """What `decide` wrote."""
     decision: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return decision
+
+
+def kept_labels(decision: dict[str, Any]) -> tuple[str, ...]:
+    """Labels whose largest component a segmenter's decision keeps."""
+    return tuple(label for label, told in decision["labels"].items() if told["keep_largest"])
 
 
 def in_values(classes: NDArray[np.uint8], manifest: Manifest) -> NDArray[Any]:
