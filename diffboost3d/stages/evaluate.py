@@ -81,7 +81,7 @@ def _evaluate_cell(
         if is_validated:
             path = workspace.postprocessing(fold, arm, seed)
             if accelerator.is_main_process:
-                decide(workspace, manifest, validation, member, plan, connectivity, path, decision, accelerator.device)
+                decide(workspace, manifest, validation, member, plan, connectivity, path, model, accelerator.device)
             accelerator.wait_for_everyone()
             kept = kept_labels(read_decision(path))
         title = f"evaluate fold {fold}, {arm}, seed {seed}"

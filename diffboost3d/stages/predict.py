@@ -195,6 +195,10 @@ def _kept(
                 f"{path} is missing: run `diffboost3d evaluate evaluate.postprocessing=validated` where the data is"
             )
         decisions.append(read_decision(path))
+        if decisions[-1]["model"] != workspace.require(path.parent, "train")["digest"]:
+            raise WorkspaceError(
+                f"{path}: chosen for another training of the segmenter; run `evaluate` again where the data is"
+            )
         if decisions[-1]["settings"] != window_facts(plan):
             workspace.log(
                 f"! {path}: chosen with other settings ({decisions[-1]['settings']}); it is used all the same"

@@ -62,13 +62,17 @@ def decide(
     plan: WindowPlan,
     connectivity: str,
     path: Path,
-    own: str,
+    model: str,
     device: Any,
 ) -> None:
     """Write for which labels the largest component is to be kept, by the validation cases alone, with the numbers behind it.
 
     Dice is taken on the cases' own grid and label files, where labels are cleaned too. A finished decision is kept.
+
+    Args:
+        model: digest of the segmenter's training.
     """
+    own = decision_digest(model, cases, plan, connectivity, manifest.labels)
     if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["digest"] == own:
         return
     every = [*manifest.foreground.values()]
@@ -79,13 +83,9 @@ def decide(
         truth = _truth(workspace, manifest, case)
         before[case.id] = _dice(found, truth, manifest)
         after[case.id] = _dice(keep_largest(found, every, connectivity), truth, manifest)
-    facts = {
-        "digest": own,
-        "connectivity": connectivity,
-        "settings": window_facts(plan),
-        "validation_cases": len(cases),
-    }
-    write_json(path, {**facts, "labels": choose(before, after, list(manifest.foreground))})
+    facts = {"digest": own, "model": model, "connectivity": connectivity, "settings": window_facts(plan)}
+    labels = choose(before, after, list(manifest.foreground))
+    write_json(path, {**facts, "validation_cases": len(cases), "labels": labels})
 
 
 def _truth(workspace: Workspace, manifest: Manifest, case: Case) -> NDArray[np.uint8]:

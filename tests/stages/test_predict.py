@@ -264,6 +264,9 @@ def test_validated_components_are_applied_and_said(laptop, scans, tmp_path, caps
         for value in (2, 5):
             assert ndimage.label(kept == value, np.ones((3, 3, 3)))[1] <= 1
             assert (kept == value).any() == (plain == value).any()
+    path.write_text(json.dumps({**decision, "model": "another"}))
+    assert predict(copied, scans, tmp_path / "none", "predict.postprocessing=validated") == 1
+    assert "another training" in capsys.readouterr().err
     path.unlink()
     assert predict(copied, scans, tmp_path / "none", "predict.postprocessing=validated") == 1
     assert "evaluate.postprocessing=validated" in capsys.readouterr().err
