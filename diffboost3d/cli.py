@@ -20,6 +20,7 @@ COMMANDS = {
     "synthesize": "make synthetic volumes of the labelled training cases, and judge them",
     "train": "train a segmenter for every arm, fold and seed",
     "evaluate": "predict and score the test cases",
+    "predict": "label maps of new images: predict.input=FOLDER predict.output=FOLDER",
     "report": "table, figures and one page",
     "export": "real and accepted synthetic volumes as a data set for nnU-Net v2, or in MSD form",
 }
@@ -34,6 +35,7 @@ READS = {
     "synthesize": "prepare, finetune",
     "train": "prepare, and synthesize for the diffboost arms",
     "evaluate": "prepare, train",
+    "predict": "manifest.json and train's segmenters; no prepared image, no data folder",
     "report": "evaluate",
     "export": "prepare, and synthesize for synthetic volumes",
 }
@@ -48,6 +50,7 @@ KEYS = {
     "synthesize": "synthesize.* seed folds runtime.*",
     "train": "arms seeds folds merge.* classical.* network train.* runtime.*",
     "evaluate": "arms seeds folds evaluate.*",
+    "predict": "predict.* runtime.device runtime.threads",
     "report": "arms seeds folds",
     "export": "export.* folds",
 }

@@ -165,6 +165,7 @@ def _check_together(config: Config) -> None:
     """Rules that bind several keys."""
     _check_study(config)
     _check_ranges(config)
+    _check_mirroring(config)
     if config.prepare.edges.operator == "hed" and not config.prepare.edges.hed_weights:
         raise ConfigError(
             "prepare.edges.operator=hed needs its weights: prepare.edges.hed_weights=PATH/ControlNetHED.pth (soft and "
@@ -200,10 +201,18 @@ def _check_study(config: Config) -> None:
         raise ConfigError(
             f"evaluate.reference={config.evaluate.reference} is refused; allowed: {', '.join(config.arm)}"
         )
-    for name in ("arms", "seeds", "folds"):
-        values = getattr(config, name)
+    listed = {name: getattr(config, name) for name in ("arms", "seeds", "folds")}
+    listed |= {"predict.folds": config.predict.folds, "predict.seeds": config.predict.seeds}
+    for name, values in listed.items():
         if not values or len(set(values)) != len(values):
             raise ConfigError(f"{name}={values} is refused; it takes one or more values, each once")
+
+
+def _check_mirroring(config: Config) -> None:
+    """An axis mirrored twice would be counted twice."""
+    for name, axes in (("evaluate", config.evaluate.mirror_axes), ("predict", config.predict.mirror_axes)):
+        if len(set(axes)) != len(axes):
+            raise ConfigError(f"{name}.mirror_axes={axes} is refused; it takes axes, each once")
 
 
 def _check_ranges(config: Config) -> None:

@@ -602,11 +602,48 @@ class GateConfig:
 
 
 @dataclass
-class EvaluateConfig:
+class InferenceConfig:
+    """How volumes are segmented; `evaluate` and `predict` have each their own."""
+
+    overlap: float | None = key(None, "Overlap of the sliding window; null: train.overlap.", low=0, high=0.95)
+    mirror_axes: list[int] = key(
+        [],
+        "Axes of the prepared volume along which each window is segmented mirrored too, logits averaged (test-time augmentation); "
+        "best only those that training mirrored.",
+        choices=(0, 1, 2),
+    )
+    window_batch: int = key(4, "Windows that go through the network at once.", low=1)
+    precision: str = key(
+        "no", "Mixed precision of the network's passes; sums are float32 always.", choices=("no", "bf16", "fp16")
+    )
+    postprocessing: str = key(
+        "none",
+        "validated: keep the largest component of each label for which that raised the mean Dice of the fold's validation cases.",
+        choices=("none", "validated"),
+    )
+
+
+@dataclass
+class EvaluateConfig(InferenceConfig):
     tolerance_mm: float = key(
         1.0, "Tolerance of the normalised surface Dice, in mm (pixels in 2D without spacing).", low=0
     )
     reference: str = key("none", "Arm that the gains are measured against.")
+    connectivity: str = key(
+        "corners",
+        "Voxels of one component share a corner (26 neighbours in 3D, 8 in 2D) or a face (6, 4); for postprocessing=validated.",
+        choices=("corners", "faces"),
+    )
+
+
+@dataclass
+class PredictConfig(InferenceConfig):
+    input: str | None = key(None, "Folder of new images, or one file.")
+    output: str | None = key(None, "Folder for their label maps; made where it is missing.")
+    arm: str = key("diffboost_classical", "Arm whose segmenters predict.")
+    folds: list[int] = key([0], "Folds whose segmenters predict together.", low=0)
+    seeds: list[int] = key([0], "Seeds of these segmenters.", low=0)
+    probabilities: bool = key(False, "Write a probability map for every label but the background too.")
 
 
 @dataclass
@@ -660,6 +697,7 @@ class Config:
     train: TrainConfig = section(TrainConfig)
     gate: GateConfig = section(GateConfig)
     evaluate: EvaluateConfig = section(EvaluateConfig)
+    predict: PredictConfig = section(PredictConfig)
     export: ExportConfig = section(ExportConfig)
     arm: dict[str, ArmConfig] = field(default_factory=dict, metadata={"meaning": "Definition of every arm."})
     runtime: RuntimeConfig = section(RuntimeConfig)

@@ -19,7 +19,18 @@ LAYERS = {
     "stages": 5,
     "cli": 6, "__init__": 6, "__main__": 6,
 }  # fmt: skip
-COMMANDS = {"prepare", "train_codec", "pretrain", "finetune", "synthesize", "train", "evaluate", "report", "export"}
+COMMANDS = {
+    "prepare",
+    "train_codec",
+    "pretrain",
+    "finetune",
+    "synthesize",
+    "train",
+    "evaluate",
+    "predict",
+    "report",
+    "export",
+}
 HEAVY = ("torch", "monai", "torchio", "diffusers", "transformers", "SimpleITK", "scipy", "matplotlib", "nibabel")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -147,6 +147,10 @@ class Workspace:
     def prediction(self, fold: int, arm: str, seed: int, case: str, ending: str) -> Path:
         return self.segmenter(fold, arm, seed) / "predictions" / f"{case}{ending}"
 
+    def postprocessing(self, fold: int, arm: str, seed: int) -> Path:
+        """For which labels a segmenter's validation cases say that the largest component is to be kept."""
+        return self.segmenter(fold, arm, seed) / "postprocessing.json"
+
     def config_path(self, stage: str) -> Path:
         return self.root / "config" / f"{stage}.yaml"
 

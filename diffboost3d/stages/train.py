@@ -91,7 +91,8 @@ def _run_cell(
         }
         description |= {"classes": manifest.label_count + 1, "spatial_dims": manifest.spatial_dims}
         save_tensors(folder / SEGMENTER, learner.network.state_dict(), description)
-        workspace.finish(folder, "train", own, started, arm=name, fold=fold, seed=seed, **facts, **description)
+        facts |= {"preparation": digest(manifest.preparation), **description}
+        workspace.finish(folder, "train", own, started, arm=name, fold=fold, seed=seed, **facts)
     accelerator.wait_for_everyone()
 
 
