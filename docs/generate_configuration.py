@@ -41,7 +41,9 @@ def page() -> str:
 def _groups() -> str:
     """The files that a word on the command line chooses."""
     rows = []
-    for folder in sorted(path for path in configs_folder().iterdir() if path.is_dir() and path.name != "arm"):
+    for folder in sorted(
+        path for path in configs_folder().iterdir() if path.is_dir() and path.name not in ("arm", "ablation")
+    ):
         choices = sorted(path.stem for path in folder.glob("*.yaml"))
         if len(choices) > 1:
             rows.append((f"`{folder.name}`", ", ".join(f"`{folder.name}={choice}`" for choice in choices)))
