@@ -74,10 +74,13 @@ def _presets() -> str:
 
 
 def _arms(config: Config) -> str:
-    rows = [(f"`{name}`", arm.merge, "yes" if arm.classical else "no") for name, arm in config.arm.items()]
+    rows = [
+        (f"`{name}`", arm.merge, arm.synthetic_set, "yes" if arm.classical else "no", ", ".join(arm.augmentations))
+        for name, arm in config.arm.items()
+    ]
     meanings = [f"`{one.name}`: {one.metadata['meaning']}" for one in dataclasses.fields(ArmConfig)]
     intro = "## Arms\n\n" + " ".join(meanings) + " `+arm.mine={merge: real, classical: true}` adds one.\n\n"
-    return intro + _table(("arm", "merge", "classical"), rows)
+    return intro + _table(("arm", "merge", "synthetic_set", "classical", "augmentations"), rows)
 
 
 def _sections(config: Config) -> Iterator[tuple[str, list[tuple[str, Any, Any]]]]:
@@ -128,7 +131,7 @@ def _allowed(one: Any) -> str:
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, one in value.items():
-        if isinstance(one, dict) and one and name not in ("arm", "arguments", "labels"):
+        if isinstance(one, dict) and one and name not in ("arm", "arguments", "labels", "sets"):
             yield from _flat(one, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", one
