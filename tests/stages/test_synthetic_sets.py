@@ -47,6 +47,7 @@ def records(workspace):
     return [json.loads(path.read_text()) for path in sorted(workspace.synthetic(0).glob("*/[0-9][0-9].json"))]
 
 
+@pytest.mark.slow
 def test_each_set_has_a_folder_of_its_own_and_says_what_made_it(made):
     workspace, _ = made
     assert records(workspace) == []  # no arm uses the default set
@@ -60,6 +61,7 @@ def test_each_set_has_a_folder_of_its_own_and_says_what_made_it(made):
     assert {record["seed"] for record in same} == {record["seed"] for record in warped}
 
 
+@pytest.mark.slow
 def test_the_arms_train_on_the_sets_that_they_name(made):
     workspace, words = made
     for arm in ("pix2pix", "only", "warped_too"):
@@ -72,6 +74,7 @@ def test_the_arms_train_on_the_sets_that_they_name(made):
     assert "made anew" not in again
 
 
+@pytest.mark.slow
 def test_the_generator_of_a_set_is_asked_for_the_edges_that_it_learned(made, capsys):
     _, words = made
     assert main(["synthesize", *words, "diffusion.denoiser.neighbours=0", "synthesize.strength=0.3"]) == 2
@@ -92,7 +95,7 @@ def test_without_real_ones_cases_are_the_synthetic_ones_with_their_labels():
         train._without_real(cases[1:], "title")
 
 
-def test_settings_of_other_sets_change_no_volume_of_the_default_set(made):
+def test_settings_of_other_sets_change_no_volume_of_the_default_set():
     from diffboost3d.stages.inputs import sampling_settings
 
     plain = compose([]).synthesize
