@@ -103,12 +103,13 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         patch: Size,
         spacing_mm: Sequence[float],
         merge: MergePlan,
-        augmentations: Sequence[Augmentation],
+        augmentations: Sequence[Augmentation] | None,
         foreground_probability: float,
         seed: int,
     ) -> None:
-        self.cases, self.patch, self.merge, self.augmentations = cases, patch, merge, augmentations
-        self._reach = augmentations[0].reach if augmentations else patch
+        self.cases, self.patch, self.merge = cases, patch, merge
+        self.augmentations = tuple(augmentations or ())
+        self._reach = self.augmentations[0].reach if self.augmentations else patch
         self._spacing_mm = tuple(spacing_mm)
         self._foreground_probability = foreground_probability
         self._seed = seed

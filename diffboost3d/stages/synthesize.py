@@ -56,12 +56,12 @@ def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelera
     started = now()
     split = workspace.read_split(fold)
     cases = cases_of(manifest, split.training)
-    config = with_measured_noise(config, workspace, manifest, cases)
     anatomies = Anatomies(config, workspace, manifest, split, fold)
     title = f"synthesize {workspace.synthetic_set} fold {fold}".replace("  ", " ")
     if _translates(config):
         model = require_translator(config, workspace, fold)
     else:
+        config = with_measured_noise(config, workspace, manifest, cases)
         model = require_generator(config, workspace, workspace.finetuned(fold), "finetune")
     judged_by = gate_digest(config, manifest, workspace.read_split(fold), model)
     records = [
