@@ -562,10 +562,10 @@ class ArmConfig:
         "instead: nothing, synthetic volumes alone are trained on, and no real image is seen.",
         choices=("none", "real", "synthetic", "warped", "instead"),
     )
+    classical: bool = key(False, "The classical stack, after the merge.")
     synthetic_set: str = key(
         "default", "Which set of synthetic volumes, or of their warps: default, or a name in synthesize.sets."
     )
-    classical: bool = key(False, "The classical stack, after the merge.")
     augmentations: list[str] = key(
         [],
         "Single augmentations, after the merge.",

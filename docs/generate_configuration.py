@@ -75,12 +75,12 @@ def _presets() -> str:
 
 def _arms(config: Config) -> str:
     rows = [
-        (f"`{name}`", arm.merge, arm.synthetic_set, "yes" if arm.classical else "no", ", ".join(arm.augmentations))
+        (f"`{name}`", arm.merge, "yes" if arm.classical else "no", arm.synthetic_set, ", ".join(arm.augmentations))
         for name, arm in config.arm.items()
     ]
     meanings = [f"`{one.name}`: {one.metadata['meaning']}" for one in dataclasses.fields(ArmConfig)]
     intro = "## Arms\n\n" + " ".join(meanings) + " `+arm.mine={merge: real, classical: true}` adds one.\n\n"
-    return intro + _table(("arm", "merge", "synthetic_set", "classical", "augmentations"), rows)
+    return intro + _table(("arm", "merge", "classical", "synthetic_set", "augmentations"), rows)
 
 
 def _sections(config: Config) -> Iterator[tuple[str, list[tuple[str, Any, Any]]]]:
