@@ -70,6 +70,7 @@ class TrainingPlan:
     seed: int
     workers: int = 0
     patience: int = 0
+    betas: tuple[float, float] = (0.9, 0.999)
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a step: linear warm-up, then half a cosine to zero."""
@@ -141,7 +142,7 @@ class _Run:
         self.checkpoint = folder / "checkpoint"
         self.tensorboard = folder / "tensorboard"
         trained = [parameter for parameter in learner.module.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=plan.learning_rate, weight_decay=plan.weight_decay)
+        optimizer = torch.optim.AdamW(trained, lr=plan.learning_rate, betas=plan.betas, weight_decay=plan.weight_decay)
         self.module, self.optimizer = accelerator.prepare(learner.module, optimizer)
         self.average = AveragedWeights(learner.module, plan.ema_decay)
         self.best_step, self.best_score = 0, -math.inf
