@@ -16,6 +16,9 @@ from diffboost3d.errors import ConfigError
 from diffboost3d.schema import ArmConfig, Config, DiffusionConfig, MergeConfig, SynthesizeConfig
 
 
+ANY_KEYS = ("network.arguments.", "compare.variants.", "compare.launcher_options.")  # dictionaries of any keys
+
+
 def configs_folder() -> Path:
     """The `configs/` folder: beside the package in a checkout, inside it in an installed wheel."""
     package = Path(__file__).resolve().parent
@@ -91,7 +94,7 @@ def _hydra_message(error: Exception, overrides: Sequence[str]) -> str:
 
 def _unknown_key(name: str) -> str:
     allowed = [path for path, _ in _leaves(Config())]
-    if name.startswith("network.arguments."):  # the one dictionary of any keys
+    if name.startswith(ANY_KEYS):
         return f"{name} is not set yet; +{name}=VALUE adds it"
     if name.split(".")[0] == "arm":
         keys = ", ".join(one.name for one in dataclasses.fields(ArmConfig))
@@ -164,6 +167,7 @@ def _check_value(path: str, value: Any, allowed: Any) -> None:
 def _check_together(config: Config) -> None:
     """Rules that bind several keys."""
     _check_study(config)
+    _check_compare(config)
     _check_ranges(config)
     if config.prepare.edges.operator == "hed" and not config.prepare.edges.hed_weights:
         raise ConfigError(
@@ -204,6 +208,18 @@ def _check_study(config: Config) -> None:
         values = getattr(config, name)
         if not values or len(set(values)) != len(values):
             raise ConfigError(f"{name}={values} is refused; it takes one or more values, each once")
+
+
+def _check_compare(config: Config) -> None:
+    """What a study can't be made of."""
+    compare = config.compare
+    if len(set(compare.sizes)) != len(compare.sizes):
+        raise ConfigError(f"compare.sizes={compare.sizes} is refused; it takes each size once")
+    if unknown := [arm for arm in compare.references if arm not in config.arm]:
+        raise ConfigError(f"compare.references={unknown[0]} is refused; allowed: {', '.join(config.arm)}")
+    for name in compare.variants:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+            raise ConfigError(f"compare.variants.{name} is refused; a name takes letters, digits, and _ - . after the first")
 
 
 def _check_ranges(config: Config) -> None:
@@ -380,6 +396,20 @@ def _check_patient_pattern(pattern: str) -> None:
 def to_plain(section: Any) -> Any:
     """A section as plain JSON-able dictionaries and lists."""
     return dataclasses.asdict(section) if dataclasses.is_dataclass(section) else section  # type: ignore[arg-type]
+
+
+def from_yaml(text: str) -> Config:
+    """The configuration that `to_yaml` wrote, validated."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        read = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text))
+        config: Config = OmegaConf.to_object(read)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise ConfigError(_typed_message(error, ())) from error
+    validate(config)
+    return config
 
 
 def to_yaml(config: Config) -> str:

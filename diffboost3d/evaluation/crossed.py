@@ -1,0 +1,143 @@
+"""The mean of a score over test cases and training seeds, and an interval that holds the luck of both.
+
+Every case is scored by the segmenter of every seed, so the two sources of chance are crossed: other cases would have
+moved the mean, and so would other seeds. An interval over cases alone, with the seeds averaged away, takes the few
+trainings that were run for all there could be, and finds differences between two arms that are the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffboost3d.evaluation.statistics import Interval
+
+Run = tuple[int, int]  # fold, seed
+
+
+@dataclass(frozen=True)
+class CrossedMean:
+    """A mean over cases and runs.
+
+    Attributes:
+        interval: t interval of the mean; nan bounds where no spread can be estimated.
+        se_cases: standard error that the choice of the cases makes (of patients, where they have several).
+        se_seeds: standard error that the choice of the seeds makes beside that; nan with one seed.
+        seed_sd: standard deviation of the mean between seeds, as it is seen; nan with one seed.
+        patients: how many independent cases there are.
+    """
+
+    interval: Interval
+    se_cases: float
+    se_seeds: float
+    seed_sd: float
+    patients: int
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of the variance of the mean and the degrees of freedom that its estimate has."""
+
+    variance: float
+    freedom: float
+
+
+def crossed_mean(
+    values: Mapping[str, Mapping[Run, float]], patients: Mapping[str, str] | None = None, level: float = 0.95
+) -> CrossedMean:
+    """The mean of `values`, {case: {(fold, seed): value}}, over cases, each averaged over its runs, with its interval.
+
+    Variance of the mean by cases: that between patients, whose cases are summed (clusters), on patients - 1 degrees of
+    freedom. By seeds: in each fold the variance between the means of its runs, less what the cases' own scatter
+    between runs explains, never below 0. The interval has a t quantile at Satterthwaite's degrees of freedom (Satterthwaite
+    1946; Cameron, Gelbach and Miller 2011 for errors that are clustered in two ways). With one seed it is over cases alone.
+
+    Args:
+        patients: case -> patient; None: every case is its own.
+
+    Raises:
+        ValueError: a value that isn't finite, a case without any, or a level outside (0, 1).
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"need a level between 0 and 1, got {level}")
+    if not values:
+        return CrossedMean(Interval(math.nan, math.nan, math.nan), math.nan, math.nan, math.nan, 0)
+    means = {case: _mean_of(case, runs) for case, runs in values.items()}
+    mean = float(np.mean(list(means.values())))
+    cases, count = _between_patients(means, patients or {case: case for case in means})
+    folds = [_fold_parts(fold, len(means)) for fold in _folds(values)]
+    folds = [fold for fold in folds if fold is not None]
+    seed_sd = math.sqrt(float(np.mean([spread for _, _, spread in folds]))) if folds else math.nan
+    seeds = sum(max(0.0, runs.variance - rest.variance) for runs, rest, _ in folds)
+    parts = [cases]
+    for runs, rest, _ in folds:
+        if runs.variance > rest.variance:
+            parts += [runs, _Part(-rest.variance, rest.freedom)]
+    interval = _interval(mean, parts, level)
+    return CrossedMean(
+        interval, math.sqrt(cases.variance), math.sqrt(seeds) if folds else math.nan, seed_sd, count
+    )
+
+
+def _mean_of(case: str, runs: Mapping[Run, float]) -> float:
+    array = np.asarray(list(runs.values()), dtype=float)
+    if not array.size or not np.isfinite(array).all():
+        raise ValueError(f"case {case!r} needs one finite value or more, has {array.tolist()}")
+    return float(array.mean())
+
+
+def _between_patients(means: Mapping[str, float], patients: Mapping[str, str]) -> tuple[_Part, int]:
+    """The variance of the mean of cases that patients make, and how many there are."""
+    overall = float(np.mean(list(means.values())))
+    sums: dict[str, float] = {}
+    for case, value in means.items():
+        sums[patients[case]] = sums.get(patients[case], 0.0) + value - overall
+    count = len(sums)
+    if count < 2:
+        return _Part(math.nan, 0.0), count
+    total = sum(one**2 for one in sums.values())
+    return _Part(count / (count - 1) * total / len(means) ** 2, count - 1.0), count
+
+
+def _folds(values: Mapping[str, Mapping[Run, float]]) -> list[NDArray[np.float64]]:
+    """One array (cases, seeds) a fold, of the cases that were scored on all seeds of the fold."""
+    folds = sorted({fold for runs in values.values() for fold, _ in runs})
+    tables = []
+    for fold in folds:
+        seeds = sorted({seed for runs in values.values() for one, seed in runs if one == fold})
+        rows = [[runs[fold, seed] for seed in seeds] for runs in values.values() if all((fold, s) in runs for s in seeds)]
+        tables.append(np.asarray(rows, dtype=np.float64).reshape(len(rows), len(seeds)))
+    return tables
+
+
+def _fold_parts(table: NDArray[np.float64], cases: int) -> tuple[_Part, _Part, float] | None:
+    """Of the variance of the mean of all cases: what the runs of a fold seem to make, what of it is the scatter of cases
+    between runs, and the variance between the runs' own means. None with fewer than two runs or cases.
+    """
+    rows, runs = table.shape
+    if rows < 2 or runs < 2:
+        return None
+    of_runs = table.mean(axis=0)
+    between = float(of_runs.var(ddof=1))
+    scatter = table - table.mean(axis=1, keepdims=True) - of_runs + table.mean()
+    freedom = (rows - 1) * (runs - 1)
+    residual = float((scatter**2).sum()) / freedom
+    share = (rows / cases) ** 2 / runs
+    return _Part(share * between, runs - 1.0), _Part(share * residual / rows, float(freedom)), between
+
+
+def _interval(mean: float, parts: Sequence[_Part], level: float) -> Interval:
+    from scipy.stats import t
+
+    variance = sum(part.variance for part in parts)
+    if math.isnan(variance):
+        return Interval(mean, math.nan, math.nan)
+    if variance <= 0:
+        return Interval(mean, mean, mean)
+    freedom = variance**2 / sum(part.variance**2 / part.freedom for part in parts)
+    half = float(t.ppf((1 + level) / 2, freedom)) * math.sqrt(variance)
+    return Interval(mean, mean - half, mean + half)
