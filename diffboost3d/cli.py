@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "train a segmenter for every arm, fold and seed",
     "evaluate": "predict and score the test cases",
     "report": "table, figures and one page",
+    "compare": "a study: arms x folds x seeds x training sizes x variants, with statistics",
     "export": "real and accepted synthetic volumes as a data set for nnU-Net v2, or in MSD form",
 }
 
@@ -35,6 +36,7 @@ READS = {
     "train": "prepare, and synthesize for the diffboost arms",
     "evaluate": "prepare, train",
     "report": "evaluate",
+    "compare": "data.root",
     "export": "prepare, and synthesize for synthetic volumes",
 }
 
@@ -49,6 +51,7 @@ KEYS = {
     "train": "arms seeds folds merge.* classical.* network train.* runtime.*",
     "evaluate": "arms seeds folds evaluate.*",
     "report": "arms seeds folds",
+    "compare": "data.root workspace arms folds seeds compare.* preset and every key of the stages",
     "export": "export.* folds",
 }
 
@@ -120,6 +123,9 @@ def _run(command: str, overrides: list[str]) -> int:
     from diffboost3d.config import compose, to_yaml
 
     config = compose(_defaults(command, overrides))
+    if command == "compare":  # it opens many workspaces
+        import_module("diffboost3d.stages.compare").start(config, overrides)
+        return 0
     from diffboost3d.cases.workspace import Workspace
 
     workspace = Workspace(config.workspace)
