@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from diffboost3d.report.tables import MISSING, Table, interval_text, number_text, p_text, to_markdown
+from diffboost3d.report.tables import MISSING, Table, interval_text, name_of, number_text, p_text, to_markdown
 
 THIRDS = ("small", "middle", "large")
 
@@ -25,7 +25,7 @@ def arms_of_study(summary: Mapping[str, Any], metric: str = "dice") -> Table:
         for arm, result in part["arms"].items()
         if metric in result
     ]
-    columns = (*_part_columns(summary), "arm", f"{metric} ({unit}) [95 %]", "SD between seeds", "cases")
+    columns = (*_part_columns(summary), "arm", f"{name_of(metric)} ({unit}) [95 %]", "SD between seeds", "cases")
     return Table(columns, tuple(rows), len(columns) - 3)
 
 
@@ -120,33 +120,42 @@ def _escaped(text: str) -> str:
     return text.replace("~", "\\textasciitilde ").replace("^", "\\textasciicircum ").replace("<", "$<$")
 
 
-def _verdicts(summary: Mapping[str, Any]) -> str:
+def verdict_lines(summary: Mapping[str, Any]) -> list[str]:
+    """One sentence a comparison, with the part it is of where there are several."""
     lines = []
     for part in summary["parts"]:
-        where = ", ".join(f"{name} {cell}" for name, cell in zip(_part_columns(summary), _part_cells(summary, part), strict=True))
-        lines += [f"- {where + ': ' if where else ''}{row['verdict']}" for row in part["comparisons"] if row.get("verdict")]
-    lines += [f"- n {_size(row['size'])}: {row['verdict']}" for row in summary["between_variants"] if row.get("verdict")]
-    return "\n".join(lines) or "There is nothing to compare yet."
+        cells = zip(_part_columns(summary), _part_cells(summary, part), strict=True)
+        where = ", ".join(f"n = {cell}" if name == "n" else cell for name, cell in cells)
+        lines += [f"{where + ': ' if where else ''}{row['verdict']}" for row in part["comparisons"] if row.get("verdict")]
+    for row in summary["between_variants"]:
+        if row.get("verdict"):
+            where = f"n = {_size(row['size'])}: " if len(summary["sizes"]) > 1 else ""
+            lines.append(where + row["verdict"])
+    return lines
+
+
+def _verdicts(summary: Mapping[str, Any]) -> str:
+    return "\n".join(f"- {line}" for line in verdict_lines(summary)) or "There is nothing to compare yet."
 
 
 def _tables(summary: Mapping[str, Any]) -> list[tuple[str, str, Table]]:
     """(heading, what it shows, table), without empty ones."""
     found = []
     for metric in (one["name"] for one in summary["metrics"]):
-        found.append((f"{metric} by arm", "Mean over test cases, 95 % bootstrap over patients.", arms_of_study(summary, metric)))
+        found.append((f"{name_of(metric)} by arm", "Mean over test cases, 95 % bootstrap over patients.", arms_of_study(summary, metric)))
         text = (
             "Arm minus reference on the same cases: 95 % interval over cases and seeds, the standard errors that each makes, "
             "Wilcoxon's p and Holm's adjustment of it."
         )
-        found.append((f"{metric} differences", text, comparisons_of_study(summary, metric)))
-        found.append((f"{metric} between variants", text, between_variants(summary, metric)))
+        found.append((f"{name_of(metric)} differences", text, comparisons_of_study(summary, metric)))
+        found.append((f"{name_of(metric)} between variants", text, between_variants(summary, metric)))
     text = "Differences in Dice points; thirds of the test cases by the label's volume. Described, not tested."
     found.append(("Effect by label and by size of the label", text, effects_of_study(summary)))
     return [one for one in found if one[2].rows]
 
 
 def _difference_columns(metric: str, unit: str) -> tuple[str, ...]:
-    return (f"{metric} difference ({unit}) [95 %]", "SE cases", "SE seeds", "p", "p (Holm)", "verdict")
+    return (f"{name_of(metric)} difference ({unit}) [95 %]", "SE cases", "SE seeds", "p", "p (Holm)", "verdict")
 
 
 def _difference_cells(row: Mapping[str, Any], metric: str) -> tuple[str, ...]:

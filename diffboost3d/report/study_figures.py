@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from diffboost3d.report.figures import ACCENT, FAINT, INK, LABEL_COLOURS, QUIET, axes_of
+from diffboost3d.report.tables import name_of
 
 # Okabe and Ito's, with an ink of our own, for the arms; twelve are told apart by the marker too
 ARM_COLOURS = (INK, *LABEL_COLOURS)
@@ -47,7 +48,7 @@ def forest_plot(summary: Mapping[str, Any], metric: str = "dice") -> dict[str, b
         place += 1.1
     axes.set_yticks([at for at, _ in ticks], [text for _, text in ticks])
     axes.set_ylim(place - 0.4, -0.7)
-    axes.set_xlabel(f"difference in {metric} ({unit or 'points'}); thick: 95 % over cases, thin: over cases and seeds")
+    axes.set_xlabel(f"difference in {name_of(metric)} ({unit or 'points'}); thick: 95 % over cases, thin: over cases and seeds")
     axes.grid(axis="x", color=FAINT, linewidth=0.5)
     axes.tick_params(axis="y", length=0)
     return _files(figure)
@@ -83,7 +84,7 @@ def learning_curve(summary: Mapping[str, Any], metric: str = "dice") -> dict[str
         axes.grid(axis="y", color=FAINT, linewidth=0.5)
         if len(variants) > 1:
             axes.set_title(variant, fontsize=10, color=INK)
-    np.atleast_1d(first)[0].set_ylabel(f"{metric} ({unit or '%'})")
+    np.atleast_1d(first)[0].set_ylabel(f"{name_of(metric)} ({unit or '%'})")
     handles, names = np.atleast_1d(first)[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=9)
     return _files(figure)

@@ -12,6 +12,11 @@ _FRACTIONS = ("dice", "nsd")  # shown as percentages, so that gains in points ca
 _NAMES = {"dice": "Dice", "hd95": "HD95", "assd": "ASSD", "nsd": "NSD"}
 
 
+def name_of(metric: str) -> str:
+    """A metric's name as it is read: dice is Dice."""
+    return _NAMES.get(metric, metric)
+
+
 @dataclass(frozen=True)
 class Table:
     """Cells as text; the first `text_columns` columns are words, aligned left, the rest numbers, aligned right."""

@@ -14,7 +14,7 @@ from diffboost3d.cases.workspace import Workspace
 from diffboost3d.config import compose, to_yaml
 from diffboost3d.errors import ConfigError, StudyError
 from diffboost3d.evaluation.study import summarise_study
-from diffboost3d.report.study import latex_of_study, markdown_of_study
+from diffboost3d.report.study import latex_of_study, markdown_of_study, verdict_lines
 from diffboost3d.schema import Config
 from diffboost3d.stages.evaluate import case_scores
 from diffboost3d.stages.launching import (
@@ -203,14 +203,8 @@ def _write_results(
     write_text(study.report("md"), markdown_of_study(title, summary, notes))
     write_text(study.report("tex"), latex_of_study(title, summary))
     _write_figures(study, summary)
-    for part in summary["parts"]:
-        where = f"{part['variant']}, n = {'all' if part['size'] is None else part['size']}"
-        for row in part["comparisons"]:
-            if row.get("verdict"):
-                workspace.log(f"{where}: {row['verdict']}")
-    for row in summary["between_variants"]:
-        if row.get("verdict"):
-            workspace.log(f"n = {'all' if row['size'] is None else row['size']}: {row['verdict']}")
+    for line in verdict_lines(summary):
+        workspace.log(line)
     workspace.log(f"study: {study.report('md')}, {study.scores_path}")
 
 
