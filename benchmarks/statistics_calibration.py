@@ -2,16 +2,16 @@
 
     python benchmarks/statistics_calibration.py
 
-Simulates studies of five arms with scores like the committed ones of `results/hippocampus_quick.csv`: that file's case means and their
-scatter between cases, seeds and arms (as estimated from it, in the result), 50 test cases, 3 seeds. In each study
+Simulates studies of five arms with scores like the committed ones of `results/hippocampus_quick.csv`: that file's case means and
+their scatter between cases, seeds and arms (as estimated from it, in the result), 50 test cases, 3 seeds. In each study
 
 - `null` is `none` trained again: the same arm by construction, with training luck of its own (seeds, and cases x seeds);
 - `planted` is `none` with 2 Dice points more in truth; `classical` and `cutmix` differ from `none` as in the file.
 
 The right verdict on null against none is "no detectable gain", on planted against none "helps". Writes
 `results/statistics_calibration.json`: the share of right verdicts over all studies, by the present rule and by an interval and test
-over cases alone (bootstrap and Wilcoxon with Holm's adjustment, seeds averaged away), for training luck as in the file, none, and twice as much.
-Takes some minutes on one core.
+over cases alone (bootstrap and Wilcoxon with Holm's adjustment, seeds averaged away), for training luck as in the file, none, and
+twice as much. About two minutes on one core.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Structure:
 
     Attributes:
         cases: Dice of every case in the arm none, over seeds; means: of the arms, as differences from none.
-        arm_sd: how cases differ in what an arm does to them; seed_sd: of an arm's mean between seeds; rest_sd: of a case between seeds beside that.
+        arm_sd: how cases differ in what an arm does to them; seed_sd: of an arm's mean between seeds; rest_sd: of a case
+            between seeds beside that.
     """
 
     cases: Float
@@ -74,7 +75,10 @@ def structure(path: Path) -> Structure:
 
 
 def simulate(given: Structure, number: int, luck: float) -> dict[str, dict[str, dict[tuple[int, int, str], float]]]:
-    """Scores {arm: {case: {(fold, seed, label): Dice}}} of one study; `luck` multiplies the standard deviation of training luck."""
+    """Scores {arm: {case: {(fold, seed, label): Dice}}} of one study.
+
+    `luck` multiplies the standard deviation of an arm's mean between seeds.
+    """
     random = generator(number, "calibration")
     base = random.choice(given.cases, CASES)  # as hard as those of the file
     gains = {"none": 0.0, "null": 0.0, "planted": EFFECT, **{arm: given.means[arm] for arm in ("classical", "cutmix")}}
@@ -84,9 +88,7 @@ def simulate(given: Structure, number: int, luck: float) -> dict[str, dict[str, 
         runs = random.normal(0, luck * given.seed_sd, SEEDS)
         table = (base + gains[arm] + own)[:, None] + runs + random.normal(0, given.rest_sd, (CASES, SEEDS))
         table = np.clip(table, 0, 1)
-        scores[arm] = {
-            f"case{c:02d}": {(0, s, "both"): float(table[c, s]) for s in range(SEEDS)} for c in range(CASES)
-        }
+        scores[arm] = {f"case{c:02d}": {(0, s, "both"): float(table[c, s]) for s in range(SEEDS)} for c in range(CASES)}
     return scores
 
 
@@ -137,9 +139,7 @@ def main() -> None:
         "cases": CASES,
         "seeds": SEEDS,
         "arms": list(ARMS),
-        "structure": {
-            name: round(getattr(found, name), 5) for name in ("arm_sd", "seed_sd", "rest_sd")
-        },
+        "structure": {name: round(getattr(found, name), 5) for name in ("arm_sd", "seed_sd", "rest_sd")},
         "by_training_luck": by_luck,
     }
     (RESULTS / "statistics_calibration.json").write_text(json.dumps(result, indent=1) + "\n")

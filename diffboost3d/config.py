@@ -15,7 +15,6 @@ from typing import Any
 from diffboost3d.errors import ConfigError
 from diffboost3d.schema import ArmConfig, Config, DiffusionConfig, MergeConfig, SynthesizeConfig
 
-
 ANY_KEYS = ("network.arguments.", "compare.variants.", "compare.launcher_options.")  # dictionaries of any keys
 
 
@@ -219,7 +218,9 @@ def _check_compare(config: Config) -> None:
         raise ConfigError(f"compare.references={unknown[0]} is refused; allowed: {', '.join(config.arm)}")
     for name in compare.variants:
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
-            raise ConfigError(f"compare.variants.{name} is refused; a name takes letters, digits, and _ - . after the first")
+            raise ConfigError(
+                f"compare.variants.{name} is refused; a name takes letters, digits, and _ - . after the first"
+            )
 
 
 def _check_ranges(config: Config) -> None:

@@ -628,7 +628,9 @@ class CompareConfig:
         "local: processes on this machine; else an installed launcher plugin of Hydra by name, such as submitit_slurm.",
     )
     launcher_options: dict[str, Any] = key({}, "Options of that plugin, such as {partition: gpu, timeout_min: 240}.")
-    processes: int = key(1, "local: cells that run at the same time, each in a process of its own; 0: in this one.", low=0)
+    processes: int = key(
+        1, "local: cells that run at the same time, each in a process of its own; 0: in this one.", low=0
+    )
     status: bool = key(False, "Only list the cells and what has become of each; nothing runs.")
 
 

@@ -82,7 +82,9 @@ def draw_splits(
         )
     generator(seed, "folds").shuffle(patients)
     return [
-        _draw_split(cases, with_label, patients, fold, folds, labelled, unlabelled, validation_fraction, seed, validation)
+        _draw_split(
+            cases, with_label, patients, fold, folds, labelled, unlabelled, validation_fraction, seed, validation
+        )
         for fold in range(folds)
     ]
 

@@ -69,8 +69,7 @@ def crossed_mean(
     means = {case: _mean_of(case, runs) for case, runs in values.items()}
     mean = float(np.mean(list(means.values())))
     cases, count = _between_patients(means, patients or {case: case for case in means})
-    folds = [_fold_parts(fold, len(means)) for fold in _folds(values)]
-    folds = [fold for fold in folds if fold is not None]
+    folds = [parts for fold in _folds(values) if (parts := _fold_parts(fold, len(means))) is not None]
     seed_sd = math.sqrt(float(np.mean([spread for _, _, spread in folds]))) if folds else math.nan
     seeds = sum(max(0.0, runs.variance - rest.variance) for runs, rest, _ in folds)
     parts = [cases]
@@ -78,9 +77,7 @@ def crossed_mean(
         if runs.variance > rest.variance:
             parts += [runs, _Part(-rest.variance, rest.freedom)]
     interval = _interval(mean, parts, level)
-    return CrossedMean(
-        interval, math.sqrt(cases.variance), math.sqrt(seeds) if folds else math.nan, seed_sd, count
-    )
+    return CrossedMean(interval, math.sqrt(cases.variance), math.sqrt(seeds) if folds else math.nan, seed_sd, count)
 
 
 def _mean_of(case: str, runs: Mapping[Run, float]) -> float:
@@ -109,7 +106,9 @@ def _folds(values: Mapping[str, Mapping[Run, float]]) -> list[NDArray[np.float64
     tables = []
     for fold in folds:
         seeds = sorted({seed for runs in values.values() for one, seed in runs if one == fold})
-        rows = [[runs[fold, seed] for seed in seeds] for runs in values.values() if all((fold, s) in runs for s in seeds)]
+        rows = [
+            [runs[fold, seed] for seed in seeds] for runs in values.values() if all((fold, s) in runs for s in seeds)
+        ]
         tables.append(np.asarray(rows, dtype=np.float64).reshape(len(rows), len(seeds)))
     return tables
 

@@ -56,10 +56,12 @@ def bootstrap_mean(
     array = _finite(values)
     if array.size < 2:
         return Interval(float(array[0]) if array.size else math.nan, math.nan, math.nan)
-    sums, counts = array, np.ones(array.size)
+    sums: NDArray[np.float64] = array
+    counts = np.ones(array.size)
     if clusters is not None:
         _, place = np.unique(np.asarray(clusters), return_inverse=True)
-        sums, counts = np.bincount(place, weights=array), np.bincount(place).astype(float)
+        sums = np.asarray(np.bincount(place, weights=array), dtype=np.float64)
+        counts = np.bincount(place).astype(float)
         if sums.size < 2:
             return Interval(float(array.mean()), math.nan, math.nan)
     rng = np.random.default_rng(seed)

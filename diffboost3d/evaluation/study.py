@@ -42,7 +42,8 @@ class Comparison:
 def study_pairs(arms: Sequence[str], references: Sequence[str]) -> list[tuple[str, str]]:
     """The (arm, reference) pairs of a part of a study, each once and never both ways round.
 
-    Every arm meets every reference, references only those before them; `arm_pairs` adds the twins that tell what a gain is due to.
+    Every arm meets every reference, references only those before them; `arm_pairs` adds the twins that tell what a gain
+    is due to.
     """
     present = [one for one in references if one in arms]
     pairs: dict[tuple[str, str], None] = {}
@@ -127,8 +128,8 @@ def summarise_study(scores: Sequence[StudyScore], references: Sequence[str], see
     Of an arm, by metric: mean, low and high (95 % bootstrap over patients), cases, patients, `seed_sd` (standard deviation
     of the mean between seeds), `seeds` {seed: mean}, `labels` {label: mean}. Of a comparison: see `compare`; Dice has
     `claim`, `verdict`, `labels` {label: {mean, low, high}} and `terciles` {label: {small, middle, large}}, thirds of the test
-    cases by the volume of the label in their files. Families of Holm's adjustment: the comparisons of a metric in a part, or between variants
-    at a size.
+    cases by the volume of the label in their files. Families of Holm's adjustment: the comparisons of a metric in a part, or
+    between variants at a size.
     """
     finite = [score for score in scores if math.isfinite(score.value)]
     order = {metric.name: metric for metric in METRICS}
@@ -141,7 +142,11 @@ def summarise_study(scores: Sequence[StudyScore], references: Sequence[str], see
         "rule": RULE,
         "references": list(references),
         "metrics": [
-            {"name": name, "unit": units[name], "higher_is_better": order[name].higher_is_better if name in order else True}
+            {
+                "name": name,
+                "unit": units[name],
+                "higher_is_better": order[name].higher_is_better if name in order else True,
+            }
             for name in metrics
         ],
         "variants": list(dict.fromkeys(score.variant for score in finite)),
@@ -292,7 +297,9 @@ def _arm(cases: Grids, patients: Mapping[str, str], seed: int) -> dict[str, Any]
         "seed_sd": _or_none(crossed.seed_sd),
         "seeds": {str(one): _mean_of_seed(runs, one) for one in seeds},
         "labels": {
-            label: float(np.mean([np.mean([*kept.values()]) for g in cases.values() if (kept := _by_run(g, None, label))]))
+            label: float(
+                np.mean([np.mean([*kept.values()]) for g in cases.values() if (kept := _by_run(g, None, label))])
+            )
             for label in labels
         },
     }

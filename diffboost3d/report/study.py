@@ -75,7 +75,13 @@ def effects_of_study(summary: Mapping[str, Any]) -> Table:
 
 def markdown_of_study(title: str, summary: Mapping[str, Any], notes: Sequence[str]) -> str:
     """The whole study as a page of Markdown."""
-    blocks = [f"# {title}", *(f"- {note}" for note in notes), "## Verdicts", f"Rule: {summary['rule']}.", _verdicts(summary)]
+    blocks = [
+        f"# {title}",
+        *(f"- {note}" for note in notes),
+        "## Verdicts",
+        f"Rule: {summary['rule']}.",
+        _verdicts(summary),
+    ]
     for heading, text, table in _tables(summary):
         blocks += [f"## {heading}", text, to_markdown(table)]
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -126,7 +132,9 @@ def verdict_lines(summary: Mapping[str, Any]) -> list[str]:
     for part in summary["parts"]:
         cells = zip(_part_columns(summary), _part_cells(summary, part), strict=True)
         where = ", ".join(f"n = {cell}" if name == "n" else cell for name, cell in cells)
-        lines += [f"{where + ': ' if where else ''}{row['verdict']}" for row in part["comparisons"] if row.get("verdict")]
+        lines += [
+            f"{where + ': ' if where else ''}{row['verdict']}" for row in part["comparisons"] if row.get("verdict")
+        ]
     for row in summary["between_variants"]:
         if row.get("verdict"):
             where = f"n = {_size(row['size'])}: " if len(summary["sizes"]) > 1 else ""
@@ -142,7 +150,13 @@ def _tables(summary: Mapping[str, Any]) -> list[tuple[str, str, Table]]:
     """(heading, what it shows, table), without empty ones."""
     found = []
     for metric in (one["name"] for one in summary["metrics"]):
-        found.append((f"{name_of(metric)} by arm", "Mean over test cases, 95 % bootstrap over patients.", arms_of_study(summary, metric)))
+        found.append(
+            (
+                f"{name_of(metric)} by arm",
+                "Mean over test cases, 95 % bootstrap over patients.",
+                arms_of_study(summary, metric),
+            )
+        )
         text = (
             "Arm minus reference on the same cases: 95 % interval over cases and seeds, the standard errors that each makes, "
             "Wilcoxon's p and Holm's adjustment of it."

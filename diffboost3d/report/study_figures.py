@@ -40,7 +40,16 @@ def forest_plot(summary: Mapping[str, Any], metric: str = "dice") -> dict[str, b
     axes.axvline(0, color=QUIET, linewidth=1)
     place, ticks = 0.0, []
     for title, rows in groups:
-        axes.text(0.0, place, f" {title}", transform=axes.get_yaxis_transform(), fontsize=9, color=INK, weight="bold", va="center")
+        axes.text(
+            0.0,
+            place,
+            f" {title}",
+            transform=axes.get_yaxis_transform(),
+            fontsize=9,
+            color=INK,
+            weight="bold",
+            va="center",
+        )
         for row in rows:
             place += 1
             _draw_row(axes, place, row, scale)
@@ -48,15 +57,18 @@ def forest_plot(summary: Mapping[str, Any], metric: str = "dice") -> dict[str, b
         place += 1.1
     axes.set_yticks([at for at, _ in ticks], [text for _, text in ticks])
     axes.set_ylim(place - 0.4, -0.7)
-    axes.set_xlabel(f"difference in {name_of(metric)} ({unit or 'points'}); thick: 95 % over cases, thin: over cases and seeds")
+    axes.set_xlabel(
+        f"difference in {name_of(metric)} ({unit or 'points'}); thick: 95 % over cases, thin: over cases and seeds"
+    )
     axes.grid(axis="x", color=FAINT, linewidth=0.5)
     axes.tick_params(axis="y", length=0)
     return _files(figure)
 
 
 def learning_curve(summary: Mapping[str, Any], metric: str = "dice") -> dict[str, bytes]:
-    """Mean of every arm over the number of labelled cases (a logarithmic axis), bars: 95 % bootstrap interval over patients; a line
-    an arm, and a panel a variant. Returns {png: bytes, svg: bytes}.
+    """Mean of every arm over the number of labelled cases (a logarithmic axis), a line an arm and a panel a variant.
+
+    Bars: 95 % bootstrap interval over patients. Returns {png: bytes, svg: bytes}.
 
     Raises ValueError for a study with fewer than two sizes.
     """
@@ -96,7 +108,9 @@ def _draw_row(axes: Any, place: float, row: Mapping[str, Any], scale: float) -> 
         low, high = row[name]["low"], row[name]["high"]
         if low is not None:
             axes.plot([scale * low, scale * high], [place, place], color=colour, linewidth=width, solid_capstyle="butt")
-    axes.plot(scale * row["difference"]["mean"], place, "o", color="white", markeredgecolor=colour, markersize=5, zorder=4)
+    axes.plot(
+        scale * row["difference"]["mean"], place, "o", color="white", markeredgecolor=colour, markersize=5, zorder=4
+    )
 
 
 def _draw_curve(

@@ -76,7 +76,9 @@ def variants_of(config: Config, overrides: Sequence[str]) -> dict[str, Config]:
     for name, more in config.compare.variants.items():
         keys = [word.lstrip("+~").split("=")[0] for word in more]
         if refused := [key for key in keys if key in KEPT or key.split(".")[0] == "compare"]:
-            raise ConfigError(f"compare.variants.{name} sets {refused[0]}, which all variants share; set it for the study")
+            raise ConfigError(
+                f"compare.variants.{name} sets {refused[0]}, which all variants share; set it for the study"
+            )
         try:
             made[name] = compose([*overrides, *more])
         except ConfigError as error:
@@ -138,7 +140,9 @@ def _launch(config: Config, study: Study, jobs: list[Job], workspace: Workspace)
         count = f"{over['done'] + over['failed']} of {len(tasks)}"
         if event == "failed" and job_failure(task.folder, by_name[task.name].digest) is None:
             settle_job(task.folder, by_name[task.name].digest, error)
-        workspace.log(f"{task.name} {event}" + (f": {error}" if error else "") + (f" ({count})" if event != "starts" else ""))
+        workspace.log(
+            f"{task.name} {event}" + (f": {error}" if error else "") + (f" ({count})" if event != "starts" else "")
+        )
 
     schedule = Schedule(tasks, settled, report)
     _run(config, schedule, study)
@@ -184,9 +188,7 @@ def _sharing_cores(job: Job, config: Config) -> Job:
 
 
 # --- results ---------------------------------------------------------------------------------------------------------
-def _write_results(
-    config: Config, study: Study, jobs: list[Job], workspace: Workspace, errors: dict[str, str]
-) -> None:
+def _write_results(config: Config, study: Study, jobs: list[Job], workspace: Workspace, errors: dict[str, str]) -> None:
     """scores.csv, study.json, tables and figures, of the cells that are done."""
     cells = [job for job in jobs if job.kind == "cell"]
     done = [job for job in cells if is_done(job, study)]

@@ -213,4 +213,6 @@ def _quoted(text: str) -> str:
 def refuse_torchrun() -> None:
     """A study starts processes of its own."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise DiffBoostError("compare runs in one process and starts others itself (compare.processes=N); leave out torchrun")
+        raise DiffBoostError(
+            "compare runs in one process and starts others itself (compare.processes=N); leave out torchrun"
+        )

@@ -67,9 +67,7 @@ def _lay_out(config: Config, prepared: Workspace, workspace: Workspace, size: in
     write_json(workspace.findings_path, json.loads(prepared.findings_path.read_text(encoding="utf-8")))
     workspace.write_splits(_splits(config, prepared, manifest, size))
     source = (prepared.root.resolve() / manifest.source).resolve()
-    workspace.write_manifest(
-        dataclasses.replace(manifest, source=os.path.relpath(source, workspace.root.resolve()))
-    )
+    workspace.write_manifest(dataclasses.replace(manifest, source=os.path.relpath(source, workspace.root.resolve())))
 
 
 def _splits(config: Config, prepared: Workspace, manifest: Manifest, size: int | None) -> list[Split]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -32,7 +33,7 @@ def nested(size, validation=2, fold=0, unlabelled=None, seed=0):
 def test_the_cases_of_a_smaller_size_are_among_those_of_a_larger_one(fold):
     sizes = [nested(size, fold=fold) for size in (2, 3, 5, 10)]
     assert [len(split.training) for split in sizes] == [2, 3, 5, 10]
-    for small, large in zip(sizes, sizes[1:], strict=False):
+    for small, large in itertools.pairwise(sizes):
         assert set(small.training) < set(large.training)
         assert set(small.unlabelled) > set(large.unlabelled)
 
@@ -87,5 +88,7 @@ def test_more_than_there_are_is_refused_by_the_key():
     split = Split(("p00_0", "p01_0"), (), ("p02_0",), ("p03_0",))
     with pytest.raises(DataError, match=r"2 labelled training cases, the study asks for 3; lower compare\.sizes"):
         nested_split(split, CASES, 0, 3, 1, None, 0)
-    with pytest.raises(DataError, match=r"1 labelled validation cases, the study asks for 2; lower compare\.validation"):
+    with pytest.raises(
+        DataError, match=r"1 labelled validation cases, the study asks for 2; lower compare\.validation"
+    ):
         nested_split(split, CASES, 0, 2, 2, None, 0)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from diffboost3d.cases.study import StudyScore, Study, read_study_scores
+from diffboost3d.cases.study import Study, StudyScore, read_study_scores
 from diffboost3d.evaluation.study import summarise_study
 from diffboost3d.report.study import latex_of_study, markdown_of_study, to_latex, verdict_lines
 from diffboost3d.report.study_figures import forest_plot, learning_curve
