@@ -3,10 +3,11 @@
     python benchmarks/low_data.py --set hippocampus --data PATH/hippocampus --workspace study-hippocampus
     python benchmarks/low_data.py --set breast_us --data PATH/busi --workspace study-breast
 
-Sizes 3, 5, 10, 20 (breast_us: 20, 40, 80), three seeds, one fold with a third of the patients as test cases. Resumable: the same
-command goes on. Writes `results/SET_low_data.json` {n: {arm: {dice, ci}}, "gains": {"diffboost-none@5": [mean, low, high], ...}}
-(Dice as fractions; ci: 95 % bootstrap over patients; gains: 95 % over cases and seeds) and the tidy CSV of the same name. `--name`
-writes other results' files, so that a trial leaves the committed ones alone. The files hold the cells that are finished so far.
+Sizes 3, 5, 10, 20 (breast_us: 20, 40, 80), three seeds, one fold with a third of the patients as test cases. Resumable: the
+same command goes on. Writes `results/SET_low_data.json` {n: {arm: {dice, ci}}, "gains": {"diffboost-none@5": [mean, low,
+high], ...}} (Dice as fractions; ci: 95 % bootstrap over patients; gains: 95 % over cases and seeds) and the tidy CSV of the
+same name. `--name` writes other results' files, so that a trial leaves the committed ones alone. The files hold the cells
+that are finished so far.
 """
 
 from __future__ import annotations

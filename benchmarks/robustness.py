@@ -2,18 +2,19 @@
 
     python benchmarks/robustness.py --data PATH/hippocampus --workspace study-hippocampus --size 10
 
-The study has to be there (`low_data.py` with the same --data, --workspace, --sizes, --seeds, --arms and overrides). Each shift, in
-three strengths, is done by TorchIO to the image of the case's own file, before it is prepared: a scanner's shift comes in the file,
-and the percentiles that scale it to [-1, 1] are those of the shifted image, as they would be of such a file. The label file stays.
+The study has to be there (`low_data.py` with the same --data, --workspace, --sizes, --seeds, --arms and overrides). Each
+shift, in three strengths, is done by TorchIO to the image of the case's own file, before it is prepared: a scanner's shift
+comes in the file, and the percentiles that scale it to [-1, 1] are those of the shifted image, as they would be of such a
+file. The label file stays.
 
-Shifts: bias field, gamma, inverted contrast (mixed with the image), low resolution across the slices, noise, ghosting, motion,
-spike. None is part of the merging arms' training; whether one is part of a classical stack, its configuration says. What is drawn
-is keyed by case and shift; a stronger one is the same draw, more of it.
+Shifts: bias field, gamma, inverted contrast (mixed with the image), low resolution across the slices, noise, ghosting,
+motion, spike. None is part of the merging arms' training; whether one is part of a classical stack, its configuration says.
+What is drawn is keyed by case and shift; a stronger one is the same draw, more of it.
 
-Writes `results/SET_robustness.json` {shift: {arm: Dice}, ..., "gain": [mean, low, high]} (fractions; means over cases, labels,
-seeds and strengths; gain: diffboost_classical - classical on the mean over shifts, 95 % over cases and seeds; `gains`: other pairs
-and single shifts) and the CSV of every case. Resumable: scores lie in the study's folder robustness/, a file each segmenter, shift
-and strength.
+Writes `results/SET_robustness.json` {shift: {arm: Dice}, ..., "gain": [mean, low, high]} (fractions; means over cases,
+labels, seeds and strengths; gain: diffboost_classical - classical on the mean over shifts, 95 % over cases and seeds;
+`gains`: other pairs and single shifts) and the CSV of every case. Resumable: scores lie in the study's folder robustness/, a
+file each segmenter, shift and strength.
 """
 
 from __future__ import annotations

@@ -2,16 +2,16 @@
 
     python benchmarks/statistics_calibration.py
 
-Simulates studies of five arms with scores like the committed ones of `results/hippocampus_quick.csv`: that file's case means and
-their scatter between cases, seeds and arms (as estimated from it, in the result), 50 test cases, 3 seeds. In each study
+Simulates studies of five arms with scores like the committed ones of `results/hippocampus_quick.csv`: that file's case means
+and their scatter between cases, seeds and arms (as estimated from it, in the result), 50 test cases, 3 seeds. In each study
 
 - `null` is `none` trained again: the same arm by construction, with training luck of its own (seeds, and cases x seeds);
 - `planted` is `none` with 2 Dice points more in truth; `classical` and `cutmix` differ from `none` as in the file.
 
 The right verdict on null against none is "no detectable gain", on planted against none "helps". Writes
-`results/statistics_calibration.json`: the share of right verdicts over all studies, by the present rule and by an interval and test
-over cases alone (bootstrap and Wilcoxon with Holm's adjustment, seeds averaged away), for training luck as in the file, none, and
-twice as much. About two minutes on one core.
+`results/statistics_calibration.json`: the share of right verdicts over all studies, by the present rule and by an interval
+and test over cases alone (bootstrap and Wilcoxon with Holm's adjustment, seeds averaged away), for training luck as in the
+file, none, and twice as much. About two minutes on one core.
 """
 
 from __future__ import annotations

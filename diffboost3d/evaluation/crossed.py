@@ -69,7 +69,7 @@ def crossed_mean(
     means = {case: _mean_of(case, runs) for case, runs in values.items()}
     mean = float(np.mean(list(means.values())))
     cases, count = _between_patients(means, patients or {case: case for case in means})
-    folds = [parts for fold in _folds(values) if (parts := _fold_parts(fold, len(means))) is not None]
+    folds = [one for fold in _folds(values) if (one := _fold_parts(fold, len(means))) is not None]
     seed_sd = math.sqrt(float(np.mean([spread for _, _, spread in folds]))) if folds else math.nan
     seeds = sum(max(0.0, runs.variance - rest.variance) for runs, rest, _ in folds)
     parts = [cases]
