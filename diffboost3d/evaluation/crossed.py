@@ -39,7 +39,7 @@ class CrossedMean:
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """A part of the variance of the mean and the degrees of freedom that its estimate has."""
 
     variance: float
@@ -47,7 +47,10 @@ class _Part:
 
 
 def crossed_mean(
-    values: Mapping[str, Mapping[Run, float]], patients: Mapping[str, str] | None = None, level: float = 0.95
+    values: Mapping[str, Mapping[Run, float]],
+    patients: Mapping[str, str] | None = None,
+    level: float = 0.95,
+    luck: Sequence[Part] | None = None,
 ) -> CrossedMean:
     """The mean of `values`, {case: {(fold, seed): value}}, over cases, each averaged over its runs, with its interval.
 
@@ -58,6 +61,7 @@ def crossed_mean(
 
     Args:
         patients: case -> patient; None: every case is its own.
+        luck: the variance by seeds, known better from elsewhere (`luck_of_seeds`); None: that of these values.
 
     Raises:
         ValueError: a value that isn't finite, a case without any, or a level outside (0, 1).
@@ -71,13 +75,44 @@ def crossed_mean(
     cases, count = _between_patients(means, patients or {case: case for case in means})
     folds = [one for fold in _folds(values) if (one := _fold_parts(fold, len(means))) is not None]
     seed_sd = math.sqrt(float(np.mean([spread for _, _, spread in folds]))) if folds else math.nan
-    seeds = sum(max(0.0, runs.variance - rest.variance) for runs, rest, _ in folds)
-    parts = [cases]
-    for runs, rest, _ in folds:
-        if runs.variance > rest.variance:
-            parts += [runs, _Part(-rest.variance, rest.freedom)]
-    interval = _interval(mean, parts, level)
+    if luck is None:
+        luck = [part for runs, rest, _ in folds if runs.variance > rest.variance for part in (runs, _less(rest))]
+    seeds = sum(part.variance for part in luck)
+    interval = _interval(mean, [cases, *luck], level)
     return CrossedMean(interval, math.sqrt(cases.variance), math.sqrt(seeds) if folds else math.nan, seed_sd, count)
+
+
+def luck_of_seeds(arms: Sequence[Mapping[str, Mapping[Run, float]]]) -> list[Part]:
+    """The variance that seeds give the mean difference of two arms, estimated from all arms of a table together.
+
+    Three seeds say little about the luck of one pair of arms. It is taken to be alike in all of them, as in an analysis of
+    variance: twice the mean of what each arm has, on the degrees of freedom of all. Luck that arms share, such as equal first
+    weights of a seed, makes this too large rather than too small.
+
+    Args:
+        arms: of each {case: {(fold, seed): value}}.
+    """
+    tables = [_folds(values) for values in arms if values]
+    found: list[Part] = []
+    for at in range(max((len(folds) for folds in tables), default=0)):
+        parts = [_fold_parts(folds[at], sum(map(len, folds))) for folds in tables if at < len(folds)]
+        known = [one for one in parts if one is not None]
+        if not known:
+            continue
+        runs, rest = _doubled([one[0] for one in known]), _doubled([one[1] for one in known])
+        if runs.variance > rest.variance:
+            found += [runs, _less(rest)]
+    return found
+
+
+def _doubled(parts: Sequence[Part]) -> Part:
+    """Twice the mean of parts, on the degrees of freedom of all."""
+    return Part(2 * float(np.mean([one.variance for one in parts])), sum(one.freedom for one in parts))
+
+
+def _less(part: Part) -> Part:
+    """A part that is subtracted."""
+    return Part(-part.variance, part.freedom)
 
 
 def _mean_of(case: str, runs: Mapping[Run, float]) -> float:
@@ -87,7 +122,7 @@ def _mean_of(case: str, runs: Mapping[Run, float]) -> float:
     return float(array.mean())
 
 
-def _between_patients(means: Mapping[str, float], patients: Mapping[str, str]) -> tuple[_Part, int]:
+def _between_patients(means: Mapping[str, float], patients: Mapping[str, str]) -> tuple[Part, int]:
     """The variance of the mean of cases that patients make, and how many there are."""
     overall = float(np.mean(list(means.values())))
     sums: dict[str, float] = {}
@@ -95,9 +130,9 @@ def _between_patients(means: Mapping[str, float], patients: Mapping[str, str]) -
         sums[patients[case]] = sums.get(patients[case], 0.0) + value - overall
     count = len(sums)
     if count < 2:
-        return _Part(math.nan, 0.0), count
+        return Part(math.nan, 0.0), count
     total = sum(one**2 for one in sums.values())
-    return _Part(count / (count - 1) * total / len(means) ** 2, count - 1.0), count
+    return Part(count / (count - 1) * total / len(means) ** 2, count - 1.0), count
 
 
 def _folds(values: Mapping[str, Mapping[Run, float]]) -> list[NDArray[np.float64]]:
@@ -113,7 +148,7 @@ def _folds(values: Mapping[str, Mapping[Run, float]]) -> list[NDArray[np.float64
     return tables
 
 
-def _fold_parts(table: NDArray[np.float64], cases: int) -> tuple[_Part, _Part, float] | None:
+def _fold_parts(table: NDArray[np.float64], cases: int) -> tuple[Part, Part, float] | None:
     """Of the variance of the mean of all cases: what the runs of a fold seem to make, what of it is the scatter of cases
     between runs, and the variance between the runs' own means. None with fewer than two runs or cases.
     """
@@ -126,10 +161,10 @@ def _fold_parts(table: NDArray[np.float64], cases: int) -> tuple[_Part, _Part, f
     freedom = (rows - 1) * (runs - 1)
     residual = float((scatter**2).sum()) / freedom
     share = (rows / cases) ** 2 / runs
-    return _Part(share * between, runs - 1.0), _Part(share * residual / rows, float(freedom)), between
+    return Part(share * between, runs - 1.0), Part(share * residual / rows, float(freedom)), between
 
 
-def _interval(mean: float, parts: Sequence[_Part], level: float) -> Interval:
+def _interval(mean: float, parts: Sequence[Part], level: float) -> Interval:
     from scipy.stats import t
 
     variance = sum(part.variance for part in parts)

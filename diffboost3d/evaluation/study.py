@@ -11,7 +11,7 @@ import numpy as np
 
 from diffboost3d.cases.study import StudyScore
 from diffboost3d.evaluation.comparisons import SIGNIFICANCE, Grid, arm_pairs, pair_cases, points
-from diffboost3d.evaluation.crossed import CrossedMean, Run, crossed_mean
+from diffboost3d.evaluation.crossed import CrossedMean, Run, crossed_mean, luck_of_seeds
 from diffboost3d.evaluation.metrics import METRICS
 from diffboost3d.evaluation.statistics import Interval, bootstrap_mean, holm, signed_rank_p, smallest_holm_p
 from diffboost3d.evaluation.summary import score_grids
@@ -60,13 +60,16 @@ def compare(
 ) -> list[Comparison]:
     """Compare arms; all pairs are one family, to which Holm's adjustment is made.
 
-    The interval of the difference is that of `crossed_mean`, over patients and seeds; `over_cases` is the bootstrap over
+    The interval of the difference is that of `crossed_mean`, over patients and seeds, with the luck of seeds estimated from
+    all these arms together (`luck_of_seeds`); `over_cases` is the bootstrap over
     patients alone. The p-value is Wilcoxon's, on one difference a patient: the mean over cases, labels and seeds.
 
     Args:
         pairs: (arm, reference) -> the scores of both.
         seed: of the bootstrap.
     """
+    arms = {name: grid for names, grids in pairs.items() for name, grid in zip(names, grids, strict=True)}
+    luck = luck_of_seeds([{case: _by_run(grid) for case, grid in cases.items()} for cases in arms.values()])
     rows = []
     for (arm, reference), (first, second) in pairs.items():
         paired = pair_cases(first, second)
@@ -75,7 +78,7 @@ def compare(
         over_cases = bootstrap_mean(list(of_patients.values()), seed=seed)
         p_value = signed_rank_p(list(of_patients.values()))
         seeds = len({one for of_case in runs.values() for _, one in of_case})
-        crossed = crossed_mean(runs, patients)
+        crossed = crossed_mean(runs, patients, luck=luck)
         rows.append((arm, reference, crossed, over_cases, p_value, len(runs), seeds, len(paired.left_out)))
     adjusted = holm([row[4] for row in rows])
     return [Comparison(*row[:5], p_holm, *row[5:]) for row, p_holm in zip(rows, adjusted, strict=True)]

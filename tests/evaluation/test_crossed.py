@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from diffboost3d.evaluation.crossed import crossed_mean
+from diffboost3d.evaluation.crossed import crossed_mean, luck_of_seeds
 
 
 def table(array, fold=0):
@@ -55,6 +55,22 @@ def test_folds_have_seeds_of_their_own():
     same = crossed_mean({**table([[0.0, 2.0], [2.0, 4.0]], 0), **table([[2.0, 0.0], [4.0, 2.0]], 1)})
     # each fold weighs a half: 2 x (1/2)^2 x 2 / 2
     assert same.se_seeds == pytest.approx(math.sqrt(0.5))
+
+
+def test_the_luck_of_seeds_of_a_difference_is_twice_the_mean_of_what_the_arms_have():
+    # seed means 1, 3 in one arm and 2, 2 in the other, no scatter: variances 2 and 0, of the mean of two seeds 1 and 0
+    runs, rest = luck_of_seeds([table([[0.0, 2.0], [2.0, 4.0]]), table([[1.0, 1.0], [3.0, 3.0]])])
+    assert (runs.variance, runs.freedom) == (pytest.approx(2 * (1 + 0) / 2), 2.0)
+    assert (abs(rest.variance), rest.freedom) == (pytest.approx(0.0), 2.0)
+    assert luck_of_seeds([table([[0.0], [1.0]])]) == []  # one seed says nothing
+    assert luck_of_seeds([]) == []
+
+
+def test_luck_known_from_elsewhere_takes_the_place_of_its_own():
+    values = table([[0.0, 2.0], [2.0, 4.0]])
+    assert crossed_mean(values, luck=[]).se_seeds == 0.0
+    other = luck_of_seeds([values] * 10)
+    assert crossed_mean(values, luck=other).interval.low > crossed_mean(values).interval.low  # more degrees of freedom
 
 
 def test_equal_values_give_an_interval_of_no_width_and_a_single_case_none():
