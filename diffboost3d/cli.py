@@ -51,7 +51,7 @@ KEYS = {
     "train": "arms seeds folds merge.* classical.* network train.* runtime.*",
     "evaluate": "arms seeds folds evaluate.*",
     "report": "arms seeds folds",
-    "compare": "data.root workspace arms folds seeds compare.* preset and every key of the stages",
+    "compare": "data.root workspace preset arms folds seeds compare.* data.folds data.patients network",
     "export": "export.* folds",
 }
 
