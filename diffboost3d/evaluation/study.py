@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from diffboost3d.cases.study import StudyScore
-from diffboost3d.evaluation.comparisons import SIGNIFICANCE, Grid, arm_pairs, pair_cases, points
+from diffboost3d.evaluation.comparisons import SIGNIFICANCE, Grid, arm_pairs, by_run, pair_cases, points
 from diffboost3d.evaluation.crossed import CrossedMean, Run, crossed_mean, luck_of_seeds
 from diffboost3d.evaluation.metrics import METRICS
 from diffboost3d.evaluation.statistics import Interval, bootstrap_mean, holm, signed_rank_p, smallest_holm_p
@@ -69,11 +69,11 @@ def compare(
         seed: of the bootstrap.
     """
     arms = {name: grid for names, grids in pairs.items() for name, grid in zip(names, grids, strict=True)}
-    luck = luck_of_seeds([{case: _by_run(grid) for case, grid in cases.items()} for cases in arms.values()])
+    luck = luck_of_seeds([{case: by_run(grid) for case, grid in cases.items()} for cases in arms.values()])
     rows = []
     for (arm, reference), (first, second) in pairs.items():
         paired = pair_cases(first, second)
-        runs = {case: _by_run(first[case], second[case]) for case in paired.differences}
+        runs = {case: by_run(first[case], second[case]) for case in paired.differences}
         of_patients = _patient_means(paired.differences, patients)
         over_cases = bootstrap_mean(list(of_patients.values()), seed=seed)
         p_value = signed_rank_p(list(of_patients.values()))
@@ -254,7 +254,7 @@ def _effects(
     labels = list(dict.fromkeys(label for case in cases for _, _, label in first[case]))
 
     def effect(label: str, of: Sequence[str]) -> dict[str, Any]:
-        runs = {case: _by_run(first[case], second[case], label) for case in of}
+        runs = {case: by_run(first[case], second[case], label) for case in of}
         kept = {case: one for case, one in runs.items() if one}
         return {**_interval(crossed_mean(kept, patients).interval), "cases": len(kept)}
 
@@ -285,7 +285,7 @@ def _terciles(scores: Sequence[StudyScore]) -> dict[str, dict[str, str]]:
 
 
 def _arm(cases: Grids, patients: Mapping[str, str], seed: int) -> dict[str, Any]:
-    runs = {case: _by_run(grid) for case, grid in cases.items()}
+    runs = {case: by_run(grid) for case, grid in cases.items()}
     crossed = crossed_mean(runs, patients)
     clusters: dict[str, list[float]] = {}
     for case, of_case in runs.items():
@@ -301,7 +301,7 @@ def _arm(cases: Grids, patients: Mapping[str, str], seed: int) -> dict[str, Any]
         "seeds": {str(one): _mean_of_seed(runs, one) for one in seeds},
         "labels": {
             label: float(
-                np.mean([np.mean([*kept.values()]) for g in cases.values() if (kept := _by_run(g, None, label))])
+                np.mean([np.mean([*kept.values()]) for g in cases.values() if (kept := by_run(g, None, label))])
             )
             for label in labels
         },
@@ -314,15 +314,6 @@ def _sizes(clusters: Mapping[str, Sequence[float]]) -> list[int]:
 
 def _mean_of_seed(runs: Mapping[str, Mapping[Run, float]], seed: int) -> float:
     return float(np.mean([value for of_case in runs.values() for (_, one), value in of_case.items() if one == seed]))
-
-
-def _by_run(first: Grid, second: Grid | None = None, label: str | None = None) -> dict[Run, float]:
-    """{(fold, seed): mean over labels} of one case, or of its difference from another; `label`: of that one only."""
-    found: dict[Run, list[float]] = {}
-    for (fold, seed, one), value in first.items():
-        if label is None or one == label:
-            found.setdefault((fold, seed), []).append(value - (second[fold, seed, one] if second else 0.0))
-    return {run: float(np.mean(values)) for run, values in found.items()}
 
 
 def _patient_means(differences: Mapping[str, float], patients: Mapping[str, str]) -> dict[str, float]:
