@@ -3,9 +3,9 @@
     python benchmarks/robustness.py --data PATH/hippocampus --workspace study-hippocampus --size 10
 
 The study has to be there (`low_data.py` with the same --data, --workspace, --sizes, --seeds, --arms and overrides). Each
-shift, in three strengths, is done by TorchIO to the image of the case's own file, before it is prepared: a scanner's shift
-comes in the file, and the percentiles that scale it to [-1, 1] are those of the shifted image, as they would be of such a
-file. The label file stays.
+shift, in three strengths, is done by TorchIO (low resolution: by thicker slices) to the image of the case's own file, before
+it is prepared: a scanner's shift comes in the file, and the percentiles that scale it to [-1, 1] are those of the shifted
+image, as they would be of such a file. The label file stays.
 
 Shifts: bias field, gamma, inverted contrast (mixed with the image), low resolution across the slices, noise, ghosting,
 motion, spike. None is part of the merging arms' training; whether one is part of a classical stack, its configuration says.
@@ -60,7 +60,7 @@ Shift = Callable[[np.random.Generator, int, int], tio.Transform]  # (draw, stren
 
 
 def _bias_field(draw: np.random.Generator, strength: int, axis: int) -> tio.Transform:
-    return tio.BiasField(coefficients=list(draw.uniform(-0.25, 0.25, 20) * strength), order=3)
+    return tio.BiasField(coefficients=list(draw.uniform(-0.15, 0.15, 20) * strength), order=3)
 
 
 def _gamma(draw: np.random.Generator, strength: int, axis: int) -> tio.Transform:
@@ -73,7 +73,14 @@ def _inverted(draw: np.random.Generator, strength: int, axis: int) -> tio.Transf
 
 
 def _low_resolution(draw: np.random.Generator, strength: int, axis: int) -> tio.Transform:
-    return tio.RandomAnisotropy(axes=(axis,), downsampling=(1.0 + strength, 1.0 + strength))
+    def slabs(image: torch.Tensor) -> torch.Tensor:
+        """Thick slices, each the mean of what it covers, interpolated to the old places; nothing is moved."""
+        thick = list(image.shape[1:])
+        thick[axis] = max(1, round(thick[axis] / (1 + strength)))
+        small = torch.nn.functional.interpolate(image[None], thick, mode="area")
+        return torch.nn.functional.interpolate(small, image.shape[1:], mode="trilinear", align_corners=False)[0]
+
+    return tio.Lambda(slabs)
 
 
 def _noise(draw: np.random.Generator, strength: int, axis: int) -> tio.Transform:
@@ -82,7 +89,7 @@ def _noise(draw: np.random.Generator, strength: int, axis: int) -> tio.Transform
 
 def _ghosting(draw: np.random.Generator, strength: int, axis: int) -> tio.Transform:
     return tio.Ghosting(
-        num_ghosts=int(draw.integers(3, 7)), axis=int(draw.integers(3)), intensity=0.25 * strength, restore=0.02
+        num_ghosts=int(draw.integers(3, 7)), axis=int(draw.integers(3)), intensity=0.15 * strength, restore=0.02
     )
 
 
@@ -93,7 +100,7 @@ def _motion(draw: np.random.Generator, strength: int, axis: int) -> tio.Transfor
 
 
 def _spike(draw: np.random.Generator, strength: int, axis: int) -> tio.Transform:
-    return tio.Spike(spikes_positions=draw.uniform(0.2, 0.8, (1, 3)), intensity=0.3 * strength)
+    return tio.Spike(spikes_positions=draw.uniform(0.2, 0.8, (1, 3)), intensity=0.15 * strength)
 
 
 SHIFTS: dict[str, Shift] = {

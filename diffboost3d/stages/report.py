@@ -72,7 +72,7 @@ def _results(summary: dict[str, Any], caveat: str) -> Section:
         )
     text = (
         caveat
-        + "Mean over test cases with its 95 % bootstrap interval; intervals of gains are over cases and, where there are several, seeds.\n\n"
+        + "Mean over test cases with its 95 % bootstrap interval; those of gains are over cases and seeds.\n\n"
         + "\n".join(verdicts)
     )
     return Section("Results", text + ("\n\n" + "\n".join(notes) if notes else ""), figures, arms_table(summary))
