@@ -124,7 +124,7 @@ def shifted(config: Config, workspace: Workspace, manifest: Manifest, case: Case
         scaled = torch.from_numpy(np.clip((array - low) / (high - low), 0, 1).astype(np.float32))[None]
         draw = generator("robustness", case.id, shift)
         transform = SHIFTS[shift](draw, strength, case.source_grid.slice_axis)
-        made = transform(tio.ScalarImage(tensor=scaled, affine=case.source_grid.affine)).data[0].numpy()
+        made = transform(tio.ScalarImage(tensor=scaled, affine=np.asarray(case.source_grid.affine))).data[0].numpy()
         array = made.astype(np.float64) * (high - low) + low
     bounds = config.prepare.intensity
     window, percentiles = tuple(bounds.window_hu), tuple(bounds.percentiles)
