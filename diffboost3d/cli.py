@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "predict and score the test cases",
     "predict": "label maps of new images: predict.input=FOLDER predict.output=FOLDER",
     "report": "table, figures and one page",
+    "compare": "a study: arms x folds x seeds x training sizes x variants, with statistics",
     "export": "real and accepted synthetic volumes as a data set for nnU-Net v2, or in MSD form",
 }
 
@@ -39,6 +40,7 @@ READS = {
     "evaluate": "prepare, train",
     "predict": "manifest.json and train's segmenters; no prepared image, no data folder",
     "report": "evaluate",
+    "compare": "data.root",
     "export": "prepare, and synthesize for synthetic volumes",
 }
 
@@ -55,6 +57,7 @@ KEYS = {
     "evaluate": "arms seeds folds evaluate.*",
     "predict": "predict.* runtime.device runtime.threads",
     "report": "arms seeds folds",
+    "compare": "data.root workspace preset arms folds seeds compare.* data.folds data.patients network",
     "export": "export.* folds",
 }
 
@@ -126,6 +129,9 @@ def _run(command: str, overrides: list[str]) -> int:
     from diffboost3d.config import compose, to_yaml
 
     config = compose(_defaults(command, overrides))
+    if command == "compare":  # it opens many workspaces
+        import_module("diffboost3d.stages.compare").start(config, overrides)
+        return 0
     from diffboost3d.cases.workspace import Workspace
 
     workspace = Workspace(config.workspace)

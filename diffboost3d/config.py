@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from diffboost3d.errors import ConfigError
-from diffboost3d.schema import ArmConfig, Config, DiffusionConfig, MergeConfig, SynthesizeConfig
+from diffboost3d.schema import ArmConfig, CompareConfig, Config, DiffusionConfig, MergeConfig, SynthesizeConfig
 
 DEFAULT_SET = "default"
+ANY_KEYS = ("network.arguments.", "compare.variants.", "compare.launcher_options.", "synthesize.sets.")  # of any names
 
 
 def configs_folder() -> Path:
@@ -93,7 +94,7 @@ def _hydra_message(error: Exception, overrides: Sequence[str]) -> str:
 
 def _unknown_key(name: str) -> str:
     allowed = [path for path, _ in _leaves(Config())]
-    if name.startswith(("network.arguments.", "synthesize.sets.")):  # dictionaries of any keys
+    if name.startswith(ANY_KEYS):
         return f"{name} is not set yet; +{name}=VALUE adds it"
     if name.split(".")[0] == "arm":
         keys = ", ".join(one.name for one in dataclasses.fields(ArmConfig))
@@ -180,7 +181,8 @@ def _check_set(config: Config, name: str) -> None:
         raise ConfigError(
             f"synthesize.sets: {name!r} is refused; allowed: small letters, digits and _, but not {DEFAULT_SET} and foldN"
         )
-    made = dataclasses.replace(of_set(config, name), arms=["none"], arm={"none": ArmConfig()})
+    made = dataclasses.replace(of_set(config, name), arms=["none"], arm={"none": ArmConfig()}, compare=CompareConfig())
+    made.compare.references = ["none"]
     made = dataclasses.replace(made, evaluate=dataclasses.replace(config.evaluate, reference="none"))
     try:
         validate(made)
@@ -210,6 +212,7 @@ def _check_value(path: str, value: Any, allowed: Any) -> None:
 def _check_together(config: Config) -> None:
     """Rules that bind several keys."""
     _check_study(config)
+    _check_compare(config)
     _check_ranges(config)
     _check_mirroring(config)
     if config.prepare.edges.operator == "hed" and not config.prepare.edges.hed_weights:
@@ -260,6 +263,20 @@ def _check_mirroring(config: Config) -> None:
     for name, axes in (("evaluate", config.evaluate.mirror_axes), ("predict", config.predict.mirror_axes)):
         if len(set(axes)) != len(axes):
             raise ConfigError(f"{name}.mirror_axes={axes} is refused; it takes axes, each once")
+
+
+def _check_compare(config: Config) -> None:
+    """What a study can't be made of."""
+    compare = config.compare
+    if len(set(compare.sizes)) != len(compare.sizes):
+        raise ConfigError(f"compare.sizes={compare.sizes} is refused; it takes each size once")
+    if unknown := [arm for arm in compare.references if arm not in config.arm]:
+        raise ConfigError(f"compare.references={unknown[0]} is refused; allowed: {', '.join(config.arm)}")
+    for name in compare.variants:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+            raise ConfigError(
+                f"compare.variants.{name} is refused; a name takes letters, digits, and _ - . after the first"
+            )
 
 
 def _check_ranges(config: Config) -> None:
@@ -444,6 +461,20 @@ def _check_patient_pattern(pattern: str) -> None:
 def to_plain(section: Any) -> Any:
     """A section as plain JSON-able dictionaries and lists."""
     return dataclasses.asdict(section) if dataclasses.is_dataclass(section) else section  # type: ignore[arg-type]
+
+
+def from_yaml(text: str) -> Config:
+    """The configuration that `to_yaml` wrote, validated."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        read = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text))
+        config: Config = OmegaConf.to_object(read)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise ConfigError(_typed_message(error, ())) from error
+    validate(config)
+    return config
 
 
 def to_yaml(config: Config) -> str:

@@ -758,6 +758,36 @@ class PredictConfig(InferenceConfig):
 
 
 @dataclass
+class CompareConfig:
+    sizes: list[int] = key(
+        [],
+        "Labelled training cases; one part of the study each. The cases of a smaller size are among those of a larger one, and the "
+        "test cases are the same; []: data.labelled alone.",
+        low=1,
+    )
+    validation: int | None = key(
+        None,
+        "Validation cases of every size; null: data.validation_fraction of each. One number for all lets sizes share one pre-training.",
+        low=1,
+    )
+    variants: dict[str, list[str]] = key(
+        {},
+        "Variants by name, each a list of overrides such as [merge.alpha=0.25]; the first is what the others are compared with; {}: "
+        "the configuration as it is.",
+    )
+    references: list[str] = key(["none", "classical"], "Arms that every other arm is compared with.")
+    launcher: str = key(
+        "local",
+        "local: processes on this machine; else an installed launcher plugin of Hydra by name, such as submitit_slurm.",
+    )
+    launcher_options: dict[str, Any] = key({}, "Options of that plugin, such as {partition: gpu, timeout_min: 240}.")
+    processes: int = key(
+        1, "local: cells that run at the same time, each in a process of its own; 0: in this one.", low=0
+    )
+    status: bool = key(False, "Only list the cells and what has become of each; nothing runs.")
+
+
+@dataclass
 class ExportConfig:
     format: str = key("nnunet", "What the folder is for: nnU-Net v2, or readers of MSD.", choices=("nnunet", "msd"))
     target: str | None = key(
@@ -811,6 +841,7 @@ class Config:
     gate: GateConfig = section(GateConfig)
     evaluate: EvaluateConfig = section(EvaluateConfig)
     predict: PredictConfig = section(PredictConfig)
+    compare: CompareConfig = section(CompareConfig)
     export: ExportConfig = section(ExportConfig)
     arm: dict[str, ArmConfig] = field(default_factory=dict, metadata={"meaning": "Definition of every arm."})
     runtime: RuntimeConfig = section(RuntimeConfig)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 from diffboost3d.cases.atomic import write_json
@@ -31,19 +32,25 @@ from diffboost3d.stages.segmenting import (
 
 def run(config: Config, workspace: Workspace) -> None:
     """Score every trained segmenter of folds x arms x seeds on the fold's test cases; write scores.csv and summary.json."""
-    manifest = workspace.read_manifest()
     accelerator = accelerator_of(config)
+    scores = predict_and_score(config, workspace, accelerator)
+    if accelerator.is_main_process:
+        workspace.write_scores(scores)
+        summary = summarise(scores, reference=config.evaluate.reference, seed=config.seed)
+        write_json(workspace.summary_path, summary)
+    accelerator.wait_for_everyone()
+
+
+def predict_and_score(config: Config, workspace: Workspace, accelerator: Any) -> list[Score]:
+    """Scores of every trained segmenter of folds x arms x seeds; what is scored already is read."""
+    manifest = workspace.read_manifest()
     scores: list[Score] = []
     for fold in config.folds:
         cases = cases_of(manifest, workspace.read_split(fold).test)
         for arm in config.arms:
             for seed in config.seeds:
                 scores += _evaluate_cell(config, workspace, manifest, accelerator, cases, fold, arm, seed)
-    if accelerator.is_main_process:
-        workspace.write_scores(scores)
-        summary = summarise(scores, reference=config.evaluate.reference, seed=config.seed)
-        write_json(workspace.summary_path, summary)
-    accelerator.wait_for_everyone()
+    return scores
 
 
 def _evaluate_cell(
@@ -96,7 +103,7 @@ def _evaluate_cell(
         if accelerator.is_main_process:
             facts = {"postprocessing": config.evaluate.postprocessing, "keep_largest": list(kept)}
             workspace.finish(folder, "evaluate", own, started, cases=len(cases), **facts)
-    return [score for case in cases for score in _read_scores(folder, case)]
+    return [score for case in cases for score in case_scores(folder, case.id)]
 
 
 def _score_case(
@@ -130,5 +137,6 @@ def _is_scored(folder: Any, case: Case, own: str) -> bool:
     return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8"))["digest"] == own)
 
 
-def _read_scores(folder: Any, case: Case) -> list[Score]:
-    return [Score(**row) for row in json.loads((folder / f"{case.id}.json").read_text(encoding="utf-8"))["scores"]]
+def case_scores(folder: Path, case: str) -> list[Score]:
+    """What was scored of a case of which `folder` holds the prediction."""
+    return [Score(**row) for row in json.loads((folder / f"{case}.json").read_text(encoding="utf-8"))["scores"]]

@@ -69,10 +69,11 @@ def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelera
         for case in cases
         for sample in range(config.synthesize.samples)
     ]
-    open_records = [record for record in records if not _is_done(workspace, record)]
     own = digest([record.digest for record in records])
+    current = workspace.is_current(workspace.synthetic(fold), own)
+    open_records = [record for record in records if not _is_done(workspace, record)]
     accelerator.wait_for_everyone()  # nobody makes what another still counts
-    if workspace.is_current(workspace.synthetic(fold), own) and not open_records:
+    if current and not open_records:
         workspace.log(f"{title}: {len(records)} volumes done already")
         return
     needed = disk_needed(workspace, manifest, open_records)
