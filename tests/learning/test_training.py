@@ -253,12 +253,12 @@ def test_a_batch_that_processes_cannot_share_is_refused_in_one_line(tmp_path):
 
 @pytest.mark.parametrize(("processes", "batch"), [(2, 4), (3, 6)])
 def test_processes_share_every_batch_without_overlap(tmp_path, accelerator, monkeypatch, processes, batch):
-    from diffboost3d import training
+    from diffboost3d.training import loop
 
     plan = replace(PLAN, batch=batch, accumulation=2)
     shares = []
     for rank in range(processes):
-        one = training._Run(PlaneLearner(), plan, tmp_path, "d", accelerator)
+        one = loop._Run(PlaneLearner(), plan, tmp_path, "d", accelerator)
         one.accelerator = SimpleNamespace(
             process_index=rank, num_processes=processes, device=torch.device("cpu"), is_main_process=False
         )
