@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from diffboost3d.augmentation.classical import ClassicalStack
 from diffboost3d.augmentation.cuboids import CuboidPlan, foreground_of, masks, merge_images, merge_labels
 from diffboost3d.seeds import generator, seed_of
+from diffboost3d.segmentation.losses import IGNORED
 
 Size = tuple[int, int, int]
 
@@ -87,7 +88,7 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         self._spacing_mm = tuple(spacing_mm)
         self._foreground_probability = foreground_probability
         self._seed = seed
-        self._foreground = [np.argwhere(case.label > 0) for case in cases]
+        self._foreground = [np.argwhere((case.label > 0) & (case.label != IGNORED)) for case in cases]
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         random = generator(self._seed, "patch", number)
