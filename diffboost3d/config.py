@@ -91,7 +91,7 @@ def _hydra_message(error: Exception, overrides: Sequence[str]) -> str:
 
 def _unknown_key(name: str) -> str:
     allowed = [path for path, _ in _leaves(Config())]
-    if name.startswith("network.arguments."):  # the one dictionary of any keys
+    if re.match(r"network\.arguments\.|(gate\.training|train)\.loss_arguments\.", name):  # dictionaries of any keys
         return f"{name} is not set yet; +{name}=VALUE adds it"
     if name.split(".")[0] == "arm":
         keys = ", ".join(one.name for one in dataclasses.fields(ArmConfig))
@@ -175,6 +175,7 @@ def _check_together(config: Config) -> None:
     _check_slabs(config)
     _check_second_plane(config)
     _check_merge(config.merge)
+    _check_segmenter(config)
     _check_anatomy(config)
     _check_mixture(config.synthesize.text, config.synthesize.text_weights)
     if config.export.name is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", config.export.name):
@@ -301,6 +302,24 @@ def _check_merge(merge: MergeConfig) -> None:
         raise ConfigError(
             f"merge.mask_foreground_labels={merge.mask_foreground_labels} needs merge.mask_foreground=true"
         )
+
+
+def _check_segmenter(config: Config) -> None:
+    """A class of MONAI where one is to be named, and whole volumes or patches."""
+    network = config.network
+    target = network._target_
+    if (network.name == "monai") != (target is not None):
+        raise ConfigError(
+            f"network._target_={'null' if target is None else target} is refused with network.name={network.name}; it goes with "
+            "name=monai: network=monai network._target_=monai.networks.nets.CLASS"
+        )
+    if target is not None and not re.fullmatch(r"monai\.networks\.nets\.[A-Za-z]\w*", target):
+        raise ConfigError(
+            f"network._target_={target} is refused; allowed: monai.networks.nets.CLASS (nothing else is imported)"
+        )
+    for name, section in (("train", config.train), ("gate.training", config.gate.training)):
+        if section.whole and section.patch is not None:
+            raise ConfigError(f"{name}.patch={section.patch} is refused with {name}.whole=true; allowed: null")
 
 
 def _check_anatomy(config: Config) -> None:

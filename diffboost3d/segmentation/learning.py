@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diffboost3d.cases.records import IGNORED
 from diffboost3d.segmentation.batches import PatchDataset, TrainingCase
 from diffboost3d.segmentation.inference import probabilities
-from diffboost3d.segmentation.losses import IGNORED, SupervisedLoss, make_loss
+from diffboost3d.segmentation.losses import SupervisedLoss, make_loss
 
 COLOURS = np.array([[230, 159, 0], [86, 180, 233], [0, 158, 115], [240, 228, 66], [204, 121, 167]], dtype=np.uint8)
 
@@ -24,7 +25,7 @@ class SegmentationObjective(torch.nn.Module):
 
     Args:
         loss: of logits against labels; see `losses.make_loss`. None: the default.
-        ignores: whether labels hold voxels to ignore (`losses.IGNORED`).
+        ignores: whether labels hold voxels to ignore (`IGNORED`).
     """
 
     def __init__(

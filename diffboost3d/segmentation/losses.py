@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from diffboost3d.cases.records import IGNORED
 from diffboost3d.errors import ConfigError
 
-IGNORED = 255  # value, in prepared labels, of voxels that are in no loss and no score
 LOSSES = {
     "dice_ce": "DiceCELoss",
     "dice": "DiceLoss",
@@ -37,7 +37,9 @@ def make_loss(name: str, include_background: bool, arguments: Mapping[str, Any],
     import monai.losses
 
     if ignores and name in SPATIAL:
-        raise ConfigError(f"train.loss={name} is refused with data.ignore_label; it measures distances on the whole grid")
+        raise ConfigError(
+            f"train.loss={name} is refused with data.ignore_label; it measures distances on the whole grid"
+        )
     softmax = {"use_softmax" if name == "focal" else "softmax": True}
     try:
         loss: Any = getattr(monai.losses, LOSSES[name])(
@@ -57,7 +59,7 @@ def supervision_weights(heads: int) -> list[float]:
 class SupervisedLoss(torch.nn.Module):
     """The weighted sum of a loss over the outputs of deep supervision, without the ignored voxels.
 
-    Where a batch has ignored voxels, the loss is taken of each sample's other voxels, and averaged over the samples that have any.
+    Where a batch has ignored voxels, the loss is of each sample's other voxels, and averaged over the samples that have any.
 
     Args:
         loss: of logits (B, classes, ...) against a label (B, 1, ...). ignores: whether labels may hold `IGNORED`.

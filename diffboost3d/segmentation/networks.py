@@ -124,7 +124,9 @@ class VolumeNetwork(torch.nn.Module):
         if any(any(margin) for margin in margins):
             flat = pad(flat, [one for margin in reversed(margins) for one in margin], value=AIR)
         window = tuple(slice(low, low + side) for low, side in zip(before, sides, strict=True))
-        found = [_sized(one, flat.shape[2:])[(..., *window)] for one in _outputs(self.network(flat))]
+        found = [
+            _sized(one, flat.shape[2:])[(slice(None), slice(None), *window)] for one in _outputs(self.network(flat))
+        ]
         return [one.unsqueeze(-1) if self.spatial_dims == 2 else one for one in found]
 
     def _size(self, sides: Sequence[int]) -> list[int]:
@@ -169,7 +171,7 @@ def build_network(spec: NetworkSpec) -> VolumeNetwork:
         ConfigError: arguments that the constructor refuses, or a class that is none of MONAI's or can't segment.
     """
     dims, patch = spec.spatial_dims, spec.patch[: spec.spatial_dims]
-    key = "network.arguments" if spec.name in NAMED else "network._target_ and network.arguments"
+    key = "network.arguments" if spec.name in NAMED else f"network._target_={spec.target}: network.arguments and divisor"
     builder: Callable[[Any], VolumeNetwork] = _BUILDERS.get(spec.name, _monai)
     made = _class_of(spec)
     unknown = [name for name in spec.arguments if name not in inspect.signature(made).parameters]

@@ -30,9 +30,9 @@ def plan_topology(spacing_mm: Sequence[float], patch: Sequence[int]) -> Topology
 
     Every level halves the axes that are still long enough (the coarsest map keeps 4 voxels) and whose spacing is below twice the
     finest of those; an axis alone is halved only while it has 12 voxels. So thick slices are pooled in plane until their voxels
-    are about as wide as thick. Kernels of an axis are 1 until its spacing is below twice the finest, then 3, and 3 in the bottleneck.
+    are about as wide as thick. A kernel is 1 along an axis until its spacing is below twice the finest, then 3.
 
-    A patch too small for three levels gets levels that don't halve, since DynUNet has three at least.
+    The bottleneck has 3 along all. A patch too small for three levels gets levels that don't halve, since DynUNet has three at least.
 
     Args:
         spacing_mm, patch: of two or three axes, in the same order.

@@ -8,14 +8,14 @@ from typing import Any
 
 from diffboost3d.augmentation.classical import ClassicalPlan, ClassicalStack
 from diffboost3d.cases.records import Case, Manifest, Split
-from diffboost3d.cases.workspace import SEGMENTER, Workspace, now
+from diffboost3d.cases.workspace import LAST_SEGMENTER, SEGMENTER, Workspace, now
 from diffboost3d.config import digest
 from diffboost3d.errors import ConfigError
 from diffboost3d.schema import ArmConfig, Config
-from diffboost3d.seeds import seed_of
-from diffboost3d.segmentation.batches import PatchDataset, Size, TrainingCase, patch_size
+from diffboost3d.segmentation.batches import PatchDataset, TrainingCase
 from diffboost3d.segmentation.learning import SegmentationLearner
-from diffboost3d.segmentation.networks import build_network
+from diffboost3d.segmentation.networks import NetworkSpec
+from diffboost3d.segmentation.weights import save_segmenter
 from diffboost3d.stages.anatomies import Anatomies, in_anatomy
 from diffboost3d.stages.inputs import (
     accelerator_of,
@@ -28,7 +28,8 @@ from diffboost3d.stages.inputs import (
     training_plan,
     without_intervals,
 )
-from diffboost3d.training import fit, save_tensors
+from diffboost3d.stages.segmenters import network_spec, new_network, segmenter_loss, training_patch
+from diffboost3d.training import fit, last_weights
 
 
 def run(config: Config, workspace: Workspace) -> None:
@@ -72,26 +73,17 @@ def _run_cell(
         for case in cases_of(manifest, split.training)
     ]
     validation = [_load(workspace, manifest, case, []) for case in cases_of(manifest, split.validation)]
-    wanted = config.train
-    patch = patch_size(
-        [case.label.shape for case in training],
-        config.network.divisor,
-        wanted.max_patch,
-        wanted.patch_share,
-        wanted.patch,
-    )
-    learner = _learner(config, manifest, arm, training, validation, patch, seed)
+    patch = training_patch(config.train, config.network, [case.label.shape for case in training])
+    spec = network_spec(config, manifest, patch)
+    learner = _learner(config, manifest, arm, training, validation, spec, seed)
     plan = training_plan(config.train, seed, config.runtime.workers)
-    facts = fit(learner, plan, folder, own, accelerator, title, workspace.log)
+    hparams = {"network": spec.name, "loss": config.train.loss, "arm": name, "fold": fold, "patch": str(patch)}
+    facts = fit(learner, plan, folder, own, accelerator, title, workspace.log, hparams)
     if accelerator.is_main_process:
-        description: dict[str, Any] = {
-            "network": config.network.name,
-            "arguments": config.network.arguments,
-            "patch": patch,
-        }
-        description |= {"classes": manifest.label_count + 1, "spatial_dims": manifest.spatial_dims}
-        save_tensors(folder / SEGMENTER, learner.network.state_dict(), description)
-        workspace.finish(folder, "train", own, started, arm=name, fold=fold, seed=seed, **facts, **description)
+        save_segmenter(folder / SEGMENTER, learner.network.state_dict(), spec)
+        last = {name.removeprefix("network."): one for name, one in last_weights(folder).items()}
+        save_segmenter(folder / LAST_SEGMENTER, last, spec)
+        workspace.finish(folder, "train", own, started, arm=name, fold=fold, seed=seed, **facts, **spec.facts())
     accelerator.wait_for_everyone()
 
 
@@ -151,7 +143,7 @@ def _load(workspace: Workspace, manifest: Manifest, case: Case, synthetic: list[
         prepared(workspace, case, "label"),
         tuple(prepared_again(folder / record["path"], case) for folder, record in found),
         tuple(
-            label_again(folder / record["label"], case, list(manifest.labels.values())) if record.get("label") else None
+            label_again(folder / record["label"], case, manifest.values) if record.get("label") else None
             for folder, record in found
         ),
     )
@@ -171,11 +163,9 @@ def _learner(
     arm: ArmConfig,
     training: list[TrainingCase],
     validation: list[TrainingCase],
-    patch: Size,
+    spec: NetworkSpec,
     seed: int,
 ) -> SegmentationLearner:
-    import torch
-
     spacing_mm = manifest.cases[0].grid.spacing_mm
     classical = config.classical
     source = "synthetic" if arm.merge == "warped" else arm.merge
@@ -190,18 +180,14 @@ def _learner(
     )
     dataset = PatchDataset(
         training,
-        patch,
+        spec.patch,
         spacing_mm,
         plan,
         ClassicalStack(stack, spacing_mm, manifest.spatial_dims) if arm.classical else None,
         config.train.foreground_probability,
         seed,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(seed, "segmenter"))
-        network = build_network(
-            config.network.name, manifest.spatial_dims, manifest.label_count + 1, patch, config.network.arguments
-        )
+    network, labels = new_network(spec, seed), list(manifest.foreground)
     return SegmentationLearner(
-        network, dataset, validation, list(manifest.foreground), config.train.overlap, config.train.include_background
+        network, dataset, validation, labels, config.train.overlap, **segmenter_loss(config.train, manifest)
     )
