@@ -152,9 +152,9 @@ class TrainingStep:
         return float(loss.detach())
 
 
-def case(seed: int) -> TrainingCase:
+def case(seed: int, shape: tuple[int, int, int] = PATCH) -> TrainingCase:
     """An MR-like case in [-1, 1] with a stand-in for a synthetic volume."""
-    phantom = make_mr(np.random.default_rng(seed), PATCH)
+    phantom = make_mr(np.random.default_rng(seed), shape)
     low, high = np.percentile(phantom.image, [0.5, 99.5])
     image = np.clip(2 * (phantom.image - low) / (high - low) - 1, -1, 1).astype(np.float32)
     return TrainingCase(image, phantom.label, (-image,))

@@ -171,7 +171,9 @@ def build_network(spec: NetworkSpec) -> VolumeNetwork:
         ConfigError: arguments that the constructor refuses, or a class that is none of MONAI's or can't segment.
     """
     dims, patch = spec.spatial_dims, spec.patch[: spec.spatial_dims]
-    key = "network.arguments" if spec.name in NAMED else f"network._target_={spec.target}: network.arguments and divisor"
+    key = (
+        "network.arguments" if spec.name in NAMED else f"network._target_={spec.target}: network.arguments and divisor"
+    )
     builder: Callable[[Any], VolumeNetwork] = _BUILDERS.get(spec.name, _monai)
     made = _class_of(spec)
     unknown = [name for name in spec.arguments if name not in inspect.signature(made).parameters]
@@ -256,7 +258,13 @@ def _unetr(parts: _Parts) -> VolumeNetwork:
     if max(cells) == 1:
         cells[0] = 2  # see VolumeNetwork
     fixed = tuple(count * UNETR_CELL for count in cells)
-    return VolumeNetwork(parts.build(img_size=fixed), parts.dims, (UNETR_CELL,) * parts.dims, fixed)
+    network = parts.build(img_size=fixed)
+    for name, weight in network.named_parameters():
+        if (
+            "norm_cross_attn" in name
+        ):  # MONAI makes these without using them, and several processes wait for their gradients
+            weight.requires_grad_(False)
+    return VolumeNetwork(network, parts.dims, (UNETR_CELL,) * parts.dims, fixed)
 
 
 def _swin_unetr(parts: _Parts) -> VolumeNetwork:

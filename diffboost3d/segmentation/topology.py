@@ -32,7 +32,7 @@ def plan_topology(spacing_mm: Sequence[float], patch: Sequence[int]) -> Topology
     finest of those; an axis alone is halved only while it has 12 voxels. So thick slices are pooled in plane until their voxels
     are about as wide as thick. A kernel is 1 along an axis until its spacing is below twice the finest, then 3.
 
-    The bottleneck has 3 along all. A patch too small for three levels gets levels that don't halve, since DynUNet has three at least.
+    The bottleneck has 3 along all. A patch too small for three levels gets some that don't halve: DynUNet has three at least.
 
     Args:
         spacing_mm, patch: of two or three axes, in the same order.

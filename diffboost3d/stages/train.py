@@ -82,7 +82,7 @@ def _run_cell(
     if accelerator.is_main_process:
         save_segmenter(folder / SEGMENTER, learner.network.state_dict(), spec)
         last = {name.removeprefix("network."): one for name, one in last_weights(folder).items()}
-        save_segmenter(folder / LAST_SEGMENTER, last, spec)
+        save_segmenter(folder / LAST_SEGMENTER, {**learner.network.state_dict(), **last}, spec)
         workspace.finish(folder, "train", own, started, arm=name, fold=fold, seed=seed, **facts, **spec.facts())
     accelerator.wait_for_everyone()
 
