@@ -4,9 +4,9 @@
 
 Of five folds (runs of consecutive numbers kept together) the first is tested, once; of the others a twentieth validates. The
 default U-Net and UNETR take the same steps; each has a workspace in the folder. With `--environment FOLDER` or
-`--nnunet-python PATH` nnU-Net v2 trains too (`vs_nnunet.py`): on the same training and validation cases, for the wall clock of the U-Net's training, on
-the same two cores. Every score is on the original files. Stages that are finished are not run again. Writes
-`benchmarks/results/hippocampus_full.json`, and a CSV of every test case; with more overrides only prints.
+`--nnunet-python PATH` nnU-Net v2 trains too (`vs_nnunet.py`): on the same training and validation cases, for the wall clock
+of the U-Net's training, on the same two cores. Every score is on the original files. Stages that are finished are not run again.
+Writes `benchmarks/results/hippocampus_full.json`, and a CSV of every test case; with more overrides only prints.
 """
 
 from __future__ import annotations
