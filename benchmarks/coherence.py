@@ -72,7 +72,7 @@ def rows(held_out: HeldOut, stacked: bool) -> dict[str, Row]:
         made["layers along the slices, edges of neighbours, start at strength 0.5"] = Row(
             dataclasses.replace(default, strength=0.5), neighbours=True, stacked=True
         )
-    noise = NoisePlan(settings.noise, settings.rho, settings.correlation_mm)
+    noise = NoisePlan(settings.noise, settings.rho or 0.0, settings.correlation_mm)
     made["default, start at strength 0.3"] = Row(
         dataclasses.replace(default, strength=0.3), noise, settings.match_spectrum, neighbours=True
     )

@@ -28,6 +28,7 @@ from diffboost3d.diffusion.text import fill_templates
 from diffboost3d.diffusion.weights import load_generator
 from diffboost3d.seeds import seed_of
 from diffboost3d.stages.inputs import cases_of, control_of, prepared, slice_axis
+from diffboost3d.stages.noise import with_measured_noise
 from diffboost3d.stages.synthesize import sampling_plan
 from diffboost3d.synthesis.volumes import NoisePlan, SampleRequest, SlabPlan, VolumeSampler
 
@@ -109,7 +110,10 @@ class HeldOut:
             subprocess.run([sys.executable, "-m", "diffboost3d", stage, *given], check=True)
         self.config, self.workspace, self.seed = compose(given), Workspace(workspace), seed
         self.manifest = self.workspace.read_manifest()
-        test = cases_of(self.manifest, self.workspace.read_split(0).test)
+        split = self.workspace.read_split(0)
+        known = cases_of(self.manifest, split.training)
+        self.config = with_measured_noise(self.config, self.workspace, self.manifest, known)
+        test = cases_of(self.manifest, split.test)
         half = test[PARTS.index(part) :: 2]
         self.cases: list[Case] = [half[at] for at in np.linspace(0, len(half) - 1, min(cases, len(half))).astype(int)]
         self.axis = slice_axis(self.config, self.manifest)
@@ -165,7 +169,7 @@ class HeldOut:
         ids = [case.id for case in self.cases]
         model = json.loads((self.workspace.finetuned(0) / "record.json").read_text())["digest"]
         settings = self.config.synthesize
-        noise = noise or NoisePlan(settings.noise, settings.rho, settings.correlation_mm)
+        noise = noise or NoisePlan(settings.noise, settings.rho or 0.0, settings.correlation_mm)
         match_spectrum = settings.match_spectrum if match_spectrum is None else match_spectrum
         named = [dataclasses.asdict(noise), match_spectrum, settings.negative_prompt]
         own = digest(dataclasses.asdict(plan), named, self.seed, ids, model, code_digest(), neighbours)

@@ -26,15 +26,16 @@ from typing import Any
 import numpy as np
 import torch
 from held_out import RESULTS, commit
-from merge_cost import BATCH, CASES, PATCH, SPACING, case, dataset
+from merge_cost import BATCH, CASES, PATCH, SPACING, case
 
-from diffboost3d.augmentation.classical import ClassicalPlan, ClassicalStack
 from diffboost3d.cases.workspace import versions
 from diffboost3d.config import compose
-from diffboost3d.segmentation.batches import PatchDataset
+from diffboost3d.schema import ArmConfig
+from diffboost3d.segmentation.batches import MergePlan, PatchDataset
 from diffboost3d.segmentation.learning import SegmentationLearner, SegmentationObjective
 from diffboost3d.segmentation.losses import make_loss
 from diffboost3d.segmentation.networks import NetworkSpec, build_network
+from diffboost3d.stages.arms import augmentations_of
 from diffboost3d.stages.inputs import training_plan
 from diffboost3d.training import TrainingPlan, fit, make_accelerator, make_optimizer
 
@@ -164,19 +165,10 @@ def measure(given: argparse.Namespace) -> tuple[dict[str, Any], float]:
 
 def patches(given: argparse.Namespace) -> PatchDataset:
     """Patches of MR-like volumes that are larger than these."""
-    made = dataset([case(given.seed + number, VOLUME) for number in range(CASES)], "none", given.seed)
-    if given.classical:
-        stack = compose().classical
-        plan = ClassicalPlan(
-            stack.rotation_degrees,
-            (stack.scale[0], stack.scale[1]),
-            stack.spatial_probability,
-            stack.elastic_probability,
-            (stack.elastic_magnitude[0], stack.elastic_magnitude[1]),
-            tuple(stack.mirror_axes),
-        )
-        made.classical = ClassicalStack(plan, SPACING, 3)
-    return made
+    cases = [case(given.seed + number, VOLUME) for number in range(CASES)]
+    alone = MergePlan("none", 1.0, (1,), None, 0.0, "image")
+    stack = augmentations_of(compose(), ArmConfig(classical=given.classical), PATCH, SPACING, 3)
+    return PatchDataset(cases, PATCH, SPACING, alone, stack, 0.5, given.seed)
 
 
 def bare_loop(turns: Turns, network: torch.nn.Module, loss: Any, samples: PatchDataset, plan: TrainingPlan) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 from diffboost3d.errors import ConfigError
 from diffboost3d.schema import ArmConfig, Config, DiffusionConfig, MergeConfig, SynthesizeConfig
 
+DEFAULT_SET = "default"
+
 
 def configs_folder() -> Path:
     """The `configs/` folder: beside the package in a checkout, inside it in an installed wheel."""
@@ -91,7 +93,10 @@ def _hydra_message(error: Exception, overrides: Sequence[str]) -> str:
 
 def _unknown_key(name: str) -> str:
     allowed = [path for path, _ in _leaves(Config())]
-    if re.match(r"network\.arguments\.|(gate\.training|train)\.loss_arguments\.", name):  # dictionaries of any keys
+    free = (
+        r"network\.arguments\.|synthesize\.sets\.|(gate\.training|train)\.loss_arguments\."  # dictionaries of any keys
+    )
+    if re.match(free, name):
         return f"{name} is not set yet; +{name}=VALUE adds it"
     if name.split(".")[0] == "arm":
         keys = ", ".join(one.name for one in dataclasses.fields(ArmConfig))
@@ -140,6 +145,50 @@ def validate(config: Config) -> None:
         for one in dataclasses.fields(arm):
             _check_value(f"arm.{name}.{one.name}", getattr(arm, one.name), one.metadata)
     _check_together(config)
+    for name in config.synthesize.sets:
+        _check_set(config, name)
+
+
+def of_set(config: Config, name: str) -> Config:
+    """The configuration with which a set of synthetic volumes is made: `synthesize` with what differs in `synthesize.sets`.
+
+    Raises:
+        ConfigError: there is no such set, or a key or type in it is refused.
+    """
+    if name == DEFAULT_SET:
+        return config
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if name not in config.synthesize.sets:
+        known = ", ".join([DEFAULT_SET, *config.synthesize.sets])
+        raise ConfigError(f"synthetic_set={name} is unknown; allowed: {known}; +synthesize.sets.NAME={{...}} adds one")
+    try:
+        changed = OmegaConf.merge(OmegaConf.structured(config.synthesize), config.synthesize.sets[name])
+        section: SynthesizeConfig = OmegaConf.to_object(changed)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"synthesize.sets.{name}: {str(error).splitlines()[0]}") from error
+    return dataclasses.replace(config, synthesize=dataclasses.replace(section, sets={}))
+
+
+def synthetic_sets(config: Config) -> list[str]:
+    """The sets of synthetic volumes that the arms train on, in the order of the arms; maybe none."""
+    arms = [config.arm[name] for name in config.arms]
+    return list(dict.fromkeys(arm.synthetic_set for arm in arms if arm.merge in ("synthetic", "instead")))
+
+
+def _check_set(config: Config, name: str) -> None:
+    """A further set is refused for what the default one would be."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name == DEFAULT_SET or re.fullmatch(r"fold\d+", name):
+        raise ConfigError(
+            f"synthesize.sets: {name!r} is refused; allowed: small letters, digits and _, but not {DEFAULT_SET} and foldN"
+        )
+    made = dataclasses.replace(of_set(config, name), arms=["none"], arm={"none": ArmConfig()})
+    made = dataclasses.replace(made, evaluate=dataclasses.replace(config.evaluate, reference="none"))
+    try:
+        validate(made)
+    except ConfigError as error:
+        raise ConfigError(f"synthesize.sets.{name}: {error}") from error
 
 
 def _check_value(path: str, value: Any, allowed: Any) -> None:
@@ -165,6 +214,7 @@ def _check_together(config: Config) -> None:
     """Rules that bind several keys."""
     _check_study(config)
     _check_ranges(config)
+    _check_mirroring(config)
     if config.prepare.edges.operator == "hed" and not config.prepare.edges.hed_weights:
         raise ConfigError(
             "prepare.edges.operator=hed needs its weights: prepare.edges.hed_weights=PATH/ControlNetHED.pth (soft and "
@@ -197,14 +247,23 @@ def _check_study(config: Config) -> None:
     for arm in config.arms:
         if arm not in config.arm:
             raise ConfigError(f"arms: {arm!r} is unknown; allowed: {', '.join(config.arm)}")
+        of_set(config, config.arm[arm].synthetic_set)  # there must be one
     if config.evaluate.reference not in config.arm:
         raise ConfigError(
             f"evaluate.reference={config.evaluate.reference} is refused; allowed: {', '.join(config.arm)}"
         )
-    for name in ("arms", "seeds", "folds"):
-        values = getattr(config, name)
+    listed = {name: getattr(config, name) for name in ("arms", "seeds", "folds")}
+    listed |= {"predict.folds": config.predict.folds, "predict.seeds": config.predict.seeds}
+    for name, values in listed.items():
         if not values or len(set(values)) != len(values):
             raise ConfigError(f"{name}={values} is refused; it takes one or more values, each once")
+
+
+def _check_mirroring(config: Config) -> None:
+    """An axis mirrored twice would be counted twice."""
+    for name, axes in (("evaluate", config.evaluate.mirror_axes), ("predict", config.predict.mirror_axes)):
+        if len(set(axes)) != len(axes):
+            raise ConfigError(f"{name}.mirror_axes={axes} is refused; it takes axes, each once")
 
 
 def _check_ranges(config: Config) -> None:
@@ -223,10 +282,17 @@ def _check_ranges(config: Config) -> None:
         "synthesize.anatomy.registered_share": config.synthesize.anatomy.registered_share,
         "synthesize.anatomy.between_share": config.synthesize.anatomy.between_share,
         "synthesize.anatomy.volume_factors": config.synthesize.anatomy.volume_factors,
-        "classical.scale": config.classical.scale,
+        **_ranges("classical", config.classical),
+        **_ranges("augmentations", config.augmentations),
     }.items():
-        if not low <= high or (low == high and not re.search("scale|share|label_volume", path)):
+        if not low <= high or (low == high and not re.search("^classical|^augment|scale|share|label_volume", path)):
             raise ConfigError(f"{path}=[{low}, {high}] is refused; the first must be below the second")
+
+
+def _ranges(name: str, section: Any) -> dict[str, list[float]]:
+    """The keys of a section that are a low and a high value."""
+    pairs = [one.name for one in dataclasses.fields(section) if one.metadata["length"] == (2,)]
+    return {f"{name}.{pair}": getattr(section, pair) for pair in pairs}
 
 
 def _check_diffusion(diffusion: DiffusionConfig) -> None:
@@ -330,7 +396,8 @@ def _check_anatomy(config: Config) -> None:
         listed = " + ".join(f"{name} {share:g}" for name, share in shares.items())
         raise ConfigError(f"synthesize.anatomy: {listed} sum to {sum(shares.values()):g}; they must sum to 1")
     for name in config.arms:
-        if config.arm[name].merge == "warped" and anatomy.same == 1:
+        arm = config.arm[name]
+        if arm.merge == "warped" and of_set(config, arm.synthetic_set).synthesize.anatomy.same == 1:
             raise ConfigError(
                 f"arms: {name} merges with warped anatomy, and synthesize.anatomy.same=1 leaves none; give another share, e.g. "
                 "synthesize.anatomy.same=0 synthesize.anatomy.warped=1"

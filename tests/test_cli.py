@@ -28,7 +28,7 @@ ARMS = sorted(path.stem for path in (configs_folder() / "arm").glob("*.yaml"))
 
 def flat(value: object, prefix: str = "") -> dict[str, object]:
     """Dotted name -> value; the dictionaries of free keys stay whole."""
-    if not isinstance(value, dict) or prefix == "arm." or prefix.endswith("arguments."):
+    if not isinstance(value, dict) or prefix in ("synthesize.sets.", "arm.") or prefix.endswith("arguments."):
         return {prefix[:-1]: value}
     return {name: leaf for key, inner in value.items() for name, leaf in flat(inner, f"{prefix}{key}.").items()}
 
@@ -106,10 +106,10 @@ def test_every_key_of_the_schema_is_written_in_configs_and_the_other_way_round()
 
 
 def test_defaults_of_the_schema_are_those_of_configs() -> None:
-    """But for the network's own arguments, which change with the network, and the arms, which are files."""
+    """But for the network's own arguments, which change with the network, sets and arms, which are dictionaries."""
     defaults = flat(to_plain(schema.Config()))
     apart = {name for name, value in written().items() if value != defaults[name]}
-    assert apart == {"network.arguments", "arm"}
+    assert apart == {"network.arguments", "synthesize.sets", "arm"}
 
 
 def test_every_key_has_a_meaning_that_is_a_sentence() -> None:
@@ -185,7 +185,7 @@ def test_a_list_of_keys_is_said_of_the_section_that_was_meant() -> None:
         ConfigError, match=r"unknown key 'diffusion\.pretrain\.step'; did you mean diffusion\.pretrain\."
     ):
         compose(["diffusion.pretrain.step=3"])
-    with pytest.raises(ConfigError, match="unknown key 'nothing'; allowed: arm, arms, classical"):
+    with pytest.raises(ConfigError, match="unknown key 'nothing'; allowed: arm, arms, augmentations, classical"):
         compose(["nothing=3"])
 
 
@@ -226,3 +226,10 @@ def test_what_a_command_was_told_is_kept_in_the_workspace(tmp_path: Path, capsys
     assert kept["seed"] == 7
     assert "diffboost3d prepare data.root=nowhere" in (tmp_path / "ws" / "log.txt").read_text(encoding="utf-8")
     assert capsys.readouterr().err == "diffboost3d: data.root=nowhere: no such folder\n"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = f"{sys.executable} -m diffboost3d run --cfg job | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "0"
+    assert done.stderr == ""

@@ -14,12 +14,24 @@ LAYERS = {
     "errors": 0, "schema": 0, "config": 0, "seeds": 0,
     "cases": 1, "imaging": 1, "cohort": 1,
     "augmentation": 2, "training": 2,
-    "diffusion": 3, "segmentation": 3, "evaluation": 3,
+    "diffusion": 3, "translation": 3, "segmentation": 3, "evaluation": 3,
     "synthesis": 4, "report": 4,
     "stages": 5,
     "cli": 6, "__init__": 6, "__main__": 6,
 }  # fmt: skip
-COMMANDS = {"prepare", "train_codec", "pretrain", "finetune", "synthesize", "train", "evaluate", "report", "export"}
+COMMANDS = {
+    "prepare",
+    "train_codec",
+    "pretrain",
+    "finetune",
+    "train_pix2pix",
+    "synthesize",
+    "train",
+    "evaluate",
+    "predict",
+    "report",
+    "export",
+}
 HEAVY = ("torch", "monai", "torchio", "diffusers", "transformers", "SimpleITK", "scipy", "matplotlib", "nibabel")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

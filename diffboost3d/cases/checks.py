@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def check_pair(pair: Pair, known: Collection[int] | None) -> tuple[CheckedPair |
     """
     try:
         image = read(pair.image)
-        _check_image(pair, image)
+        check_image(pair.image, image)
     except DataError as error:
         return None, Finding(pair.id, str(error), SKIPPED)
     if pair.missing:
@@ -50,19 +51,18 @@ def check_pair(pair: Pair, known: Collection[int] | None) -> tuple[CheckedPair |
         return None, Finding(pair.id, str(error), SKIPPED)
 
 
-def _check_image(pair: Pair, image: Volume) -> None:
+def check_image(path: Path, image: Volume) -> None:
+    """Refuse what no stage can use. Raises DataError naming `path`: not finite, constant, or on no right-angled grid."""
     if not np.isfinite(image.array).all():
         count = int((~np.isfinite(image.array)).sum())
-        raise DataError(f"{pair.image}: {count} voxels are NaN or infinite; replace them by real values")
+        raise DataError(f"{path}: {count} voxels are NaN or infinite; replace them by real values")
     if image.array.min() == image.array.max():
-        raise DataError(f"{pair.image}: empty, every voxel is {image.array.flat[0]:g}")
+        raise DataError(f"{path}: empty, every voxel is {image.array.flat[0]:g}")
     matrix = image.grid.matrix[:3, :3]
     if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
-        raise DataError(f"{pair.image}: its affine has no volume; the header is damaged")
+        raise DataError(f"{path}: its affine has no volume; the header is damaged")
     if image.grid.is_sheared:
-        raise DataError(
-            f"{pair.image}: its axes are not at right angles (sheared affine, gantry tilt); resample it first"
-        )
+        raise DataError(f"{path}: its axes are not at right angles (sheared affine, gantry tilt); resample it first")
 
 
 def _checked_label(pair: Pair, image: Volume, known: Collection[int] | None) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from diffboost3d.cases.preparation import Preparation
 from diffboost3d.errors import ConfigError
 from diffboost3d.imaging.geometry import Grid
 from diffboost3d.imaging.intensity import IntensityMap
@@ -49,6 +50,7 @@ class Manifest:
         ignore_label: value in the user's files of voxels that nobody labelled (`IGNORED` in prepared labels); None: none.
         spatial_dims: 2 where every case is a single slice, else 3.
         physical: whether distances are in mm (NIfTI) or in pixels (pictures).
+        preparation: how its images were prepared; None: written by a version that did not say.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Manifest:
     licence: str
     cases: tuple[Case, ...]
     version: int = MANIFEST_VERSION
+    preparation: Preparation | None = None
     ignore_label: int | None = None
 
     @property
@@ -99,7 +102,8 @@ class Manifest:
     def from_json(cls, value: dict[str, Any]) -> Manifest:
         """Inverse of `to_json`."""
         cases = tuple(_case(item) for item in value["cases"])
-        return cls(**{**value, "cases": cases})
+        told = value.get("preparation")
+        return cls(**{**value, "cases": cases, "preparation": Preparation.from_json(told) if told else None})
 
 
 def _case(value: dict[str, Any]) -> Case:

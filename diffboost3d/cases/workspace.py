@@ -41,13 +41,21 @@ class Workspace:
     """A folder of results; every path below it is named here.
 
     Attributes:
+        synthetic_set: whose folders these are; "": those of the default set.
         main: whether this process writes what all processes share (log, configuration, stale records).
     """
 
-    def __init__(self, root: Path | str) -> None:
+    def __init__(self, root: Path | str, synthetic_set: str = "") -> None:
         self.root = Path(root)
+        self.synthetic_set = synthetic_set
         self.main = True
         self._config = ""
+
+    def of_set(self, name: str) -> Workspace:
+        """The same workspace with the folders of another set of synthetic volumes, of its warps and of its gate's limits."""
+        other = Workspace(self.root, "" if name == "default" else name)
+        other.main, other._config = self.main, self._config
+        return other
 
     # --- names -------------------------------------------------------------------------------------------------------
     @property
@@ -98,8 +106,12 @@ class Workspace:
     def finetuned(self, fold: int) -> Path:
         return self.root / "diffusion" / f"fold{fold}"
 
+    def pix2pix(self, fold: int) -> Path:
+        """Folder of the GAN that translates edges of the fold into images."""
+        return self.root / "pix2pix" / f"fold{fold}"
+
     def synthetic(self, fold: int) -> Path:
-        return self.root / "synthetic" / f"fold{fold}"
+        return self.root / "synthetic" / self.synthetic_set / f"fold{fold}"
 
     def synthetic_volume(self, fold: int, case: str, sample: int, ending: str) -> Path:
         return self.synthetic(fold) / case / f"{sample:02d}{ending}"
@@ -117,7 +129,7 @@ class Workspace:
 
     def anatomy(self, fold: int, case: str, sample: int) -> Path:
         """The warp of one sample of a case, common to synthesis and the arms that use it without."""
-        return self.root / "anatomy" / f"fold{fold}" / case / f"{sample:02d}.safetensors"
+        return self.root / "anatomy" / self.synthetic_set / f"fold{fold}" / case / f"{sample:02d}.safetensors"
 
     def registration(self, case: str, other: str) -> Path:
         """The velocity field that registers a case to another, common to all folds."""
@@ -132,11 +144,11 @@ class Workspace:
 
     def gate(self, fold: int) -> Path:
         """Folder of what synthetic volumes of the fold are judged by."""
-        return self.root / "gate" / f"fold{fold}"
+        return self.root / "gate" / self.synthetic_set / f"fold{fold}"
 
     def gate_part(self, fold: int, part: int) -> Path:
-        """Folder of the segmenter that judges a part of the training patients."""
-        return self.gate(fold) / f"part{part}"
+        """Folder of the segmenter that judges a part of the training patients; all sets have the same ones."""
+        return self.root / "gate" / f"fold{fold}" / f"part{part}"
 
     def gate_reference(self, fold: int, case: str) -> Path:
         """How much samples of a validation case share with what they started from."""
@@ -147,6 +159,10 @@ class Workspace:
 
     def prediction(self, fold: int, arm: str, seed: int, case: str, ending: str) -> Path:
         return self.segmenter(fold, arm, seed) / "predictions" / f"{case}{ending}"
+
+    def postprocessing(self, fold: int, arm: str, seed: int) -> Path:
+        """For which labels a segmenter's validation cases say that the largest component is to be kept."""
+        return self.segmenter(fold, arm, seed) / "postprocessing.json"
 
     def config_path(self, stage: str) -> Path:
         return self.root / "config" / f"{stage}.yaml"

@@ -189,8 +189,25 @@ def _template(path: Path) -> Any:
         raise DataError(f"{path}: can't be read ({reason}); the file is damaged or no NIfTI") from error
 
 
-def _write_nifti_like(path: Path, slabs: Iterable[NDArray[Any]], template: Path, note: str) -> None:
-    """Header and voxels as nibabel writes them, which can't do it piece by piece."""
+def write_probability_like(path: Path, slabs: Iterable[NDArray[Any]], template: Path) -> None:
+    """Write a probability map, given in slabs (I, J, n) along k, in the geometry of the image `template`; atomic.
+
+    NIfTI as float32 (the format has no float16), a picture in 16 bits, of which 65535 is 1.
+    """
+    if ending_of(template) in VOLUME_ENDINGS:
+        _write_nifti_like(path, slabs, template, "", np.dtype(np.float32))
+    else:
+        _write_picture(path, np.concatenate(list(slabs), axis=2) * np.iinfo(np.uint16).max, np.uint16)
+
+
+def _write_nifti_like(
+    path: Path, slabs: Iterable[NDArray[Any]], template: Path, note: str, own_type: np.dtype[Any] | None = None
+) -> None:
+    """Header and voxels as nibabel writes them, which can't do it piece by piece.
+
+    Args:
+        own_type: written without scaling; None: type and scaling of the template.
+    """
     from nibabel.openers import ImageOpener
     from nibabel.volumeutils import seek_tell
 
@@ -198,6 +215,10 @@ def _write_nifti_like(path: Path, slabs: Iterable[NDArray[Any]], template: Path,
     dtype, slope, intercept = source.get_data_dtype(), source.dataobj.slope, source.dataobj.inter
     image = type(source)(np.broadcast_to(np.zeros((), dtype), source.shape), None, source.header.copy())
     header = image.header
+    if own_type is not None:
+        dtype, slope, intercept = own_type.newbyteorder(header.endianness), 1.0, 0.0
+        header.set_data_dtype(own_type)
+        header["cal_min"], header["cal_max"] = 0, 0
     header.set_slope_inter(slope, intercept)  # the constructor forgets them
     if note:
         header["descrip"] = note.encode()[:79].decode(errors="ignore").encode()

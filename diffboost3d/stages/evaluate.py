@@ -8,15 +8,25 @@ from typing import Any
 
 from diffboost3d.cases.atomic import write_json
 from diffboost3d.cases.records import Case, Manifest, Score
-from diffboost3d.cases.workspace import SEGMENTER, Workspace, now
+from diffboost3d.cases.workspace import Workspace, now
 from diffboost3d.config import digest
 from diffboost3d.evaluation.metrics import METRICS, score_labels
 from diffboost3d.evaluation.summary import summarise
 from diffboost3d.imaging.files import ending_like, read, write_label_like
 from diffboost3d.schema import Config
-from diffboost3d.segmentation.inference import label_in_source, probabilities
-from diffboost3d.segmentation.weights import load_segmenter
+from diffboost3d.segmentation.inference import classes_in_source, mean_probabilities
+from diffboost3d.segmentation.postprocessing import keep_largest
 from diffboost3d.stages.inputs import accelerator_of, cases_of, prepared
+from diffboost3d.stages.segmenting import (
+    decide,
+    decision_digest,
+    in_values,
+    kept_labels,
+    load_member,
+    options,
+    read_decision,
+    window_plan,
+)
 
 
 def run(config: Config, workspace: Workspace) -> None:
@@ -53,8 +63,13 @@ def _evaluate_cell(
     model = workspace.require(workspace.segmenter(fold, arm, seed), "train")["digest"]
     folder = workspace.segmenter(fold, arm, seed) / "predictions"
     labels: Any = manifest.labels if manifest.ignore_label is None else [manifest.labels, manifest.ignore_label]
+    plan, connectivity = window_plan(config.evaluate, config.train.overlap), config.evaluate.connectivity
+    validation = cases_of(manifest, workspace.read_split(fold).validation)
+    decision = decision_digest(model, validation, plan, connectivity, manifest.labels)
+    is_validated = config.evaluate.postprocessing == "validated"
+    chosen = options(plan, decision if is_validated else None)
     digests = {
-        case.id: digest(model, case.digest, config.evaluate.tolerance_mm, config.train.overlap, labels)
+        case.id: digest(model, case.digest, config.evaluate.tolerance_mm, plan.overlap, labels, *chosen)
         for case in cases
     }
     own = digest(list(digests.values()))
@@ -62,16 +77,26 @@ def _evaluate_cell(
         rank, processes = accelerator.process_index, accelerator.num_processes
         todo = [case for case in cases if not _is_scored(folder, case, digests[case.id])][rank::processes]
         accelerator.wait_for_everyone()  # nobody scores what another still counts
-        network, patch = load_segmenter(workspace.segmenter(fold, arm, seed) / SEGMENTER, accelerator.device)
+        member = load_member(workspace, fold, arm, seed, accelerator.device)
+        kept: tuple[str, ...] = ()
+        if is_validated:
+            path = workspace.postprocessing(fold, arm, seed)
+            if accelerator.is_main_process:
+                decide(workspace, manifest, validation, member, plan, connectivity, path, model, accelerator.device)
+            accelerator.wait_for_everyone()
+            kept = kept_labels(read_decision(path))
         title = f"evaluate fold {fold}, {arm}, seed {seed}"
         for case in tqdm(todo, desc=title, unit="case", disable=rank > 0):
-            classes = probabilities(
-                network, prepared(workspace, case, "image"), patch, config.train.overlap, accelerator.device
-            )
-            _score_case(config, workspace, manifest, case, classes, fold, arm, seed, digests[case.id])
+            classes = mean_probabilities([member], prepared(workspace, case, "image"), plan, accelerator.device)
+            found = classes_in_source(classes, case.grid, case.source_grid)
+            if kept:
+                found = keep_largest(found, [manifest.foreground[label] for label in kept], connectivity)
+            prediction = in_values(found, manifest)
+            _score_case(config, workspace, manifest, case, prediction, fold, arm, seed, digests[case.id])
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            workspace.finish(folder, "evaluate", own, started, cases=len(cases))
+            facts = {"postprocessing": config.evaluate.postprocessing, "keep_largest": list(kept)}
+            workspace.finish(folder, "evaluate", own, started, cases=len(cases), **facts)
     return [score for case in cases for score in _read_scores(folder, case)]
 
 
@@ -80,14 +105,13 @@ def _score_case(
     workspace: Workspace,
     manifest: Manifest,
     case: Case,
-    classes: Any,
+    prediction: Any,
     fold: int,
     arm: str,
     seed: int,
     own: str,
 ) -> None:
     """Write the prediction in the form of the case's image and, last, its scores against the untouched label file."""
-    prediction = label_in_source(classes, case, list(manifest.labels.values()))
     path = workspace.prediction(fold, arm, seed, case.id, ending_like(case.image))
     write_label_like(path, prediction, workspace.source(manifest, case.image))
     assert case.label is not None  # test cases are labelled: `splits` sees to it

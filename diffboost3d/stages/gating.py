@@ -19,7 +19,7 @@ from diffboost3d.evaluation.memorisation import DetailIndex, Places, places, sha
 from diffboost3d.imaging.files import ending_like
 from diffboost3d.schema import Config
 from diffboost3d.seeds import generator, seed_of
-from diffboost3d.stages.inputs import cases_of, prepared, training_plan, without_intervals
+from diffboost3d.stages.inputs import cases_of, prepared, sampling_settings, training_plan, without_intervals
 from diffboost3d.synthesis.gate import (
     KINDS,
     Gate,
@@ -48,7 +48,7 @@ def gate_digest(config: Config, manifest: Manifest, split: Split, model: str) ->
     if not config.gate.enabled:
         return ""
     settings = dataclasses.asdict(config.gate) | {"training": without_intervals(config.gate.training)}
-    sampling = dataclasses.asdict(config.synthesize) | {"samples": None, "memory_gb": None}
+    sampling = sampling_settings(config.synthesize) | {"samples": None, "memory_gb": None}
     cases = {part: [case.digest for case in cases_of(manifest, getattr(split, part))] for part in LEARNING_PARTS}
     patients = [case.patient for case in cases_of(manifest, split.training)]
     return digest(
@@ -156,7 +156,7 @@ class _Making:
         loaded = [TrainingCase(self._image(case), prepared(self._workspace, case, "label")) for case in cases]
         patch = training_patch(wanted, config.network, [case.label.shape for case in loaded])
         alone = MergePlan("none", 1.0, (1,), None, 0.0, "image")
-        dataset = PatchDataset(loaded, patch, self.spacing_mm, alone, None, wanted.foreground_probability, seed)
+        dataset = PatchDataset(loaded, patch, self.spacing_mm, alone, (), wanted.foreground_probability, seed)
         spec = network_spec(config, manifest, patch)
         network, labels = new_network(spec, seed), list(manifest.foreground)
         learner = SegmentationLearner(network, dataset, [], labels, wanted.overlap, **segmenter_loss(wanted, manifest))

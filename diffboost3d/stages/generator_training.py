@@ -330,6 +330,8 @@ def slice_datasets(
             f"diffusion.denoiser.stack={config.diffusion.denoiser.stack} is refused: {manifest.name} has single slices, "
             "which have no neighbours; allowed: 1"
         )
+    if second is None:
+        _require_neighbours(config, manifest, training, axis)
     for ending in (f", {look}" for look in LOOKS) if section.looks else ("",):
         require_fitting(denoiser.tokenizer, manifest.prompt + ending)
 
@@ -359,6 +361,16 @@ def slice_datasets(
     return dataset(read, plan), dataset(sources(validation or training, with_label), plan.still())
 
 
+def _require_neighbours(config: Config, manifest: Manifest, cases: Sequence[Case], axis: int) -> None:
+    """Refuse edges of neighbours that no volume has. In 2D the one slice stands for them."""
+    tallest = max(case.grid.shape[axis] for case in cases)
+    if manifest.spatial_dims == 3 and config.diffusion.denoiser.neighbours >= tallest:
+        raise ConfigError(
+            f"diffusion.denoiser.neighbours={config.diffusion.denoiser.neighbours} is refused: no volume has more than {tallest} "
+            f"slices along axis {axis}; allowed: 0 to {tallest - 1}"
+        )
+
+
 def slice_plan(
     config: Config, section: DiffusionTrainingConfig, size: tuple[int, int], axis: int, stage: str
 ) -> SlicePlan:
@@ -381,6 +393,7 @@ def slice_plan(
 def train_generator(config: Config, workspace: Workspace, accelerator: Any, generator: Generator, task: Task) -> None:
     """Train, save the generator to the task's folder, and write its record."""
     started = now()
+    _require_even_shares(task.section, task.stage, task.training.plan.stack, accelerator.num_processes)
     denoiser, scheduler, codec = generator
     lora = config.diffusion.lora
     if isinstance(codec, PackingCodec) and config.diffusion.codec.normalise and codec.scales is None:
@@ -410,6 +423,15 @@ def train_generator(config: Config, workspace: Workspace, accelerator: Any, gene
         facts = {**facts, **task.facts, "shape": shape_of(config)}
         workspace.finish(task.folder, task.stage, task.digest, started, **facts)
     accelerator.wait_for_everyone()
+
+
+def _require_even_shares(section: DiffusionTrainingConfig, stage: str, stack: int, processes: int) -> None:
+    """Refuse a batch whose stacks of slices the processes can't share; it is counted in slices, as it was given."""
+    if stack > 1 and section.batch // stack % processes:
+        raise ConfigError(
+            f"diffusion.{stage}.batch={section.batch} holds {section.batch // stack} stacks of {stack} slices, which {processes} "
+            f"processes can't share; use a multiple of {stack * processes}"
+        )
 
 
 def _torch_type(precision: str) -> Any:

@@ -21,7 +21,15 @@ from diffboost3d.imaging.edges import control_image
 from diffboost3d.imaging.files import read, read_prepared
 from diffboost3d.imaging.geometry import resample
 from diffboost3d.imaging.scratch import IN_MEMORY, Scratch
-from diffboost3d.schema import CodecTrainingConfig, Config, DiffusionTrainingConfig, MergeConfig, TrainConfig
+from diffboost3d.schema import (
+    CodecTrainingConfig,
+    Config,
+    DiffusionTrainingConfig,
+    MergeConfig,
+    Pix2PixTrainingConfig,
+    SynthesizeConfig,
+    TrainConfig,
+)
 from diffboost3d.segmentation.batches import MergePlan
 from diffboost3d.training import TrainingPlan, make_accelerator
 
@@ -68,7 +76,19 @@ def _is_accepted(record: Path) -> bool:
     return bool(json.loads(record.read_text(encoding="utf-8")).get("accepted", True))
 
 
-def without_intervals(section: DiffusionTrainingConfig | CodecTrainingConfig | TrainConfig) -> dict[str, Any]:
+def sampling_settings(section: SynthesizeConfig) -> dict[str, Any]:
+    """The settings that decide a synthetic volume, for its digest."""
+    settings = dataclasses.asdict(section)
+    for nothing_about_a_volume in ("samples", "memory_gb", "sets"):
+        del settings[nothing_about_a_volume]
+    if section.generator == "diffusion":
+        del settings["generator"]  # earlier versions had no other
+    return settings
+
+
+def without_intervals(
+    section: DiffusionTrainingConfig | CodecTrainingConfig | TrainConfig | Pix2PixTrainingConfig,
+) -> dict[str, Any]:
     """A training's settings for its digest: how often it is pictured or saved changes nothing about the result."""
     plain = dataclasses.asdict(section)
     return {key: value for key, value in plain.items() if key not in ("checkpoint_every", "images_every")}
@@ -156,8 +176,12 @@ def control_of(
     )
 
 
-def merge_plan(section: MergeConfig, source: str, manifest: Manifest) -> MergePlan:
-    """How an arm merges with its source (none, real or synthetic). Raises ConfigError on a label that the data set lacks."""
+def merge_plan(section: MergeConfig, source: str, manifest: Manifest, patches: int = 1) -> MergePlan:
+    """How an arm merges with its source (none, real or synthetic). Raises ConfigError on a label that the data set lacks.
+
+    Args:
+        patches: that the training takes.
+    """
     kept = manifest.label_values(section.mask_foreground_labels, "merge.mask_foreground_labels")
     return MergePlan(
         source,
@@ -169,11 +193,15 @@ def merge_plan(section: MergeConfig, source: str, manifest: Manifest) -> MergePl
         section.feather_mm,
         kept or section.mask_foreground,
         section.probability,
+        section.last_probability,
+        patches,
     )
 
 
 def training_plan(
-    section: DiffusionTrainingConfig | CodecTrainingConfig | TrainConfig, seed: int, workers: int
+    section: DiffusionTrainingConfig | CodecTrainingConfig | TrainConfig | Pix2PixTrainingConfig,
+    seed: int,
+    workers: int,
 ) -> TrainingPlan:
     """The numbers that `training.fit` needs."""
     more: dict[str, Any] = {}
@@ -194,6 +222,6 @@ def training_plan(
         images_every=section.images_every,
         seed=seed,
         workers=workers,
-        patience=0 if isinstance(section, CodecTrainingConfig) else section.patience,
+        patience=section.patience if isinstance(section, DiffusionTrainingConfig | TrainConfig) else 0,
         **more,
     )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from diffboost3d.cases.atomic import write_json
 from diffboost3d.cases.checks import KEPT_UNLABELLED, check_pair
 from diffboost3d.cases.layouts import Folder, Pair, read_folder
+from diffboost3d.cases.preparation import Preparation
 from diffboost3d.cases.records import IGNORED, Case, Finding, Manifest
 from diffboost3d.cases.splits import draw_splits, patients_of, read_splits
 from diffboost3d.cases.workspace import RECORD, Workspace
@@ -24,7 +25,6 @@ from diffboost3d.config import digest
 from diffboost3d.errors import ConfigError, DataError
 from diffboost3d.imaging.files import VOLUME_ENDINGS, ending_of, read, write_prepared
 from diffboost3d.imaging.geometry import Grid, resample
-from diffboost3d.imaging.intensity import fit_intensity_map
 from diffboost3d.schema import Config, PrepareConfig
 from diffboost3d.stages.edge_operator import device_of_prepare, edge_operator
 
@@ -45,8 +45,7 @@ class _Task:
     settings: PrepareConfig
     values: tuple[int, ...]
     ignored: int | None
-    spacing_mm: tuple[float, float, float]
-    intensity_kind: str
+    preparation: Preparation
     slice_axis: int | None
     edge_operator: Callable[..., NDArray[np.float32]]
     edge_facts: dict[str, Any]
@@ -83,8 +82,7 @@ def run(config: Config, workspace: Workspace) -> None:
         config.prepare,
         tuple(labels.values()),
         ignored,
-        _target_spacing(config, surveyed),
-        _intensity_kind(config, modality),
+        _preparation(config, surveyed, modality),
         config.diffusion.slice_axis,
         edges,
         _edge_facts(config),
@@ -104,6 +102,7 @@ def run(config: Config, workspace: Workspace) -> None:
         physical=all(ending_of(case.image) in VOLUME_ENDINGS for case in cases),
         licence=folder.licence,
         cases=tuple(cases),
+        preparation=task.preparation,
         ignore_label=ignored,
     )
     _refuse_mixed_dimensions(manifest)
@@ -165,6 +164,17 @@ def _target_spacing(config: Config, surveyed: list[_Surveyed]) -> tuple[float, f
     return (i, j, k)
 
 
+def _preparation(config: Config, surveyed: list[_Surveyed], modality: str) -> Preparation:
+    bounds = config.prepare.intensity
+    return Preparation(
+        _target_spacing(config, surveyed),
+        _intensity_kind(config, modality),
+        _pair_of(bounds.window_hu),
+        _pair_of(bounds.percentiles),
+        config.prepare.image_interpolation,
+    )
+
+
 def _intensity_kind(config: Config, modality: str) -> str:
     kind = config.prepare.intensity.kind
     if kind != "auto":
@@ -197,13 +207,9 @@ def _prepare_all(
 def _prepare(workspace: Workspace, root: Path, pair: Pair, patient: str, task: _Task) -> Case:
     """Prepare one case, or keep what an earlier run made of the same files and settings."""
     image = read(pair.image)
-    canonical = image.grid.canonical()
-    grid = canonical if canonical.spatial_dims == 2 else canonical.with_spacing(task.spacing_mm)
+    grid = task.preparation.grid(image.grid)
     settings = task.settings
-    bounds = settings.intensity
-    intensity = fit_intensity_map(
-        image.array, task.intensity_kind, _pair_of(bounds.window_hu), _pair_of(bounds.percentiles)
-    )
+    intensity = task.preparation.intensity(image.array)
     own = digest(
         _file_digest(pair.image),
         None if pair.label is None else _file_digest(pair.label),
@@ -212,7 +218,7 @@ def _prepare(workspace: Workspace, root: Path, pair: Pair, patient: str, task: _
         task.edge_facts,
         _slice_axis(task, grid) if settings.edges.operator == "hed" else None,
         task.values if task.ignored is None else (*task.values, "ignored", task.ignored),
-        task.spacing_mm,
+        task.preparation.spacing_mm,
         dataclasses.asdict(intensity),
     )
     case = Case(
@@ -237,8 +243,7 @@ def _prepare(workspace: Workspace, root: Path, pair: Pair, patient: str, task: _
 
 def _write_prepared(workspace: Workspace, pair: Pair, array: NDArray[Any], case: Case, task: _Task) -> None:
     settings = task.settings
-    image = resample(case.intensity.forward(array), case.source_grid, case.grid, settings.image_interpolation)
-    image = np.clip(image, -1.0, 1.0).astype(np.float32)
+    image = task.preparation.image(array, case.source_grid, case.grid, case.intensity)
     edges = task.edge_operator(image, case.grid.spacing_mm, slice_axis=_slice_axis(task, case.grid))
     write_prepared(workspace.prepared(case.id, "image"), image, case.grid)
     write_prepared(workspace.prepared(case.id, "edge"), edges, case.grid)

@@ -11,6 +11,7 @@ from diffboost3d.cases.records import Case, Manifest, SyntheticRecord
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.errors import WorkspaceError
 from diffboost3d.imaging.files import ending_like, ending_of
+from diffboost3d.synthesis.translated import TranslatedVolumes
 from diffboost3d.synthesis.volumes import VolumeSampler
 
 MARGIN = 1.1  # synthetic volumes compress about as well as their sources
@@ -40,7 +41,7 @@ def groups_of(
     missing: Sequence[SyntheticRecord],
     manifest: Manifest,
     axis: int,
-    sampler: VolumeSampler,
+    sampler: VolumeSampler | TranslatedVolumes,
 ) -> list[Group]:
     """The groups that have something missing; `records` are in the order of their cases."""
     lacking = {(record.case, record.sample) for record in missing}

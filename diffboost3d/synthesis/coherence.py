@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 NOISES = ("independent", "shared", "ar1", "smoothed")
+FINE = 0.7  # voxels: a Gaussian of this deviation in plane takes away what is texture
+PASSED_ON = 0.55  # of a correlation of the noise arrives in the texture: 0.33 of 0.6, hippocampus MRI
+LARGEST_RHO = 0.9  # more leaves streaks along the slice axis
+_LAGS = 4  # slices that are compared with one, itself included
 
 
 def slice_noise(
@@ -51,3 +58,43 @@ def _smoothed(own: torch.Tensor, correlation: float, random: torch.Generator) ->
     weights /= weights.square().sum().sqrt()  # so that the variance stays 1
     windows = [weights[at] * white[at : at + len(own)] for at in range(len(weights))]
     return torch.stack(windows).sum(dim=0)
+
+
+def texture_correlation(image: NDArray[np.float32], axis: int) -> float:
+    """How much the fine texture of neighbouring slices has in common, in [0, 1]; 0 with fewer than four slices.
+
+    Detail that goes on through many slices is anatomy: its share, and how fast it fades, are told by slices that are two and
+    three apart, along a straight line. What neighbours share beyond that is texture, as from interpolation or a slice profile.
+
+    Args:
+        image: (I, J, K) in [-1, 1]. axis: of slicing. What is cut off at -1 or 1 is left out.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    if image.shape[axis] < _LAGS:
+        return 0.0
+    before: list[tuple[NDArray[np.float32], NDArray[np.bool_]]] = []
+    sums = np.zeros((_LAGS, 3))
+    for slice_ in np.moveaxis(image, axis, 0):
+        before = [(slice_ - gaussian_filter(slice_, FINE), np.abs(slice_) < 1.0), *before[: _LAGS - 1]]
+        detail, inside = before[0]
+        for lag, (other, other_inside) in enumerate(before):
+            both = inside & other_inside
+            one, two = detail[both].astype(np.float64), other[both].astype(np.float64)
+            sums[lag] += one @ two, one @ one, two @ two
+    _, near, far, farther = sums[:, 0] / np.sqrt(np.maximum(sums[:, 1] * sums[:, 2], 1e-12))
+    anatomy_near = min(max(2.0 * far - farther, 0.0), 1.0)
+    anatomy = min(max(3.0 * far - 2.0 * farther, 0.0), 1.0)
+    return float(np.clip((near - anatomy_near) / max(1.0 - anatomy, 1e-6), 0.0, 1.0))
+
+
+def measured_rho(images: Sequence[NDArray[np.float32]], axis: int) -> float:
+    """The share of noise that slices of such images should have in common, to a tenth.
+
+    The median of their texture's correlation, and as much more as sampling loses of it.
+
+    Args:
+        images: (I, J, K) in [-1, 1] each; at least one.
+    """
+    texture = float(np.median([texture_correlation(image, axis) for image in images]))
+    return round(min(texture / PASSED_ON, LARGEST_RHO), 1)

@@ -17,7 +17,7 @@ class TrainingPlan:
     """The numbers of a training; see the sections `diffusion.pretrain` and `train` of the configuration.
 
     Attributes:
-        optimizer: adamw, or sgd with Nesterov momentum. momentum: of sgd.
+        optimizer: adamw, or sgd with Nesterov momentum. betas: of adamw. momentum: of sgd.
         schedule: of the learning rate after the warm-up: cosine, or poly with the power `poly_power`.
         patience: validations without a better score before training ends; 0: never.
         workers: loader processes; 0: samples are made in the training process.
@@ -41,6 +41,7 @@ class TrainingPlan:
     momentum: float = 0.99
     schedule: str = "cosine"
     poly_power: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a step: linear warm-up, then half a cosine, or a power of the share that is left, to zero."""
@@ -62,7 +63,7 @@ def make_optimizer(plan: TrainingPlan, parameters: Iterable[torch.nn.Parameter])
             nesterov=plan.momentum > 0,
             weight_decay=plan.weight_decay,
         )
-    return torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay)
+    return torch.optim.AdamW(parameters, lr=plan.learning_rate, betas=plan.betas, weight_decay=plan.weight_decay)
 
 
 def make_accelerator(device: str, precision: str, threads: int = 0) -> Any:

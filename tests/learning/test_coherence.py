@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffboost3d.synthesis.coherence import NOISES, slice_noise
+from diffboost3d.synthesis.coherence import NOISES, measured_rho, slice_noise, texture_correlation
 
 SHAPE = (12, 80, 80)
 ERROR = 5 / 80  # five standard errors of a correlation over one slice
@@ -83,3 +84,35 @@ def test_the_extremes_meet():
 def test_an_unknown_kind_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="independent, shared, ar1"):
         noise("pink")
+
+
+# --- measured on scans -----------------------------------------------------------------------------------------------
+def scan(neighbours=True, seed=3, anatomy=0.6):
+    """(A, B, S): discs that go on through all slices, and texture of which neighbours share a half, or nothing."""
+    white = np.random.default_rng(seed).standard_normal((21, 64, 64)).astype(np.float32)
+    texture = (white[1:] + white[:-1]) / math.sqrt(2) if neighbours else white[1:]
+    i, j = np.mgrid[:64, :64]
+    discs = ((i % 16 - 8) ** 2 + (j % 16 - 8) ** 2 < 30).astype(np.float32)
+    return np.moveaxis(anatomy * (discs - 0.5) + 0.06 * texture, 0, 2)
+
+
+@pytest.mark.parametrize("anatomy", [0.0, 0.6])
+def test_the_texture_of_neighbouring_slices_is_measured_whatever_the_anatomy(anatomy):
+    assert texture_correlation(scan(anatomy=anatomy), axis=2) == pytest.approx(0.5, abs=0.03)
+    assert texture_correlation(scan(False, anatomy=anatomy), axis=2) == pytest.approx(0.0, abs=0.03)
+
+
+def test_it_is_measured_along_the_axis_of_slicing_and_inside_the_range():
+    turned = np.moveaxis(scan(), 2, 0).copy()
+    turned[:, :20] = -1.0
+    assert texture_correlation(turned, axis=0) == pytest.approx(0.5, abs=0.03)
+
+
+def test_few_slices_share_nothing():
+    assert texture_correlation(scan()[..., :3], axis=2) == 0.0
+    assert measured_rho([np.zeros((8, 8, 1), np.float32)], axis=2) == 0.0
+
+
+def test_rho_is_a_tenth_and_leaves_some_noise_to_each_slice():
+    assert measured_rho([scan(False), scan(False, 4), scan()], axis=2) == 0.0
+    assert measured_rho([scan(seed=seed) for seed in range(3)], axis=2) == 0.9

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_folders import TINY, write_volumes
+from tiny_folders import TINY, write_pictures, write_volumes
 
 from diffboost3d.cli import main
+from diffboost3d.errors import ConfigError
+from diffboost3d.schema import DiffusionTrainingConfig
+from diffboost3d.stages.generator_training import _require_even_shares
 from diffboost3d.synthesis.volumes import VolumeSampler
 
 SHORT = ("diffusion.pretrain.steps=1", "diffusion.finetune.steps=1", "folds=[0]")
@@ -123,6 +126,39 @@ def test_a_folder_without_a_generator_is_refused_with_what_to_give(folder, pretr
         error = capsys.readouterr().err
         assert f"diffusion.start_from={given} holds no generator" in error
         assert "diffusion/fold0 of a workspace" in error
+
+
+def test_idle_layers_along_the_slices_are_refused(folder, pretrain, tmp_path, capsys):
+    status, stacked = pretrain(NOTHING_LEARNED, "diffusion.denoiser.stack=2")
+    assert status == 0
+    words = [f"diffusion.start_from={stacked}", NOTHING_LEARNED]
+    shutil.copytree(folder / "prepared", tmp_path / "other")
+    capsys.readouterr()
+    assert call(folder, str(tmp_path / "other"), "pretrain", *words) != 0
+    assert "has layers along the slices; ask for them: diffusion.denoiser.stack=2" in capsys.readouterr().err
+
+
+def test_neighbours_that_no_volume_has_are_refused(pretrain, capsys):
+    status, result = pretrain(NOTHING_LEARNED, "diffusion.denoiser.neighbours=8")
+    assert status != 0
+    assert not result.exists()
+    assert "no volume has more than 8 slices along axis 2; allowed: 0 to 7" in capsys.readouterr().err
+
+
+def test_layers_along_the_slices_are_refused_for_pictures(tmp_path, capsys):
+    folder = tmp_path / "pictures"
+    write_pictures(folder, count=6)
+    words = [f"data.root={folder}", f"workspace={tmp_path / 'ws'}", *TINY, *SHORT]
+    assert main(["prepare", *words]) == 0
+    assert main(["pretrain", *words, "diffusion.denoiser.stack=2"]) != 0
+    assert "which have no neighbours; allowed: 1" in capsys.readouterr().err
+
+
+def test_a_batch_whose_stacks_cannot_be_shared_is_refused_in_slices():
+    section = DiffusionTrainingConfig(batch=24)
+    _require_even_shares(section, "pretrain", 8, 3)
+    with pytest.raises(ConfigError, match=r"diffusion.pretrain.batch=24 holds 3 stacks of 8 slices.* a multiple of 16"):
+        _require_even_shares(section, "pretrain", 8, 2)
 
 
 # --- patience --------------------------------------------------------------------------------------------------------
