@@ -16,7 +16,14 @@ from diffboost3d.errors import ConfigError
 from diffboost3d.schema import ArmConfig, CompareConfig, Config, DiffusionConfig, MergeConfig, SynthesizeConfig
 
 DEFAULT_SET = "default"
-ANY_KEYS = ("network.arguments.", "compare.variants.", "compare.launcher_options.", "synthesize.sets.")  # of any names
+ANY_KEYS = (  # dictionaries of any names
+    "network.arguments.",
+    "train.loss_arguments.",
+    "gate.training.loss_arguments.",
+    "synthesize.sets.",
+    "compare.variants.",
+    "compare.launcher_options.",
+)
 
 
 def configs_folder() -> Path:
@@ -225,6 +232,7 @@ def _check_together(config: Config) -> None:
     _check_slabs(config)
     _check_second_plane(config)
     _check_merge(config.merge)
+    _check_segmenter(config)
     _check_anatomy(config)
     _check_mixture(config.synthesize.text, config.synthesize.text_weights)
     if config.export.name is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", config.export.name):
@@ -381,6 +389,24 @@ def _check_merge(merge: MergeConfig) -> None:
         raise ConfigError(
             f"merge.mask_foreground_labels={merge.mask_foreground_labels} needs merge.mask_foreground=true"
         )
+
+
+def _check_segmenter(config: Config) -> None:
+    """A class of MONAI where one is to be named, and whole volumes or patches."""
+    network = config.network
+    target = network._target_
+    if (network.name == "monai") != (target is not None):
+        raise ConfigError(
+            f"network._target_={'null' if target is None else target} is refused with network.name={network.name}; it goes with "
+            "name=monai: network=monai network._target_=monai.networks.nets.CLASS"
+        )
+    if target is not None and not re.fullmatch(r"monai\.networks\.nets\.[A-Za-z]\w*", target):
+        raise ConfigError(
+            f"network._target_={target} is refused; allowed: monai.networks.nets.CLASS (nothing else is imported)"
+        )
+    for name, section in (("train", config.train), ("gate.training", config.gate.training)):
+        if section.whole and section.patch is not None:
+            raise ConfigError(f"{name}.patch={section.patch} is refused with {name}.whole=true; allowed: null")
 
 
 def _check_anatomy(config: Config) -> None:

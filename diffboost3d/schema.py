@@ -51,6 +51,11 @@ class DataConfig:
     labels: dict[str, int] | None = key(
         None, "Label names and values, background 0 included; null: dataset.json, else the values found."
     )
+    ignore_label: int | None = key(
+        None,
+        "Value, in the label files, of voxels that nobody labelled: they are in no loss and in no score, e.g. 255; null: none.",
+        low=1,
+    )
     patients: str = key(
         "case",
         "What makes a patient: 'case' (every case), 'consecutive_numbers' (runs of following file numbers are one), or a "
@@ -641,9 +646,25 @@ class ClassicalConfig:
 
 @dataclass
 class NetworkConfig:
-    name: str = key("unet", "Segmentation network (MONAI).", choices=("unet", "unetr"))
-    arguments: dict[str, Any] = key({}, "Constructor arguments of the network, besides channels and dimensions.")
-    divisor: int = key(8, "Input sizes are multiples of this.", low=1)
+    name: str = key(
+        "unet",
+        "Segmentation network; monai: the class that _target_ names.",
+        choices=("unet", "residual_unet", "attention_unet", "dynunet", "unetr", "swin_unetr", "monai"),
+    )
+    _target_: str | None = key(
+        None,
+        "With name=monai: any network class of MONAI that takes spatial_dims, in_channels and out_channels, as "
+        "monai.networks.nets.CLASS.",
+    )
+    arguments: dict[str, Any] = key(
+        {},
+        "Constructor arguments of the network by MONAI's names, besides channels of images and labels and dimensions.",
+    )
+    divisor: int = key(
+        8,
+        "Planned patches are multiples of this; with name=monai inputs are padded to it inside the network, the others know theirs.",
+        low=1,
+    )
 
 
 @dataclass
@@ -664,13 +685,45 @@ class TrainConfig:
     )
     max_patch: int = key(96, "Largest side of an automatic patch.", low=8)
     foreground_probability: float = key(0.5, "How often a patch is centred on a labelled voxel.", low=0, high=1)
-    learning_rate: float = key(2e-3, "Peak learning rate (AdamW), decayed by a cosine.", low=0)
+    whole: bool = key(
+        False,
+        "Whole volumes in place of patches, padded with air to the largest side of the training cases; patch is null then.",
+    )
+    loss: str = key(
+        "dice_ce",
+        "Loss of MONAI; under deep supervision of every output, with weights 1, 1/2, 1/4, ...",
+        choices=(
+            "dice_ce",
+            "dice",
+            "dice_focal",
+            "focal",
+            "generalized_dice",
+            "generalized_dice_focal",
+            "tversky",
+            "hausdorff_dt",
+            "log_hausdorff_dt",
+        ),
+    )
+    loss_arguments: dict[str, Any] = key(
+        {},
+        "More constructor arguments of the loss by MONAI's names, such as lambda_ce, gamma or alpha and beta (tversky).",
+    )
+    optimizer: str = key("adamw", "AdamW, or SGD with Nesterov momentum.", choices=("adamw", "sgd"))
+    momentum: float = key(0.99, "Nesterov momentum (sgd).", low=0, high=0.9999)
+    learning_rate: float = key(2e-3, "Peak learning rate, which falls to zero by the schedule.", low=0)
+    schedule: str = key(
+        "cosine", "Half a cosine, or a power of the share of steps that is left.", choices=("cosine", "poly")
+    )
+    poly_power: float = key(0.9, "Power of schedule=poly.", low=0.01)
     warmup_steps: int = key(20, "Steps of linear warm-up.", low=0)
-    weight_decay: float = key(1e-4, "Weight decay (AdamW).", low=0)
+    weight_decay: float = key(1e-4, "Weight decay.", low=0)
     clip_norm: float = key(1.0, "Gradient norm is clipped to this.", low=0)
     accumulation: int = key(1, "Batches whose gradients are added up before a step.", low=1)
     ema_decay: float = key(0.99, "Decay of the averaged weights; 0: no averaging.", low=0, high=0.99999)
     include_background: bool = key(False, "Background counts in the Dice loss.")
+    patience: int = key(
+        0, "Validations without a better Dice before training stops, the best weights kept; 0: never.", low=0
+    )
     validate_every: int = key(100, "Steps between validations.", low=1)
     checkpoint_every: int = key(100, "Steps between checkpoints.", low=1)
     images_every: int = key(500, "Steps between image grids in TensorBoard.", low=1)

@@ -131,7 +131,7 @@ def _allowed(one: Any) -> str:
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, one in value.items():
-        if isinstance(one, dict) and one and name not in ("arm", "arguments", "labels", "sets"):
+        if isinstance(one, dict) and one and name not in ("arm", "arguments", "loss_arguments", "labels", "sets"):
             yield from _flat(one, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", one

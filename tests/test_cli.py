@@ -27,8 +27,8 @@ ARMS = sorted(path.stem for path in (configs_folder() / "arm").glob("*.yaml"))
 
 
 def flat(value: object, prefix: str = "") -> dict[str, object]:
-    """Dotted name -> value; the two dictionaries of free keys stay whole."""
-    if not isinstance(value, dict) or prefix in ("network.arguments.", "synthesize.sets.", "arm."):
+    """Dotted name -> value; the dictionaries of free keys stay whole."""
+    if not isinstance(value, dict) or prefix in ("synthesize.sets.", "arm.") or prefix.endswith("arguments."):
         return {prefix[:-1]: value}
     return {name: leaf for key, inner in value.items() for name, leaf in flat(inner, f"{prefix}{key}.").items()}
 

@@ -22,6 +22,7 @@ from diffboost3d.cases.records import Manifest, Score, Split
 from diffboost3d.errors import WorkspaceError
 
 RECORD, CONFIG, SEGMENTER = "record.json", "config.yaml", "model.safetensors"
+LAST_SEGMENTER = "last.safetensors"
 PACKAGES = (
     "diffboost3d",
     "torch",

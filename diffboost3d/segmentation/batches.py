@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from diffboost3d.augmentation.cuboids import CuboidPlan, foreground_of, masks, merge_images, merge_labels
+from diffboost3d.cases.records import IGNORED
 from diffboost3d.seeds import generator, seed_of
 
 Size = tuple[int, int, int]
@@ -113,7 +114,7 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         self._spacing_mm = tuple(spacing_mm)
         self._foreground_probability = foreground_probability
         self._seed = seed
-        self._foreground = [np.argwhere(case.label > 0) for case in cases]
+        self._foreground = [np.argwhere((case.label > 0) & (case.label != IGNORED)) for case in cases]
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         random = generator(self._seed, "patch", number)
@@ -194,6 +195,12 @@ def cut(array: NDArray[np.generic], start: Sequence[int], size: Sequence[int], f
     return patch
 
 
+def largest_shape(shapes: Sequence[tuple[int, ...]]) -> Size:
+    """The shape (I, J, K) that holds every volume of these shapes."""
+    i, j, k = (int(side) for side in np.max(np.asarray(shapes), axis=0))
+    return (i, j, k)
+
+
 def patch_size(
     shapes: Sequence[tuple[int, ...]], divisor: int, largest: int, share: float, wanted: Sequence[int] | None
 ) -> Size:
@@ -201,7 +208,7 @@ def patch_size(
 
     Sides become multiples of `divisor` (a wanted one is rounded up, a planned one to the nearest).
     """
-    sides = np.max(np.asarray(shapes), axis=0)
+    sides = largest_shape(shapes)
     if wanted is not None:
         multiples = [math.ceil(side / divisor) for side in wanted]
     else:

@@ -69,13 +69,14 @@ def _evaluate_cell(
     started = now()
     model = workspace.require(workspace.segmenter(fold, arm, seed), "train")["digest"]
     folder = workspace.segmenter(fold, arm, seed) / "predictions"
+    labels: Any = manifest.labels if manifest.ignore_label is None else [manifest.labels, manifest.ignore_label]
     plan, connectivity = window_plan(config.evaluate, config.train.overlap), config.evaluate.connectivity
     validation = cases_of(manifest, workspace.read_split(fold).validation)
     decision = decision_digest(model, validation, plan, connectivity, manifest.labels)
     is_validated = config.evaluate.postprocessing == "validated"
     chosen = options(plan, decision if is_validated else None)
     digests = {
-        case.id: digest(model, case.digest, config.evaluate.tolerance_mm, plan.overlap, manifest.labels, *chosen)
+        case.id: digest(model, case.digest, config.evaluate.tolerance_mm, plan.overlap, labels, *chosen)
         for case in cases
     }
     own = digest(list(digests.values()))
@@ -122,7 +123,8 @@ def _score_case(
     write_label_like(path, prediction, workspace.source(manifest, case.image))
     assert case.label is not None  # test cases are labelled: `splits` sees to it
     truth = read(workspace.source(manifest, case.label)).array.round().astype(int)
-    table = score_labels(prediction, truth, manifest.labels, case.source_grid.spacing_mm, config.evaluate.tolerance_mm)
+    spacing, tolerance = case.source_grid.spacing_mm, config.evaluate.tolerance_mm
+    table = score_labels(prediction, truth, manifest.labels, spacing, tolerance, manifest.ignore_label)
     units = {metric.name: metric.unit if manifest.physical else metric.unit.replace("mm", "px") for metric in METRICS}
     scores = [
         Score(arm, fold, seed, case.id, label, metric, float(value), units[metric])

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +51,18 @@ def prepared_again(path: Path, case: Case) -> NDArray[np.float32]:
     return clipped
 
 
-def label_again(path: Path, case: Case, values: list[int]) -> NDArray[np.uint8]:
-    """The label (I, J, K) of a synthetic volume, which lies on its case's own grid in the user's values, as a prepared one."""
-    label = np.searchsorted(np.asarray(values), read(path).array.round().astype(np.int64)).astype(np.uint8)
+def label_again(path: Path, case: Case, values: Mapping[int, int]) -> NDArray[np.uint8]:
+    """The label (I, J, K) of a synthetic volume, which lies on its case's own grid in the user's values, as a prepared one.
+
+    Args:
+        values: see `Manifest.values`.
+    """
+    label = read(path).array.round().astype(np.int64)
     shares = [
-        resample((label == index).astype(np.float32), case.source_grid, case.grid, "linear")
-        for index in range(len(values))
+        resample((label == own).astype(np.float32), case.source_grid, case.grid, "linear") for own in values.values()
     ]
-    return np.asarray(np.argmax(shares, axis=0), dtype=np.uint8)
+    found: NDArray[np.uint8] = np.asarray(list(values), dtype=np.uint8)[np.argmax(shares, axis=0)]
+    return found
 
 
 def accepted_records(workspace: Workspace, fold: int, case: str, samples: int) -> dict[int, Path]:
@@ -200,6 +204,10 @@ def training_plan(
     workers: int,
 ) -> TrainingPlan:
     """The numbers that `training.fit` needs."""
+    more: dict[str, Any] = {}
+    if isinstance(section, TrainConfig):
+        names = ("optimizer", "momentum", "schedule", "poly_power")
+        more = {name: getattr(section, name) for name in names}
     return TrainingPlan(
         steps=section.steps,
         batch=section.batch,
@@ -214,5 +222,6 @@ def training_plan(
         images_every=section.images_every,
         seed=seed,
         workers=workers,
-        patience=section.patience if isinstance(section, DiffusionTrainingConfig) else 0,
+        patience=section.patience if isinstance(section, DiffusionTrainingConfig | TrainConfig) else 0,
+        **more,
     )
