@@ -19,7 +19,7 @@ from typing import Any
 
 from diffboost3d.cases.atomic import link_folder, remove_partial, replacing, write_json, write_text
 from diffboost3d.cases.records import Manifest, Score, Split
-from diffboost3d.errors import WorkspaceError
+from diffboost3d.errors import ConfigError, WorkspaceError
 
 RECORD, CONFIG, SEGMENTER = "record.json", "config.yaml", "model.safetensors"
 LAST_SEGMENTER = "last.safetensors"
@@ -54,11 +54,12 @@ class Workspace:
         self.main = True
         self._lenders = tuple(lenders)
         self._config = ""
+        self._set_aside: dict[Path, str] = {}
 
     def of_set(self, name: str) -> Workspace:
         """The same workspace with the folders of another set of synthetic volumes, of its warps and of its gate's limits."""
         other = Workspace(self.root, "" if name == "default" else name, self._lenders)
-        other.main, other._config = self.main, self._config
+        other.main, other._config, other._set_aside = self.main, self._config, self._set_aside
         return other
 
     # --- names -------------------------------------------------------------------------------------------------------
@@ -205,7 +206,11 @@ class Workspace:
             _lock(lock, self.root)
             if clear:
                 remove_partial(self.root)
-            yield
+            try:
+                yield
+            except ConfigError:
+                self._restore_records()
+                raise
 
     def log(self, line: str) -> None:
         """Print a line (above any progress bar) and keep it in log.txt."""
@@ -257,8 +262,15 @@ class Workspace:
             return True
         if self.main:
             self.log(f"{self.relative(folder)} is of another configuration or input: it is made anew")
+            self._set_aside[path] = path.read_text(encoding="utf-8")
             path.unlink()
         return False
+
+    def _restore_records(self) -> None:
+        """Give stale results that nothing has taken the place of their records back: a refused command changes nothing."""
+        for path, text in self._set_aside.items():
+            if not path.exists():
+                write_text(path, text)
 
     def _borrow(self, folder: Path, digest: str) -> bool:
         """Link the finished result that a lender has under the same name and with this digest, if any."""

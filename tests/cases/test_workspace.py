@@ -11,6 +11,7 @@ from diffboost3d.cases.atomic import remove_partial, replacing, replacing_folder
 from diffboost3d.cases.records import Manifest, Score
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.cli import main
+from diffboost3d.errors import ConfigError
 
 
 def _fail_inside(path: Path) -> None:
@@ -90,3 +91,19 @@ def test_a_manifest_comes_back_as_it_went(tmp_path: Path) -> None:
     assert Manifest.from_json(manifest.to_json()) == manifest
     assert manifest.source == "../data"
     assert manifest.foreground == {"shell": 1, "core": 2}
+
+
+def _refuse_after(workspace: Workspace, made: bool) -> None:
+    with workspace.opened():
+        assert not workspace.is_current(workspace.root / "result", "new")
+        if made:
+            write_json(workspace.root / "result" / "record.json", {"digest": "new"})
+        raise ConfigError("refused")
+
+
+@pytest.mark.parametrize(("made", "kept"), [(False, "old"), (True, "new")])
+def test_a_refused_command_leaves_a_finished_result_finished(tmp_path: Path, made: bool, kept: str) -> None:
+    write_json(tmp_path / "result" / "record.json", {"digest": "old"})
+    with pytest.raises(ConfigError):
+        _refuse_after(Workspace(tmp_path), made)
+    assert Workspace(tmp_path).is_current(tmp_path / "result", kept)
