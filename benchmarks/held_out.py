@@ -210,12 +210,18 @@ def commit() -> str:
     return name.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
-def slices_of(volumes: Sequence[Float], axis: int, size: tuple[int, int], every: int = 2) -> tuple[Float, list[int]]:
-    """(every n-th slice of the volumes, cropped about the centre to `size`, (N, A, B); number of its volume)."""
+def slices_of(
+    volumes: Sequence[Float], axis: int, size: tuple[int, int], every: int = 2, step: int = 1
+) -> tuple[Float, list[int]]:
+    """(every n-th slice of the volumes, cropped about the centre to `size`, (N, A, B); number of its volume).
+
+    Args:
+        step: of the crop's first voxel, so that a grid of so many voxels keeps its place.
+    """
     slices, groups = [], []
     for number, volume in enumerate(volumes):
         moved = np.moveaxis(volume, axis, 0)
-        first = [(side - wanted) // 2 for side, wanted in zip(moved.shape[1:], size, strict=True)]
+        first = [(side - wanted) // 2 // step * step for side, wanted in zip(moved.shape[1:], size, strict=True)]
         cropped = moved[::every, first[0] : first[0] + size[0], first[1] : first[1] + size[1]]
         slices.append(cropped)
         groups += [number] * len(cropped)
