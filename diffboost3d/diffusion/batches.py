@@ -57,6 +57,7 @@ class SlicePlan:
         looks: share of the slices that are given one of `looks.LOOKS` and its word.
         stack: consecutive slices a sample, moved alike; with 1 a sample is a slice and has no axis for them.
         second_axis: half of the samples are of slices across this axis; None: all are across `axis`.
+        spacing_mm: of the volumes, so that slices of oblong voxels turn without shear.
     """
 
     size: tuple[int, int]
@@ -72,6 +73,7 @@ class SlicePlan:
     jitter: float = 1.0
     stack: int = 1
     second_axis: int | None = None
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def still(self) -> SlicePlan:
         """The same without jitter, drops and looks, drawn anew: for validation."""
@@ -130,7 +132,8 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
             raise ValueError("slices across a second axis need their own control")
         image = torch.from_numpy(np.take(source.image, position, axis=draw.axis))[None]
         control = torch.from_numpy(np.take(volume, position, axis=draw.axis + 1))
-        return move_slice(torch.cat([image, control]), self.plan.size, draw.degrees, draw.scale, draw.shift)
+        a, b = (space for axis, space in enumerate(self.plan.spacing_mm) if axis != draw.axis)
+        return move_slice(torch.cat([image, control]), self.plan.size, draw.degrees, draw.scale, draw.shift, b / a)
 
     def draw(self, number: int) -> SliceDraw:
         """The random choices of a sample."""
@@ -166,9 +169,16 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
 
 
 def move_slice(
-    channels: torch.Tensor, size: tuple[int, int], degrees: float, scale: float, shift: tuple[float, float]
+    channels: torch.Tensor,
+    size: tuple[int, int],
+    degrees: float,
+    scale: float,
+    shift: tuple[float, float],
+    aspect: float = 1.0,
 ) -> torch.Tensor:
     """Rotate and scale channels (C, A, B) about their centre and cut a window (C, *size) that is `shift` voxels off centre.
+
+    `aspect` is the voxel's length along B over that along A.
 
     All channels move alike; beyond the border the nearest voxel is repeated in all of them, so that control and image agree
     there too. Without rotation and scaling the window lies on whole voxels and nothing is interpolated; else splines of
@@ -183,8 +193,8 @@ def move_slice(
     window = [np.arange(wanted) - (wanted - 1) / 2 for wanted in size]
     a, b = np.meshgrid(*window, indexing="ij")
     at = (
-        cos * a - sin * b + shift[0] + (sides[0] - 1) / 2,
-        sin * a + cos * b + shift[1] + (sides[1] - 1) / 2,
+        cos * a - sin * b * aspect + shift[0] + (sides[0] - 1) / 2,
+        sin * a / aspect + cos * b + shift[1] + (sides[1] - 1) / 2,
     )
     moved = [
         np.clip(map_coordinates(channel, at, order=3, mode="nearest"), channel.min(), channel.max())

@@ -158,10 +158,11 @@ def build_denoiser(plan: DenoiserPlan) -> ConditionalDenoiser:
     )
 
 
-def adapt_control_channels(controlnet: Any, channels: int) -> None:
+def adapt_control_channels(controlnet: Any, channels: int, edges: int = 1) -> None:
     """Let a control branch read another number of control channels, in place.
 
-    More channels: the new ones start at no effect. Fewer: a single channel acts as if it were repeated over the old ones (so a
+    More channels: the new ones start at no effect; where the first `edges` are of a slice among its neighbours and the old ones
+    were fewer, these become the middle ones of them. Fewer: a single channel acts as if it were repeated over the old ones (so a
     branch made for grey edges in RGB gives the same); otherwise the last ones are dropped.
     """
     hint = controlnet.controlnet_cond_embedding
@@ -173,7 +174,8 @@ def adapt_control_channels(controlnet: Any, channels: int) -> None:
     with torch.no_grad():
         new.weight.zero_()
         kept = min(before, channels)
-        new.weight[:, :kept] = old.weight.sum(1, keepdim=True) if channels == 1 else old.weight[:, :kept]
+        first = max(0, edges - before) // 2
+        new.weight[:, first : first + kept] = old.weight.sum(1, keepdim=True) if channels == 1 else old.weight[:, :kept]
         new.bias.copy_(old.bias)  # type: ignore[union-attr]
     hint.conv_in = new
     controlnet.register_to_config(conditioning_channels=channels)

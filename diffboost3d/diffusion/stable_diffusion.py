@@ -36,6 +36,7 @@ def load_stable_diffusion(
     control_channels: int,
     tokenizer: Path | None = None,
     prediction: str = "epsilon",
+    edge_channels: int = 1,
 ) -> tuple[ConditionalDenoiser, Any, AutoencoderCodec]:
     """(denoiser, scheduler, codec) on the CPU, in single precision, in evaluation mode.
 
@@ -46,6 +47,7 @@ def load_stable_diffusion(
         control_channels: of our control images; see `networks.adapt_control_channels`.
         tokenizer: folder of the CLIP vocabulary. None: the base folder's.
         prediction: what a single-file base predicts, which it doesn't say; a folder's scheduler does.
+        edge_channels: of the control channels those of a slice's edges and its neighbours', which come first.
 
     Raises:
         ConfigError: something is missing, is refused, or does not fit the base.
@@ -59,7 +61,7 @@ def load_stable_diffusion(
             "plain base, not one for inpainting or depth"
         )
     controlnet = _control(base, checkpoint, control, unet, control_channels)
-    adapt_control_channels(controlnet, control_channels)
+    adapt_control_channels(controlnet, control_channels, edge_channels)
     scheduler = _scheduler(base, prediction)
     codec = AutoencoderCodec(vae)
     reads = 2 ** (len(controlnet.config.conditioning_embedding_out_channels) - 1)

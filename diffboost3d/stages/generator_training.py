@@ -192,6 +192,7 @@ def _stable_diffusion(config: Config, manifest: Manifest) -> Generator:
         _control_channels(config, manifest),
         None if weights.tokenizer is None else _weights(config, "tokenizer"),
         config.diffusion.schedule.prediction,
+        2 * config.diffusion.denoiser.neighbours + 1,
     )
     _check_schedule(config, scheduler, base)
     return denoiser, scheduler, codec
@@ -353,7 +354,8 @@ def slice_datasets(
     shapes = [case.grid.shape for case in training]
     size = training_size(shapes, axis, denoiser.divisor, config.diffusion.max_size, second)
     plan = slice_plan(config, section, size, axis, stage)
-    plan = replace(plan, stack=config.diffusion.denoiser.stack, second_axis=second)
+    spacing_mm = manifest.cases[0].grid.spacing_mm
+    plan = replace(plan, stack=config.diffusion.denoiser.stack, second_axis=second, spacing_mm=spacing_mm)
     share = config.diffusion.finetune_unlabelled if unlabelled else 0.0
     read = sources(training, with_label, (1.0 - share) / len(training))
     if share:

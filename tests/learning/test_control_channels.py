@@ -47,6 +47,14 @@ def test_new_channels_start_at_no_effect_and_can_be_learned(codec):
     assert more.controlnet.controlnet_cond_embedding.conv_in.weight.grad[:, CONTROLS:].any()
 
 
+def test_a_branch_of_few_neighbours_becomes_the_middle_of_more(codec):
+    denoiser, known = small_denoiser(codec), control(CONTROLS)
+    expected = predict(denoiser, known)
+    adapt_control_channels(denoiser.controlnet, CONTROLS + 4, edges=CONTROLS + 2)
+    around = torch.cat([control(1, 2), known, control(3, 3)], dim=1)
+    torch.testing.assert_close(predict(denoiser, around), expected, rtol=0, atol=1e-5)
+
+
 def test_a_single_channel_acts_as_if_repeated(codec):
     one, edges = adapted(codec, 1), control(1)
     expected = predict(small_denoiser(codec), edges.expand(-1, CONTROLS, -1, -1))

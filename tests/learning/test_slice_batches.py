@@ -55,6 +55,16 @@ def test_a_quarter_turn_moves_every_voxel_to_its_place(sides):
     torch.testing.assert_close(half, image.flip(1, 2), rtol=0, atol=1e-5)
 
 
+def test_oblong_voxels_turn_without_shear():
+    """A ball stays a ball in mm: 2 mm along the second side, 1 mm along the first."""
+    i, j = torch.meshgrid(torch.arange(41.0) - 20, 2 * (torch.arange(21.0) - 10), indexing="ij")
+    ball = (1 - (i**2 + j**2).sqrt() / 18).clamp(min=0)[None]
+    turned = move_slice(ball, (41, 21), 33.0, 1.0, (0.0, 0.0), aspect=2.0)
+    torch.testing.assert_close(turned, ball, rtol=0, atol=0.03)
+    sheared = move_slice(ball, (41, 21), 33.0, 1.0, (0.0, 0.0))
+    assert (sheared - ball).abs().max() > 0.2
+
+
 @settings(max_examples=25, deadline=None)
 @given(degrees=st.floats(-180, 180), scale=st.floats(0.5, 2), shift=st.tuples(st.floats(-4, 4), st.floats(-4, 4)))
 def test_all_channels_move_alike(degrees, scale, shift):
