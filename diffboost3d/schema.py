@@ -590,7 +590,7 @@ class AugmentationsConfig:
     blur_sigma: list[float] = key(
         [0.5, 1.5], "Range of the Gaussian's standard deviation in voxels, along each axis.", low=0.1, length=(2,)
     )
-    mirror_axes: list[int] = key([0], "Axes of mirror, each in half of the patches.", choices=(0, 1, 2))
+    mirror_axes: list[int] = key([0, 1, 2], "Axes of mirror, each in half of the patches.", choices=(0, 1, 2))
     rotation_degrees: float = key(5.0, "Largest rotation about each axis.", low=0, high=180)
     scale: list[float] = key(
         [0.95, 1.05], "Range of the factor on coordinates: above 1, objects get smaller.", low=0.1, length=(2,)
@@ -619,7 +619,7 @@ class ClassicalConfig:
         length=(2,),
     )
     mirror_axes: list[int] = key(
-        [0, 1, 2], "Axes that are mirrored in half of the patches; 0 is left-right in 3D.", choices=(0, 1, 2)
+        [0], "Axes that are mirrored in half of the patches; 0 is left-right in 3D.", choices=(0, 1, 2)
     )
     noise_probability: float = key(0.1, "How often Gaussian noise is added.", low=0, high=1)
     noise_deviation: list[float] = key(
