@@ -120,7 +120,9 @@ def _text_keys() -> set[str]:
     return {
         path
         for path, one in _leaves(Config())
-        if str(one.type) in ("str", "str | None") and one.metadata.get("choices") is None and path not in ("preset", "plan")
+        if str(one.type) in ("str", "str | None")
+        and one.metadata.get("choices") is None
+        and path not in ("preset", "plan")
     }
 
 

@@ -17,16 +17,19 @@ SYNTHESIS = ("train-codec", "pretrain", "finetune", "synthesize")
 def run(config: Config, workspace: Workspace) -> None:
     """Run the stages; those of synthesis only where an arm merges synthetic volumes, train-codec only where it is used."""
     begun = time.monotonic()
-    unused = _unused(config)
-    for stage in STAGES:
-        if stage in unused:
-            continue
+    for stage in stages_of(config):
         started = time.monotonic()
         workspace.write_config(stage, to_yaml(config))
         import_module(f"diffboost3d.stages.{stage.replace('-', '_')}").run(config, workspace)
         _wait_for_everyone(config)
         workspace.log(f"{stage}: {_minutes(time.monotonic() - started)}")
     workspace.log(f"all: {_minutes(time.monotonic() - begun)}")
+
+
+def stages_of(config: Config) -> tuple[str, ...]:
+    """The stages that a run of this configuration has, in order."""
+    unused = _unused(config)
+    return tuple(stage for stage in STAGES if stage not in unused)
 
 
 def _unused(config: Config) -> tuple[str, ...]:

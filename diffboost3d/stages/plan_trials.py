@@ -1,0 +1,244 @@
+"""Short trials of what the stages will run, on made-up volumes of the planned shape: an image's content costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffboost3d.augmentation.classical import ClassicalPlan, ClassicalStack
+from diffboost3d.cases.records import Manifest
+from diffboost3d.cases.workspace import Workspace
+from diffboost3d.diffusion.autoencoder import AutoencoderCodec, AutoencoderPlan, build_autoencoder
+from diffboost3d.diffusion.batches import SliceDataset, SliceSource, training_size
+from diffboost3d.diffusion.codec_learning import PicturesOnly, ReconstructionObjective
+from diffboost3d.diffusion.learning import DiffusionLearner
+from diffboost3d.evaluation.memorisation import DetailIndex, places
+from diffboost3d.evaluation.metrics import score_labels
+from diffboost3d.planning.trials import Trial, clocked, seconds_each, try_training
+from diffboost3d.schema import ArmConfig, Config, DiffusionTrainingConfig
+from diffboost3d.seeds import generator
+from diffboost3d.segmentation.batches import PatchDataset, Size, TrainingCase
+from diffboost3d.segmentation.learning import SegmentationLearner
+from diffboost3d.segmentation.networks import build_network
+from diffboost3d.stages.generator_training import Generator, first_generator, slice_plan, untrained_generator
+from diffboost3d.stages.inputs import merge_plan, slice_axis
+from diffboost3d.stages.synthesis_work import sampling_plan
+from diffboost3d.synthesis.spectrum import with_spectrum_of
+from diffboost3d.synthesis.volumes import NoisePlan, SlabPlan, VolumeSampler
+
+DEPTH = 4  # slices of the volumes that slices are tried on
+OVERFULL = 1.25  # sides of the volumes that patches are tried on, as multiples of the patch
+
+
+@dataclass(frozen=True)
+class StepTrial:
+    """A training in trial: its network on one sample, the seconds that making a sample takes, and voxels of a sample."""
+
+    network: Trial
+    sample_seconds: float
+    voxels: int
+
+
+def process_bytes() -> int:
+    """Bytes that the process has with the libraries that trainings load, and nothing of theirs yet."""
+    import diffusers.models  # noqa: F401
+    import monai.inferers
+    import monai.losses
+    import monai.networks.nets
+    import psutil
+    import torch.utils.tensorboard
+    import transformers.models.clip  # noqa: F401
+
+    return int(psutil.Process().memory_info().rss)
+
+
+# --- generator -------------------------------------------------------------------------------------------------------
+def new_generator(config: Config, workspace: Workspace, manifest: Manifest) -> Generator:
+    """The generator that training begins with; a codec that is not trained yet has random weights, which cost the same."""
+    codec = config.diffusion.codec
+    scratch = config.diffusion.family == "scratch" and config.diffusion.start_from is None
+    if scratch and codec.name == AutoencoderCodec.name and codec.weights is None:
+        made = untrained_generator(config, manifest, AutoencoderCodec(_autoencoder(config)))
+        if config.diffusion.denoiser.stack > 1:
+            made[0].mix_along_slices()
+        return made
+    return first_generator(config, workspace, manifest, config.folds[0])
+
+
+def try_generator(
+    config: Config, manifest: Manifest, made: Generator, section: DiffusionTrainingConfig, device: torch.device
+) -> StepTrial:
+    """Of a training of the generator; a sample is a slice, or a stack of them."""
+    denoiser, scheduler, codec = made
+    axis, stack = slice_axis(config, manifest), config.diffusion.denoiser.stack
+    shapes = [case.grid.shape for case in manifest.cases]
+    size = training_size(shapes, axis, denoiser.divisor, config.diffusion.max_size)
+    plan = replace(slice_plan(config, section, size, axis, "plan"), stack=stack)
+    shape = _with_depth(np.max(shapes, axis=0).tolist(), axis, max(DEPTH, stack))
+    control = generator(config.seed, "plan", "control").random((denoiser.control_channels, *shape), dtype=np.float32)
+    source = SliceSource(_image(config, shape), control)
+    data = SliceDataset([source], manifest.prompt, denoiser.tokenizer, codec, plan)
+    denoiser.spare_memory(config.diffusion.attention_slicing, config.diffusion.gradient_checkpointing)
+    learner = DiffusionLearner(
+        denoiser,
+        scheduler,
+        codec,
+        data,
+        data,
+        False,
+        manifest.prompt,
+        trained="control" if section.trained == "lora" else section.trained,  # adapters are few
+    )
+    network = try_training(learner.module, _batches(data), max(1, section.batch // stack), device)
+    return StepTrial(network, seconds_each(data.__getitem__), stack * size[0] * size[1])
+
+
+def try_codec(config: Config, manifest: Manifest, device: torch.device) -> StepTrial:
+    """Of `train-codec`."""
+    section, axis = config.diffusion.codec, slice_axis(config, manifest)
+    vae = _autoencoder(config)
+    shapes = [case.grid.shape for case in manifest.cases]
+    factor = 2 ** (len(section.vae.channels) - 1)
+    size = training_size(shapes, axis, factor, config.diffusion.max_size)
+    shape = _with_depth(np.max(shapes, axis=0).tolist(), axis, DEPTH)
+    still = slice_plan(config, config.diffusion.pretrain, size, axis, "plan")
+    plan = replace(still, jitter=section.training.jitter, looks=0.0)
+    unread = untrained_generator(config, manifest, AutoencoderCodec(vae))[0].tokenizer
+    source = SliceSource(_image(config, shape), np.zeros((0, *shape), np.float32))
+    data = PicturesOnly(SliceDataset([source], "", unread, AutoencoderCodec(vae), plan))
+    vae.requires_grad_(True)
+    objective = ReconstructionObjective(vae, section.detail_weight, section.kl_weight)
+    network = try_training(objective, _batches(data), section.training.batch, device)
+    return StepTrial(network, seconds_each(data.__getitem__), size[0] * size[1])
+
+
+def _autoencoder(config: Config) -> Any:
+    sizes = config.diffusion.codec.vae
+    return build_autoencoder(AutoencoderPlan(tuple(sizes.channels), sizes.latent_channels, sizes.layers_per_block))
+
+
+def slice_seconds(
+    config: Config, made: Generator, shape: Sequence[int], axis: int, device: torch.device
+) -> tuple[float, int]:
+    """(seconds that `synthesize` takes for a slice of such a volume, samples of it that go together): its own forecast."""
+    settings = config.synthesize
+    sampler = VolumeSampler(
+        *made,
+        sampling_plan(settings),
+        NoisePlan(settings.noise, settings.rho or 0.0, settings.correlation_mm),
+        settings.negative_prompt,
+        settings.batch,
+        device,
+        config.runtime.precision,
+        slabs=SlabPlan(settings.slab, settings.slab_overlap, settings.batch_voxels, settings.slab_blend),
+    )
+    made[0].eval()
+    return sampler.seconds_a_slice(shape, axis), sampler.together(shape, axis)
+
+
+def finishing_seconds(config: Config, shape: Sequence[int]) -> float:
+    """Seconds that a synthetic volume is given the spectrum of its case in."""
+    if not config.synthesize.match_spectrum:
+        return 0.0
+    volume, other = _image(config, shape), _image(config, shape, 1)
+    return clocked(lambda: with_spectrum_of(volume, other, config.synthesize.match_spectrum), torch.device("cpu"))
+
+
+def search_seconds(config: Config, shape: Sequence[int], spacing_mm: Sequence[float]) -> tuple[float, int]:
+    """Of the gate: (seconds that one image is searched for copies, bytes that it takes in the index)."""
+    gate = config.gate
+    where = places(shape, gate.block_voxels, gate.blocks, gate.search)
+    index = DetailIndex([_image(config, shape), _image(config, shape, 1)], spacing_mm, where)
+    volume = _image(config, shape, 2)
+    bytes_ = 8 * len(where.offsets) * int(np.prod(where.window))
+    return seconds_each(lambda number: index.nearest(volume, [number % 2]), most=4), bytes_
+
+
+# --- segmenter -------------------------------------------------------------------------------------------------------
+def try_segmenter(
+    config: Config, manifest: Manifest, patch: Size, arguments: Mapping[str, Any], device: torch.device
+) -> Trial:
+    """Of a segmenter's training on real patches; a sample is a patch."""
+    network = build_network(
+        config.network.name, manifest.spatial_dims, manifest.label_count + 1, patch, dict(arguments)
+    )
+    data = patches(config, manifest, ArmConfig(), patch)
+    labels = list(manifest.foreground)
+    learner = SegmentationLearner(network, data, [], labels, config.train.overlap, config.train.include_background)
+    return try_training(learner.module, _batches(data), config.train.batch, device)
+
+
+def patches(config: Config, manifest: Manifest, arm: ArmConfig, patch: Size) -> PatchDataset:
+    """The samples of an arm on two made-up cases, each with a synthetic volume."""
+    shape = [side if side == 1 else round(OVERFULL * side) for side in patch]
+    cases = []
+    for number in range(2):
+        label = generator(config.seed, "plan", "label", number).integers(0, manifest.label_count + 1, shape)
+        images = (_image(config, shape, number), _image(config, shape, number + 2))
+        cases.append(TrainingCase(images[0], label.astype(np.uint8), (images[1],)))
+    spacing_mm, classical = manifest.cases[0].grid.spacing_mm, config.classical
+    stack = ClassicalPlan(
+        classical.rotation_degrees,
+        (classical.scale[0], classical.scale[1]),
+        classical.spatial_probability,
+        classical.elastic_probability,
+        (classical.elastic_magnitude[0], classical.elastic_magnitude[1]),
+        tuple(classical.mirror_axes),
+    )
+    return PatchDataset(
+        cases,
+        patch,
+        spacing_mm,
+        merge_plan(config.merge, "synthetic" if arm.merge == "warped" else arm.merge, manifest),
+        ClassicalStack(stack, spacing_mm, manifest.spatial_dims) if arm.classical else None,
+        config.train.foreground_probability,
+        config.seed,
+    )
+
+
+def patch_seconds(config: Config, manifest: Manifest, patch: Size) -> dict[str, float]:
+    """Arm -> seconds that making one of its patches takes; arms of the same making are tried once."""
+    found: dict[tuple[str, bool], float] = {}
+    for name in config.arms:
+        arm = config.arm[name]
+        if (arm.merge, arm.classical) not in found:
+            data = patches(config, manifest, arm, patch)
+            found[arm.merge, arm.classical] = seconds_each(data.__getitem__)
+    return {name: found[config.arm[name].merge, config.arm[name].classical] for name in config.arms}
+
+
+def scoring_seconds(config: Config, manifest: Manifest, shape: Sequence[int], spacing_mm: Sequence[float]) -> float:
+    """Seconds that the metrics of one case take: balls, one a label, against the same balls moved by a voxel."""
+    away = np.sqrt(sum(np.square(at - (side - 1) / 2) for at, side in zip(np.indices(shape), shape, strict=True)))
+    radius = min(side for side in shape if side > 1) / 3
+    label = np.ceil((1 - away / radius).clip(0) * manifest.label_count).astype(int)
+    values = np.asarray([*manifest.labels.values()])
+    truth, moved = values[label], values[np.roll(label, 1, 0)]
+    tolerance = config.evaluate.tolerance_mm
+    return clocked(lambda: score_labels(moved, truth, manifest.labels, spacing_mm, tolerance), torch.device("cpu"))
+
+
+# --- common ----------------------------------------------------------------------------------------------------------
+def _batches(data: Any) -> Callable[[int], dict[str, torch.Tensor]]:
+    """Batches of a data set, of samples from the first on."""
+
+    def batch(count: int) -> dict[str, torch.Tensor]:
+        items = [data[number] for number in range(count)]
+        return {name: torch.stack([item[name] for item in items]) for name in items[0]}
+
+    return batch
+
+
+def _image(config: Config, shape: Sequence[int], number: int = 0) -> NDArray[np.float32]:
+    """Noise in [-1, 1]."""
+    return generator(config.seed, "plan", "image", number).random(tuple(shape), dtype=np.float32) * 2 - 1
+
+
+def _with_depth(shape: Sequence[int], axis: int, depth: int) -> tuple[int, ...]:
+    """The shape with at most so many slices."""
+    return tuple(min(side, depth) if at == axis else side for at, side in enumerate(shape))
