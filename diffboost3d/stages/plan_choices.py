@@ -91,9 +91,8 @@ def choose_grid(plan: Plan) -> None:
     if plan.config.diffusion.slice_axis is None:
         axis = plan.manifest.cases[0].grid.slice_axis
         spacing = ", ".join(f"{step:g}" for step in plan.spacing_mm)
-        why = (
-            f"the coarsest of {spacing} mm, the last of those that tie" if plan.dims == 3 else "pictures are one slice"
-        )
+        tied = ", the last of those that tie" if len({round(step, 3) for step in plan.spacing_mm}) < 3 else ""
+        why = f"the coarsest of {spacing} mm{tied}" if plan.dims == 3 else "pictures are one slice"
         plan.choose("diffusion.slice_axis", axis, why)
     plan.settle()
 

@@ -31,6 +31,14 @@ from diffboost3d.stages.synthesis_work import sampling_plan
 from diffboost3d.synthesis.spectrum import with_spectrum_of
 from diffboost3d.synthesis.volumes import NoisePlan, SlabPlan, VolumeSampler
 
+LOADED = (
+    "monai.inferers",
+    "monai.losses",
+    "monai.networks.nets",
+    "diffusers",
+    "transformers",
+    "torch.utils.tensorboard",
+)
 DEPTH = 4  # slices of the volumes that slices are tried on
 OVERFULL = 1.25  # sides of the volumes that patches are tried on, as multiples of the patch
 
@@ -46,14 +54,12 @@ class StepTrial:
 
 def process_bytes() -> int:
     """Bytes that the process has with the libraries that trainings load, and nothing of theirs yet."""
-    import diffusers.models  # noqa: F401
-    import monai.inferers
-    import monai.losses
-    import monai.networks.nets
-    import psutil
-    import torch.utils.tensorboard
-    import transformers.models.clip  # noqa: F401
+    from importlib import import_module
 
+    import psutil
+
+    for name in LOADED:
+        import_module(name)
     return int(psutil.Process().memory_info().rss)
 
 
