@@ -1,6 +1,6 @@
 """Short trials of networks as they will be trained: seconds of a step, and an account of the memory that it takes.
 
-The account: for a trained number there are five of 4 bytes: itself, its gradient, two of AdamW, its average; for a locked one one.
+The account: a trained number stands for five of 4 bytes (itself, gradient, two of AdamW, average), a locked one for itself.
 What autograd saves for the backward pass is counted by `torch.autograd.graph.saved_tensors_hooks`, storage by storage, and grows
 with the batch. Beside it live the gradient of an activation, that of its input, and what a convolution lays out anew, each about
 as large as the largest saved one.

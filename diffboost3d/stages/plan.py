@@ -61,8 +61,8 @@ def run(config: Config, workspace: Workspace) -> None:
     _check_room(plan, costs)
     if plan.machine.load > 2 * plan.machine.cores:
         plan.notes.append(
-            f"other work keeps this machine busy ({plan.machine.load:.0f} processes want its {plan.machine.cores} cores): the times "
-            "are those of now, and too long for a machine at rest"
+            f"other work keeps this machine busy ({plan.machine.load:.0f} processes want its {plan.machine.cores} cores): the "
+            "times are those of now, and too long for a machine at rest"
         )
     write_text(workspace.plan_path, plan_yaml(plan.choices, plan.config))
     write_json(workspace.plan_path.with_suffix(".json"), _record(plan, facts, trials, costs))
@@ -191,8 +191,8 @@ def plan_yaml(choices: Sequence[Choice], config: Config) -> str:
             inside = inside.setdefault(section, {})
         inside[name] = choice
     head = [
-        f"# Written by `diffboost3d plan`, preset={config.preset}. Pass it on as plan=FILE to any command: it goes after the preset, and",
-        "# what else is on the command line goes before it. Values may be changed here; they are checked like all others.",
+        f"# Written by `diffboost3d plan`, preset={config.preset}. Pass it on as plan=FILE to any command: it goes after the",
+        "# preset, and what else is on the command line goes before it. Values may be changed here; they are checked as all are.",
     ]
     return "\n".join([*head, *_yaml_lines(tree, "")]) + "\n"
 
