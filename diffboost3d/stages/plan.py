@@ -14,7 +14,7 @@ from diffboost3d.cases.workspace import Workspace, now, versions
 from diffboost3d.planning.costs import Cost, totals
 from diffboost3d.planning.machine import read_machine
 from diffboost3d.schema import Config
-from diffboost3d.stages.inputs import prepared, slice_axis
+from diffboost3d.stages.inputs import cases_of, prepared, slice_axis
 from diffboost3d.stages.plan_choices import (
     Choice,
     Plan,
@@ -127,7 +127,9 @@ def data_facts(plan: Plan, workspace: Workspace) -> dict[str, Any]:
 
 
 def _label_voxels(plan: Plan, workspace: Workspace) -> dict[str, dict[str, float]]:
-    labelled = [case for case in plan.manifest.cases if case.label is not None][:LOOKED_AT]
+    """Of training and validation cases; test cases are left alone."""
+    split = workspace.read_split(plan.config.folds[0])
+    labelled = cases_of(plan.manifest, [*split.training, *split.validation])[:LOOKED_AT]
     counts = [
         np.bincount(prepared(workspace, case, "label").ravel(), minlength=plan.manifest.label_count + 1)
         for case in labelled

@@ -136,14 +136,14 @@ def choose_generator(plan: Plan, workspace: Workspace, device: torch.device) -> 
             "the generator's sizes and codec are those of the weights it starts from; they are not planned"
         )
     for size in ("base", "small") if base_tried else ("small",):
-        kept = list(plan.choices)
+        before = list(plan.choices), plan.config
         if not own_weights:
             _choose_size(plan, size)
             _choose_codec(plan)
         trial, fits = _choose_slices(plan, workspace, device)
         if fits or size == "small":
             break
-        plan.choices = kept
+        plan.choices, plan.config = before
         plan.notes.append(
             f"diffusion=base does not fit into {size_in_words(plan.machine.network_memory)}; the plan has small"
         )

@@ -39,6 +39,7 @@ LOADED = (
     "transformers",
     "torch.utils.tensorboard",
 )
+TRIED_VOXELS = 2e6  # of whole volumes; what larger ones take grows with their voxels
 DEPTH = 4  # slices of the volumes that slices are tried on
 OVERFULL = 1.25  # sides of the volumes that patches are tried on, as multiples of the patch
 
@@ -151,13 +152,17 @@ def finishing_seconds(config: Config, shape: Sequence[int]) -> float:
     """Seconds that a synthetic volume is given the spectrum of its case in."""
     if not config.synthesize.match_spectrum:
         return 0.0
-    volume, other = _image(config, shape), _image(config, shape, 1)
-    return clocked(lambda: with_spectrum_of(volume, other, config.synthesize.match_spectrum), torch.device("cpu"))
+    tried, times = _limited(shape)
+    volume, other = _image(config, tried), _image(config, tried, 1)
+    return times * clocked(
+        lambda: with_spectrum_of(volume, other, config.synthesize.match_spectrum), torch.device("cpu")
+    )
 
 
 def search_seconds(config: Config, shape: Sequence[int], spacing_mm: Sequence[float]) -> tuple[float, int]:
     """Of the gate: (seconds that one image is searched for copies, bytes that it takes in the index)."""
     gate = config.gate
+    shape, _ = _limited(shape)  # blocks are as many and as large in larger volumes
     where = places(shape, gate.block_voxels, gate.blocks, gate.search)
     index = DetailIndex([_image(config, shape), _image(config, shape, 1)], spacing_mm, where)
     volume = _image(config, shape, 2)
@@ -220,13 +225,16 @@ def patch_seconds(config: Config, manifest: Manifest, patch: Size) -> dict[str, 
 
 def scoring_seconds(config: Config, manifest: Manifest, shape: Sequence[int], spacing_mm: Sequence[float]) -> float:
     """Seconds that the metrics of one case take: balls, one a label, against the same balls moved by a voxel."""
+    shape, times = _limited(shape)
     away = np.sqrt(sum(np.square(at - (side - 1) / 2) for at, side in zip(np.indices(shape), shape, strict=True)))
     radius = min(side for side in shape if side > 1) / 3
     label = np.ceil((1 - away / radius).clip(0) * manifest.label_count).astype(int)
     values = np.asarray([*manifest.labels.values()])
     truth, moved = values[label], values[np.roll(label, 1, 0)]
     tolerance = config.evaluate.tolerance_mm
-    return clocked(lambda: score_labels(moved, truth, manifest.labels, spacing_mm, tolerance), torch.device("cpu"))
+    return times * clocked(
+        lambda: score_labels(moved, truth, manifest.labels, spacing_mm, tolerance), torch.device("cpu")
+    )
 
 
 # --- common ----------------------------------------------------------------------------------------------------------
@@ -243,6 +251,14 @@ def _batches(data: Any) -> Callable[[int], dict[str, torch.Tensor]]:
 def _image(config: Config, shape: Sequence[int], number: int = 0) -> NDArray[np.float32]:
     """Noise in [-1, 1]."""
     return generator(config.seed, "plan", "image", number).random(tuple(shape), dtype=np.float32) * 2 - 1
+
+
+def _limited(shape: Sequence[int]) -> tuple[tuple[int, ...], float]:
+    """A shape of the same proportions with at most so many voxels as are tried, and how many times larger the volume is."""
+    whole = float(np.prod(shape))
+    shrink = min(1.0, (TRIED_VOXELS / whole) ** (1 / sum(side > 1 for side in shape)))
+    sides = tuple(max(1, round(side * shrink)) for side in shape)
+    return sides, whole / float(np.prod(sides))
 
 
 def _with_depth(shape: Sequence[int], axis: int, depth: int) -> tuple[int, ...]:
