@@ -128,12 +128,17 @@ def saved_bytes(run: Callable[[], Any], module: torch.nn.Module) -> tuple[int, i
 
 
 def clocked(run: Callable[[], Any], device: torch.device) -> float:
-    """Seconds that `run` takes, the device's work included."""
+    """Seconds that `run` takes, the device's work included; without the waiting for other work on the same cores.
+
+    On the CPU the lesser of the time on the wall and the processor's time over all threads: at rest that is the wall's, and on a
+    busy machine at most as many times too long as there are threads.
+    """
     _wait(device)
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), time.process_time()
     run()
     _wait(device)
-    return time.perf_counter() - started
+    wall, busy = time.perf_counter() - started, time.process_time() - busy
+    return min(wall, busy) if device.type == "cpu" and busy > 0 else wall
 
 
 def _wait(device: torch.device) -> None:
@@ -144,10 +149,10 @@ def _wait(device: torch.device) -> None:
 
 
 def seconds_each(run: Callable[[int], Any], most: int = 16) -> float:
-    """Mean seconds of `run(0)`, `run(1)`, ... until the time of a trial is over; the first call is not counted."""
+    """Mean seconds of `run(1)`, `run(2)`, ..., on the CPU, until the time of a trial is over; `run(0)` is not counted."""
     run(0)
-    started, done = time.perf_counter(), 0
-    while done < most and (not done or time.perf_counter() - started < SECONDS / 2):
-        done += 1
-        run(done)
-    return (time.perf_counter() - started) / done
+    started, taken = time.perf_counter(), []
+    while len(taken) < most and (not taken or time.perf_counter() - started < SECONDS / 2):
+        number = len(taken) + 1
+        taken.append(clocked(lambda number=number: run(number), torch.device("cpu")))
+    return sum(taken) / len(taken)

@@ -62,7 +62,7 @@ def run(config: Config, workspace: Workspace) -> None:
     if plan.machine.load > 2 * plan.machine.cores:
         plan.notes.append(
             f"other work keeps this machine busy ({plan.machine.load:.0f} processes want its {plan.machine.cores} cores): the "
-            "times are those of now, and too long for a machine at rest"
+            "times are those of a machine at rest"
         )
     write_text(workspace.plan_path, plan_yaml(plan.choices, plan.config))
     write_json(workspace.plan_path.with_suffix(".json"), _record(plan, facts, trials, costs))
@@ -98,7 +98,7 @@ def _tried(plan: Plan, workspace: Workspace, device: Any) -> Trials:
         config, shape, spacing_mm = plan.config, plan.middle_shape, plan.spacing_mm
         if "pretrain" in stages:
             made = new_generator(config, workspace, plan.manifest)
-            slices, _ = slice_seconds(config, made, shape, slice_axis(config, plan.manifest), device)
+            slices = slice_seconds(config, made, shape, slice_axis(config, plan.manifest), device)
             finishing = finishing_seconds(config, shape)
             search = search_seconds(config, shape, spacing_mm) if config.gate.enabled else search
         codec = try_codec(config, plan.manifest, device) if "train-codec" in stages else None
