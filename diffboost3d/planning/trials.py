@@ -18,6 +18,9 @@ import torch
 
 Tensors = dict[str, torch.Tensor]
 
+HELD = (
+    1.5  # measured: allocators hold about so many times what autograd saves, in pieces that don't fit the next request
+)
 BESIDE = 3  # tensors as large as the largest activation that live for a moment of the backward pass
 NUMBER = 4  # bytes of a float32
 TRAINED = 5  # numbers kept for each trained one: weight, gradient, two of AdamW, average
@@ -50,6 +53,11 @@ class Trial:
         return NUMBER * (self.parameters - self.trained + TRAINED * self.trained)
 
     @property
+    def activations(self) -> float:
+        """Bytes that a step takes for one sample."""
+        return HELD * self.saved + BESIDE * self.largest
+
+    @property
     def inference(self) -> int:
         """Bytes that a pass without gradients takes for one sample."""
         return BESIDE * self.largest
@@ -60,7 +68,7 @@ class Trial:
 
     def peak(self, samples: float) -> int:
         """Bytes at the peak of a step, without what the process takes before."""
-        return int(self.state + samples * (self.saved + BESIDE * self.largest))
+        return int(self.state + samples * self.activations)
 
 
 def try_training(

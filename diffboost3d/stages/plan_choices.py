@@ -279,8 +279,7 @@ def choose_segmenter(plan: Plan, device: torch.device) -> tuple[Trial, float]:
     planned = rules.plan_patch(median, divisor_of, fits)
     patch = _as_size(planned, dims)
     _choose_network(plan, patch, divisor_of)
-    one = trial.saved + 3 * trial.largest
-    fitting = int((budget - trial.state) / max(1.0, one * patches_of(planned)))
+    fitting = int((budget - trial.state) / max(1.0, trial.activations * patches_of(planned)))
     most = (rules.LEAST_BATCH if dims == 3 else BATCH_2D_ON_CPU) if plan.machine.device == "cpu" else 10**6
     batch = rules.plan_batch(fitting, math.prod(planned), sum(math.prod(shape) for shape in plan.shapes), most)
     needed = trial.peak(batch * patches_of(planned))

@@ -51,7 +51,7 @@ def test_each_saved_storage_is_counted_once_and_no_weight_is() -> None:
 def test_the_account_grows_with_the_batch_by_what_is_saved() -> None:
     trial = Trial(0.1, 0.2, 0.05, 100, 80, 1000, 100)
     assert trial.state == 4 * (20 + 5 * 80)
-    assert trial.peak(3) - trial.peak(1) == 2 * (1000 + 3 * 100)
+    assert trial.peak(3) - trial.peak(1) == 2 * (1500 + 3 * 100)
     assert trial.step_seconds(4) == pytest.approx(0.6)
 
 
