@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -159,8 +160,8 @@ def _wait(device: torch.device) -> None:
 def seconds_each(run: Callable[[int], Any], most: int = 16) -> float:
     """Mean seconds of `run(1)`, `run(2)`, ..., on the CPU, until the time of a trial is over; `run(0)` is not counted."""
     run(0)
-    started, taken = time.perf_counter(), []
+    started = time.perf_counter()
+    taken: list[float] = []
     while len(taken) < most and (not taken or time.perf_counter() - started < SECONDS / 2):
-        number = len(taken) + 1
-        taken.append(clocked(lambda number=number: run(number), torch.device("cpu")))
+        taken.append(clocked(partial(run, len(taken) + 1), torch.device("cpu")))
     return sum(taken) / len(taken)
