@@ -33,7 +33,7 @@ from diffboost3d.cohort.volumes import make_mr
 from diffboost3d.config import compose
 from diffboost3d.segmentation.batches import MergePlan, PatchDataset, TrainingCase
 from diffboost3d.segmentation.learning import SegmentationObjective
-from diffboost3d.segmentation.networks import build_network
+from diffboost3d.segmentation.networks import NetworkSpec, build_network
 
 PATCH, BATCH, SPACING, CASES = (48, 64, 48), 2, (1.5, 1.5, 2.5), 8
 LIMIT = 0.05
@@ -136,7 +136,7 @@ class TrainingStep:
     """Forward, backward, clipping and AdamW of the default segmenter."""
 
     def __init__(self, network: Any, settings: Any) -> None:
-        built = build_network(network.name, 3, 3, PATCH, network.arguments)
+        built = build_network(NetworkSpec(network.name, 3, 3, PATCH, network.arguments, SPACING))
         self.objective = SegmentationObjective(built, settings.include_background)
         self.optimizer = torch.optim.AdamW(
             self.objective.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -152,9 +152,9 @@ class TrainingStep:
         return float(loss.detach())
 
 
-def case(seed: int) -> TrainingCase:
+def case(seed: int, shape: tuple[int, int, int] = PATCH) -> TrainingCase:
     """An MR-like case in [-1, 1] with a stand-in for a synthetic volume."""
-    phantom = make_mr(np.random.default_rng(seed), PATCH)
+    phantom = make_mr(np.random.default_rng(seed), shape)
     low, high = np.percentile(phantom.image, [0.5, 99.5])
     image = np.clip(2 * (phantom.image - low) / (high - low) - 1, -1, 1).astype(np.float32)
     return TrainingCase(image, phantom.label, (-image,))

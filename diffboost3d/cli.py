@@ -18,11 +18,13 @@ COMMANDS = {
     "train-codec": "train an autoencoder whose maps are diffused (diffusion.codec.name=vae)",
     "pretrain": "train the generator on all training-side images, without labels",
     "finetune": "train it further on the labelled training cases",
+    "train-pix2pix": "train the GAN of the pix2pix arms on the labelled training cases",
     "synthesize": "make synthetic volumes of the labelled training cases, and judge them",
     "train": "train a segmenter for every arm, fold and seed",
     "evaluate": "predict and score the test cases",
     "predict": "label maps of new images: predict.input=FOLDER predict.output=FOLDER",
     "report": "table, figures and one page",
+    "compare": "a study: arms x folds x seeds x training sizes x variants, with statistics",
     "export": "real and accepted synthetic volumes as a data set for nnU-Net v2, or in MSD form",
 }
 
@@ -34,11 +36,13 @@ READS = {
     "train-codec": "prepare, or a pool",
     "pretrain": "prepare, and train-codec for diffusion.codec.name=vae",
     "finetune": "prepare, pretrain",
-    "synthesize": "prepare, finetune",
+    "train-pix2pix": "prepare",
+    "synthesize": "prepare, finetune, and train-pix2pix for the pix2pix arms",
     "train": "prepare, and synthesize for the diffboost arms",
     "evaluate": "prepare, train",
     "predict": "manifest.json and train's segmenters; no prepared image, no data folder",
     "report": "evaluate",
+    "compare": "data.root",
     "export": "prepare, and synthesize for synthetic volumes",
 }
 
@@ -50,11 +54,13 @@ KEYS = {
     "train-codec": "diffusion.codec.* diffusion.pool.* seed folds runtime.*",
     "pretrain": "diffusion.* prompt seed folds runtime.*",
     "finetune": "diffusion.finetune.* seed folds runtime.*",
-    "synthesize": "synthesize.* seed folds runtime.*",
-    "train": "arms seeds folds merge.* classical.* network train.* runtime.*",
+    "train-pix2pix": "pix2pix.* seed folds runtime.*",
+    "synthesize": "synthesize.* arms seed folds runtime.*",
+    "train": "arms seeds folds merge.* classical.* augmentations.* network train.* runtime.*",
     "evaluate": "arms seeds folds evaluate.*",
     "predict": "predict.* runtime.device runtime.threads",
     "report": "arms seeds folds",
+    "compare": "data.root workspace preset arms folds seeds compare.* data.folds data.patients network",
     "export": "export.* folds",
 }
 
@@ -126,6 +132,9 @@ def _run(command: str, overrides: list[str]) -> int:
     from diffboost3d.config import compose, to_yaml
 
     config = compose(_defaults(command, overrides))
+    if command == "compare":  # it opens many workspaces
+        import_module("diffboost3d.stages.compare").start(config, overrides)
+        return 0
     from diffboost3d.cases.workspace import Workspace
 
     workspace = Workspace(config.workspace)
@@ -139,7 +148,7 @@ def _run(command: str, overrides: list[str]) -> int:
 
 
 def _help() -> str:
-    commands = "\n".join(f"  {name:<11} {meaning}" for name, meaning in COMMANDS.items())
+    commands = "\n".join(f"  {name:<13} {meaning}" for name, meaning in COMMANDS.items())
     return f"""diffboost3d {__version__}: a folder of NIfTI volumes with labels in, a better segmenter out.
 
 usage: diffboost3d COMMAND [key=value ...]

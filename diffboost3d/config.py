@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from diffboost3d.errors import ConfigError
-from diffboost3d.schema import ArmConfig, Config, DiffusionConfig, MergeConfig, SynthesizeConfig
+from diffboost3d.schema import ArmConfig, CompareConfig, Config, DiffusionConfig, MergeConfig, SynthesizeConfig
+
+DEFAULT_SET = "default"
+ANY_KEYS = (  # dictionaries of any names
+    "network.arguments.",
+    "train.loss_arguments.",
+    "gate.training.loss_arguments.",
+    "synthesize.sets.",
+    "compare.variants.",
+    "compare.launcher_options.",
+)
 
 
 def configs_folder() -> Path:
@@ -145,7 +155,7 @@ def _hydra_message(error: Exception, overrides: Sequence[str]) -> str:
 
 def _unknown_key(name: str) -> str:
     allowed = [path for path, _ in _leaves(Config())]
-    if name.startswith("network.arguments."):  # the one dictionary of any keys
+    if name.startswith(ANY_KEYS):
         return f"{name} is not set yet; +{name}=VALUE adds it"
     if name.split(".")[0] == "arm":
         keys = ", ".join(one.name for one in dataclasses.fields(ArmConfig))
@@ -194,6 +204,51 @@ def validate(config: Config) -> None:
         for one in dataclasses.fields(arm):
             _check_value(f"arm.{name}.{one.name}", getattr(arm, one.name), one.metadata)
     _check_together(config)
+    for name in config.synthesize.sets:
+        _check_set(config, name)
+
+
+def of_set(config: Config, name: str) -> Config:
+    """The configuration with which a set of synthetic volumes is made: `synthesize` with what differs in `synthesize.sets`.
+
+    Raises:
+        ConfigError: there is no such set, or a key or type in it is refused.
+    """
+    if name == DEFAULT_SET:
+        return config
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if name not in config.synthesize.sets:
+        known = ", ".join([DEFAULT_SET, *config.synthesize.sets])
+        raise ConfigError(f"synthetic_set={name} is unknown; allowed: {known}; +synthesize.sets.NAME={{...}} adds one")
+    try:
+        changed = OmegaConf.merge(OmegaConf.structured(config.synthesize), config.synthesize.sets[name])
+        section: SynthesizeConfig = OmegaConf.to_object(changed)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"synthesize.sets.{name}: {str(error).splitlines()[0]}") from error
+    return dataclasses.replace(config, synthesize=dataclasses.replace(section, sets={}))
+
+
+def synthetic_sets(config: Config) -> list[str]:
+    """The sets of synthetic volumes that the arms train on, in the order of the arms; maybe none."""
+    arms = [config.arm[name] for name in config.arms]
+    return list(dict.fromkeys(arm.synthetic_set for arm in arms if arm.merge in ("synthetic", "instead")))
+
+
+def _check_set(config: Config, name: str) -> None:
+    """A further set is refused for what the default one would be."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name == DEFAULT_SET or re.fullmatch(r"fold\d+", name):
+        raise ConfigError(
+            f"synthesize.sets: {name!r} is refused; allowed: small letters, digits and _, but not {DEFAULT_SET} and foldN"
+        )
+    made = dataclasses.replace(of_set(config, name), arms=["none"], arm={"none": ArmConfig()}, compare=CompareConfig())
+    made.compare.references = ["none"]
+    made = dataclasses.replace(made, evaluate=dataclasses.replace(config.evaluate, reference="none"))
+    try:
+        validate(made)
+    except ConfigError as error:
+        raise ConfigError(f"synthesize.sets.{name}: {error}") from error
 
 
 def _check_value(path: str, value: Any, allowed: Any) -> None:
@@ -218,6 +273,7 @@ def _check_value(path: str, value: Any, allowed: Any) -> None:
 def _check_together(config: Config) -> None:
     """Rules that bind several keys."""
     _check_study(config)
+    _check_compare(config)
     _check_ranges(config)
     _check_mirroring(config)
     if config.prepare.edges.operator == "hed" and not config.prepare.edges.hed_weights:
@@ -230,6 +286,7 @@ def _check_together(config: Config) -> None:
     _check_slabs(config)
     _check_second_plane(config)
     _check_merge(config.merge)
+    _check_segmenter(config)
     _check_anatomy(config)
     _check_mixture(config.synthesize.text, config.synthesize.text_weights)
     if config.export.name is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", config.export.name):
@@ -251,6 +308,7 @@ def _check_study(config: Config) -> None:
     for arm in config.arms:
         if arm not in config.arm:
             raise ConfigError(f"arms: {arm!r} is unknown; allowed: {', '.join(config.arm)}")
+        of_set(config, config.arm[arm].synthetic_set)  # there must be one
     if config.evaluate.reference not in config.arm:
         raise ConfigError(
             f"evaluate.reference={config.evaluate.reference} is refused; allowed: {', '.join(config.arm)}"
@@ -269,6 +327,20 @@ def _check_mirroring(config: Config) -> None:
             raise ConfigError(f"{name}.mirror_axes={axes} is refused; it takes axes, each once")
 
 
+def _check_compare(config: Config) -> None:
+    """What a study can't be made of."""
+    compare = config.compare
+    if len(set(compare.sizes)) != len(compare.sizes):
+        raise ConfigError(f"compare.sizes={compare.sizes} is refused; it takes each size once")
+    if unknown := [arm for arm in compare.references if arm not in config.arm]:
+        raise ConfigError(f"compare.references={unknown[0]} is refused; allowed: {', '.join(config.arm)}")
+    for name in compare.variants:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+            raise ConfigError(
+                f"compare.variants.{name} is refused; a name takes letters, digits, and _ - . after the first"
+            )
+
+
 def _check_ranges(config: Config) -> None:
     """Pairs of a low and a high value."""
     for path, (low, high) in {
@@ -285,10 +357,17 @@ def _check_ranges(config: Config) -> None:
         "synthesize.anatomy.registered_share": config.synthesize.anatomy.registered_share,
         "synthesize.anatomy.between_share": config.synthesize.anatomy.between_share,
         "synthesize.anatomy.volume_factors": config.synthesize.anatomy.volume_factors,
-        "classical.scale": config.classical.scale,
+        **_ranges("classical", config.classical),
+        **_ranges("augmentations", config.augmentations),
     }.items():
-        if not low <= high or (low == high and not re.search("scale|share|label_volume", path)):
+        if not low <= high or (low == high and not re.search("^classical|^augment|scale|share|label_volume", path)):
             raise ConfigError(f"{path}=[{low}, {high}] is refused; the first must be below the second")
+
+
+def _ranges(name: str, section: Any) -> dict[str, list[float]]:
+    """The keys of a section that are a low and a high value."""
+    pairs = [one.name for one in dataclasses.fields(section) if one.metadata["length"] == (2,)]
+    return {f"{name}.{pair}": getattr(section, pair) for pair in pairs}
 
 
 def _check_diffusion(diffusion: DiffusionConfig) -> None:
@@ -366,6 +445,24 @@ def _check_merge(merge: MergeConfig) -> None:
         )
 
 
+def _check_segmenter(config: Config) -> None:
+    """A class of MONAI where one is to be named, and whole volumes or patches."""
+    network = config.network
+    target = network._target_
+    if (network.name == "monai") != (target is not None):
+        raise ConfigError(
+            f"network._target_={'null' if target is None else target} is refused with network.name={network.name}; it goes with "
+            "name=monai: network=monai network._target_=monai.networks.nets.CLASS"
+        )
+    if target is not None and not re.fullmatch(r"monai\.networks\.nets\.[A-Za-z]\w*", target):
+        raise ConfigError(
+            f"network._target_={target} is refused; allowed: monai.networks.nets.CLASS (nothing else is imported)"
+        )
+    for name, section in (("train", config.train), ("gate.training", config.gate.training)):
+        if section.whole and section.patch is not None:
+            raise ConfigError(f"{name}.patch={section.patch} is refused with {name}.whole=true; allowed: null")
+
+
 def _check_anatomy(config: Config) -> None:
     """Shares that sum to 1, and an arm of warps only where there are any."""
     anatomy = config.synthesize.anatomy
@@ -374,7 +471,8 @@ def _check_anatomy(config: Config) -> None:
         listed = " + ".join(f"{name} {share:g}" for name, share in shares.items())
         raise ConfigError(f"synthesize.anatomy: {listed} sum to {sum(shares.values()):g}; they must sum to 1")
     for name in config.arms:
-        if config.arm[name].merge == "warped" and anatomy.same == 1:
+        arm = config.arm[name]
+        if arm.merge == "warped" and of_set(config, arm.synthetic_set).synthesize.anatomy.same == 1:
             raise ConfigError(
                 f"arms: {name} merges with warped anatomy, and synthesize.anatomy.same=1 leaves none; give another share, e.g. "
                 "synthesize.anatomy.same=0 synthesize.anatomy.warped=1"
@@ -459,6 +557,20 @@ def with_values(config: Config, values: dict[str, Any]) -> Config:
 def to_plain(section: Any) -> Any:
     """A section as plain JSON-able dictionaries and lists."""
     return dataclasses.asdict(section) if dataclasses.is_dataclass(section) else section  # type: ignore[arg-type]
+
+
+def from_yaml(text: str) -> Config:
+    """The configuration that `to_yaml` wrote, validated."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        read = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text))
+        config: Config = OmegaConf.to_object(read)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise ConfigError(_typed_message(error, ())) from error
+    validate(config)
+    return config
 
 
 def to_yaml(config: Config) -> str:

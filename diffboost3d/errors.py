@@ -25,3 +25,7 @@ class TrainingError(DiffBoostError):
 
 class WorkspaceError(DiffBoostError):
     """The workspace can't be written, is in use, or lacks the result of an earlier stage."""
+
+
+class StudyError(DiffBoostError):
+    """Some cells of a study failed; the message names them. The others are finished."""

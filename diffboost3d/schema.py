@@ -51,6 +51,11 @@ class DataConfig:
     labels: dict[str, int] | None = key(
         None, "Label names and values, background 0 included; null: dataset.json, else the values found."
     )
+    ignore_label: int | None = key(
+        None,
+        "Value, in the label files, of voxels that nobody labelled: they are in no loss and in no score, e.g. 255; null: none.",
+        low=1,
+    )
     patients: str = key(
         "case",
         "What makes a patient: 'case' (every case), 'consecutive_numbers' (runs of following file numbers are one), or a "
@@ -131,8 +136,8 @@ class DenoiserConfig:
     text_length: int = key(48, "Bytes of the prompt that are read.", low=8)
     control: str = key(
         "separate",
-        "Label boundaries as control channels of their own, or added to the image edges and clipped (published).",
-        choices=("separate", "added"),
+        "Label boundaries as control channels of their own, or added to the image edges and clipped (published); edges: without.",
+        choices=("separate", "added", "edges"),
     )
     neighbours: int = key(1, "Neighbouring slices on each side whose edges are control channels too.", low=0)
     stack: int = key(
@@ -326,6 +331,40 @@ class DiffusionConfig:
 
 
 @dataclass
+class Pix2PixTrainingConfig:
+    steps: int = key(4000, "Steps, each of the generator and of the discriminator.", low=1)
+    batch: int = key(4, "Slices a step, over all processes.", low=1)
+    learning_rate: float = key(2e-4, "Peak learning rate (Adam), decayed by a cosine.", low=0)
+    betas: list[float] = key([0.5, 0.999], "Decays of Adam's two averages.", low=0, high=0.99999, length=(2,))
+    warmup_steps: int = key(0, "Steps of linear warm-up.", low=0)
+    weight_decay: float = key(0.0, "Weight decay (AdamW).", low=0)
+    clip_norm: float = key(0.0, "Gradient norm of both networks together is clipped to this; 0: not.", low=0)
+    accumulation: int = key(1, "Batches whose gradients are added up before a step.", low=1)
+    ema_decay: float = key(0.0, "Decay of the averaged weights; 0: no averaging.", low=0, high=0.99999)
+    checkpoint_every: int = key(200, "Steps between checkpoints.", low=1)
+    images_every: int = key(500, "Steps between image grids in TensorBoard.", low=1)
+    validate_every: int = key(500, "Steps between validation errors.", low=1)
+
+
+@dataclass
+class Pix2PixConfig:
+    channels: int = key(
+        32, "Channels of the first level of both networks; each further one has twice as many, at most 8 times.", low=4
+    )
+    depth: int = key(
+        8, "Levels of the generator at most, each of half the sides; as many as the slices allow.", low=2, high=10
+    )
+    dropout: float = key(
+        0.5, "Dropout of its three deepest decoder levels, at synthesis too: the only noise.", low=0, high=0.9
+    )
+    discriminator_levels: int = key(
+        3, "Halvings of the discriminator: 3 judges patches of 70 pixels, 2 of 34, 1 of 16.", low=1, high=6
+    )
+    l1_weight: float = key(100.0, "Weight of the absolute difference, beside that of the discriminator.", low=0)
+    training: Pix2PixTrainingConfig = section(Pix2PixTrainingConfig)
+
+
+@dataclass
 class AnatomyConfig:
     same: float = key(1.0, "Share of samples that have the shapes of their case.", low=0, high=1)
     warped: float = key(
@@ -388,6 +427,17 @@ class AnatomyConfig:
 
 @dataclass
 class SynthesizeConfig:
+    generator: str = key(
+        "diffusion",
+        "What makes the volumes: diffusion, or pix2pix, the GAN of train-pix2pix, which only reads samples, keep_background, "
+        "air_hu, memory_gb and anatomy of this section.",
+        choices=("diffusion", "pix2pix"),
+    )
+    sets: dict[str, Any] = key(
+        {},
+        "Further sets of synthetic volumes beside the default one, for arms that name them (synthetic_set): name and what differs "
+        "in this section. Sets that no arm uses are not made.",
+    )
     samples: int = key(4, "Synthetic volumes for each labelled training case (K).", low=1)
     text: list[str] = key(
         ["{prompt}, {look}"],
@@ -501,6 +551,9 @@ class MergeConfig:
     mask_foreground: bool = key(False, "Voxels inside a label of the real case stay real.")
     mask_foreground_labels: list[str] = key([], "Names of the labels that mask_foreground keeps; []: all of them.")
     probability: float = key(1.0, "Share of the patches that are merged; the others are real.", low=0, high=1)
+    last_probability: float | None = key(
+        None, "What that share has become, evenly, at the end of the training; null: it stays.", low=0, high=1
+    )
     at: str = key(
         "image", "What is merged: the images, or (published code) the predictions.", choices=("image", "prediction")
     )
@@ -510,29 +563,108 @@ class MergeConfig:
 class ArmConfig:
     merge: str = key(
         "none",
-        "What real volumes are merged with; warped: with themselves in the anatomy of synthetic ones, which needs no generator.",
-        choices=("none", "real", "synthetic", "warped"),
+        "What real volumes are merged with; warped: with themselves in the anatomy of synthetic ones, which needs no generator. "
+        "instead: nothing, synthetic volumes alone are trained on, and no real image is seen.",
+        choices=("none", "real", "synthetic", "warped", "instead"),
     )
     classical: bool = key(False, "The classical stack, after the merge.")
+    synthetic_set: str = key(
+        "default", "Which set of synthetic volumes, or of their warps: default, or a name in synthesize.sets."
+    )
+    augmentations: list[str] = key(
+        [],
+        "Single augmentations, after the merge.",
+        choices=("contrast", "gamma", "brightness", "noise", "blur", "mirror", "rotate", "scale"),
+    )
+
+
+@dataclass
+class AugmentationsConfig:
+    probability: float = key(0.5, "Share of the patches that each single augmentation changes.", low=0, high=1)
+    contrast: list[float] = key([0.75, 1.25], "Range of the factor on the distance from the mean.", low=0, length=(2,))
+    gamma: list[float] = key([0.7, 1.5], "Range of the exponent.", low=0.01, length=(2,))
+    brightness: float = key(0.5, "Standard deviation of what is added to images in [-1, 1].", low=0)
+    noise_variance: list[float] = key(
+        [0.0, 0.05], "Range of the variance of Gaussian noise on images in [-1, 1].", low=0, length=(2,)
+    )
+    blur_sigma: list[float] = key(
+        [0.5, 1.5], "Range of the Gaussian's standard deviation in voxels, along each axis.", low=0.1, length=(2,)
+    )
+    mirror_axes: list[int] = key([0], "Axes of mirror, each in half of the patches.", choices=(0, 1, 2))
+    rotation_degrees: float = key(5.0, "Largest rotation about each axis.", low=0, high=180)
+    scale: list[float] = key(
+        [0.95, 1.05], "Range of the factor on coordinates: above 1, objects get smaller.", low=0.1, length=(2,)
+    )
 
 
 @dataclass
 class ClassicalConfig:
-    rotation_degrees: float = key(30.0, "Largest rotation about each axis.", low=0, high=180)
-    scale: list[float] = key([0.7, 1.4], "Range of scaling.", low=0.1, length=(2,))
-    elastic_probability: float = key(0.2, "How often a case is deformed elastically.", low=0, high=1)
-    elastic_magnitude: list[float] = key([0.0, 3.0], "Range of the elastic displacement in voxels.", low=0, length=(2,))
-    mirror_axes: list[int] = key(
-        [0], "Axes that may be mirrored; 0 is left-right in 3D, prepared volumes being canonical.", choices=(0, 1, 2)
+    rotation_degrees: float | None = key(
+        None,
+        "Largest rotation about each axis; null: as nnU-Net, 30, with thick slices 180 in their plane, in 2D 180 (15 if long).",
+        low=0,
+        high=180,
     )
-    spatial_probability: float = key(0.3, "How often a case is rotated and scaled.", low=0, high=1)
+    rotation_probability: float = key(0.2, "How often a patch is rotated.", low=0, high=1)
+    scale: list[float] = key(
+        [0.7, 1.4], "Range of the factor on coordinates: above 1, objects get smaller.", low=0.1, length=(2,)
+    )
+    scale_probability: float = key(0.2, "How often it is scaled, on all axes alike.", low=0, high=1)
+    elastic_probability: float = key(0.0, "How often it is deformed elastically; nnU-Net: never.", low=0, high=1)
+    elastic_magnitude: list[float] = key([0.0, 3.0], "Range of the largest displacement in voxels.", low=0, length=(2,))
+    elastic_scale: list[float] = key(
+        [0.1, 0.2],
+        "Range of the Gaussian that makes it smooth, as a share of the patch's sides.",
+        low=0.01,
+        length=(2,),
+    )
+    mirror_axes: list[int] = key(
+        [0, 1, 2], "Axes that are mirrored in half of the patches; 0 is left-right in 3D.", choices=(0, 1, 2)
+    )
+    noise_probability: float = key(0.1, "How often Gaussian noise is added.", low=0, high=1)
+    noise_deviation: list[float] = key(
+        [0.0, 0.1], "Range of its standard deviation, where that of the patch is 1.", low=0, length=(2,)
+    )
+    blur_probability: float = key(
+        0.2, "How often a patch is taken for blurring, which then blurs half of them.", low=0, high=1
+    )
+    blur_sigma: list[float] = key([0.5, 1.0], "Range of the Gaussian in voxels.", low=0.1, length=(2,))
+    brightness_probability: float = key(0.15, "How often brightness changes.", low=0, high=1)
+    brightness: list[float] = key([0.75, 1.25], "Range of the factor, where the patch's mean is 0.", low=0, length=(2,))
+    contrast_probability: float = key(0.15, "How often contrast changes, within the patch's range.", low=0, high=1)
+    contrast: list[float] = key([0.75, 1.25], "Range of the factor on the distance from the mean.", low=0, length=(2,))
+    low_resolution_probability: float = key(
+        0.25, "How often a patch is taken for a coarser grid, which half of them then go through.", low=0, high=1
+    )
+    low_resolution: list[float] = key(
+        [0.5, 1.0], "Range of that grid's size, as a share.", low=0.05, high=1, length=(2,)
+    )
+    inverted_gamma_probability: float = key(0.1, "How often gamma acts on the inverted patch.", low=0, high=1)
+    gamma_probability: float = key(0.3, "How often gamma acts on the patch.", low=0, high=1)
+    gamma: list[float] = key([0.7, 1.5], "Range of the exponent; mean and deviation stay.", low=0.01, length=(2,))
 
 
 @dataclass
 class NetworkConfig:
-    name: str = key("unet", "Segmentation network (MONAI).", choices=("unet", "unetr"))
-    arguments: dict[str, Any] = key({}, "Constructor arguments of the network, besides channels and dimensions.")
-    divisor: int = key(8, "Input sizes are multiples of this.", low=1)
+    name: str = key(
+        "unet",
+        "Segmentation network; monai: the class that _target_ names.",
+        choices=("unet", "residual_unet", "attention_unet", "dynunet", "unetr", "swin_unetr", "monai"),
+    )
+    _target_: str | None = key(
+        None,
+        "With name=monai: any network class of MONAI that takes spatial_dims, in_channels and out_channels, as "
+        "monai.networks.nets.CLASS.",
+    )
+    arguments: dict[str, Any] = key(
+        {},
+        "Constructor arguments of the network by MONAI's names, besides channels of images and labels and dimensions.",
+    )
+    divisor: int = key(
+        8,
+        "Planned patches are multiples of this; with name=monai inputs are padded to it inside the network, the others know theirs.",
+        low=1,
+    )
 
 
 @dataclass
@@ -553,13 +685,45 @@ class TrainConfig:
     )
     max_patch: int = key(96, "Largest side of an automatic patch.", low=8)
     foreground_probability: float = key(0.5, "How often a patch is centred on a labelled voxel.", low=0, high=1)
-    learning_rate: float = key(2e-3, "Peak learning rate (AdamW), decayed by a cosine.", low=0)
+    whole: bool = key(
+        False,
+        "Whole volumes in place of patches, padded with air to the largest side of the training cases; patch is null then.",
+    )
+    loss: str = key(
+        "dice_ce",
+        "Loss of MONAI; under deep supervision of every output, with weights 1, 1/2, 1/4, ...",
+        choices=(
+            "dice_ce",
+            "dice",
+            "dice_focal",
+            "focal",
+            "generalized_dice",
+            "generalized_dice_focal",
+            "tversky",
+            "hausdorff_dt",
+            "log_hausdorff_dt",
+        ),
+    )
+    loss_arguments: dict[str, Any] = key(
+        {},
+        "More constructor arguments of the loss by MONAI's names, such as lambda_ce, gamma or alpha and beta (tversky).",
+    )
+    optimizer: str = key("adamw", "AdamW, or SGD with Nesterov momentum.", choices=("adamw", "sgd"))
+    momentum: float = key(0.99, "Nesterov momentum (sgd).", low=0, high=0.9999)
+    learning_rate: float = key(2e-3, "Peak learning rate, which falls to zero by the schedule.", low=0)
+    schedule: str = key(
+        "cosine", "Half a cosine, or a power of the share of steps that is left.", choices=("cosine", "poly")
+    )
+    poly_power: float = key(0.9, "Power of schedule=poly.", low=0.01)
     warmup_steps: int = key(20, "Steps of linear warm-up.", low=0)
-    weight_decay: float = key(1e-4, "Weight decay (AdamW).", low=0)
+    weight_decay: float = key(1e-4, "Weight decay.", low=0)
     clip_norm: float = key(1.0, "Gradient norm is clipped to this.", low=0)
     accumulation: int = key(1, "Batches whose gradients are added up before a step.", low=1)
     ema_decay: float = key(0.99, "Decay of the averaged weights; 0: no averaging.", low=0, high=0.99999)
     include_background: bool = key(False, "Background counts in the Dice loss.")
+    patience: int = key(
+        0, "Validations without a better Dice before training stops, the best weights kept; 0: never.", low=0
+    )
     validate_every: int = key(100, "Steps between validations.", low=1)
     checkpoint_every: int = key(100, "Steps between checkpoints.", low=1)
     images_every: int = key(500, "Steps between image grids in TensorBoard.", low=1)
@@ -647,6 +811,36 @@ class PredictConfig(InferenceConfig):
 
 
 @dataclass
+class CompareConfig:
+    sizes: list[int] = key(
+        [],
+        "Labelled training cases; one part of the study each. The cases of a smaller size are among those of a larger one, and the "
+        "test cases are the same; []: data.labelled alone.",
+        low=1,
+    )
+    validation: int | None = key(
+        None,
+        "Validation cases of every size; null: data.validation_fraction of each. One number for all lets sizes share one pre-training.",
+        low=1,
+    )
+    variants: dict[str, list[str]] = key(
+        {},
+        "Variants by name, each a list of overrides such as [merge.alpha=0.25]; the first is what the others are compared with; {}: "
+        "the configuration as it is.",
+    )
+    references: list[str] = key(["none", "classical"], "Arms that every other arm is compared with.")
+    launcher: str = key(
+        "local",
+        "local: processes on this machine; else an installed launcher plugin of Hydra by name, such as submitit_slurm.",
+    )
+    launcher_options: dict[str, Any] = key({}, "Options of that plugin, such as {partition: gpu, timeout_min: 240}.")
+    processes: int = key(
+        1, "local: cells that run at the same time, each in a process of its own; 0: in this one.", low=0
+    )
+    status: bool = key(False, "Only list the cells and what has become of each; nothing runs.")
+
+
+@dataclass
 class ExportConfig:
     format: str = key("nnunet", "What the folder is for: nnU-Net v2, or readers of MSD.", choices=("nnunet", "msd"))
     target: str | None = key(
@@ -693,14 +887,17 @@ class Config:
     data: DataConfig = section(DataConfig)
     prepare: PrepareConfig = section(PrepareConfig)
     diffusion: DiffusionConfig = section(DiffusionConfig)
+    pix2pix: Pix2PixConfig = section(Pix2PixConfig)
     synthesize: SynthesizeConfig = section(SynthesizeConfig)
     merge: MergeConfig = section(MergeConfig)
     classical: ClassicalConfig = section(ClassicalConfig)
+    augmentations: AugmentationsConfig = section(AugmentationsConfig)
     network: NetworkConfig = section(NetworkConfig)
     train: TrainConfig = section(TrainConfig)
     gate: GateConfig = section(GateConfig)
     evaluate: EvaluateConfig = section(EvaluateConfig)
     predict: PredictConfig = section(PredictConfig)
+    compare: CompareConfig = section(CompareConfig)
     export: ExportConfig = section(ExportConfig)
     arm: dict[str, ArmConfig] = field(default_factory=dict, metadata={"meaning": "Definition of every arm."})
     runtime: RuntimeConfig = section(RuntimeConfig)

@@ -41,7 +41,9 @@ def page() -> str:
 def _groups() -> str:
     """The files that a word on the command line chooses."""
     rows = []
-    for folder in sorted(path for path in configs_folder().iterdir() if path.is_dir() and path.name != "arm"):
+    for folder in sorted(
+        path for path in configs_folder().iterdir() if path.is_dir() and path.name not in ("arm", "ablation")
+    ):
         choices = sorted(path.stem for path in folder.glob("*.yaml"))
         if len(choices) > 1:
             rows.append((f"`{folder.name}`", ", ".join(f"`{folder.name}={choice}`" for choice in choices)))
@@ -72,10 +74,13 @@ def _presets() -> str:
 
 
 def _arms(config: Config) -> str:
-    rows = [(f"`{name}`", arm.merge, "yes" if arm.classical else "no") for name, arm in config.arm.items()]
+    rows = [
+        (f"`{name}`", arm.merge, "yes" if arm.classical else "no", arm.synthetic_set, ", ".join(arm.augmentations))
+        for name, arm in config.arm.items()
+    ]
     meanings = [f"`{one.name}`: {one.metadata['meaning']}" for one in dataclasses.fields(ArmConfig)]
     intro = "## Arms\n\n" + " ".join(meanings) + " `+arm.mine={merge: real, classical: true}` adds one.\n\n"
-    return intro + _table(("arm", "merge", "classical"), rows)
+    return intro + _table(("arm", "merge", "classical", "synthetic_set", "augmentations"), rows)
 
 
 def _sections(config: Config) -> Iterator[tuple[str, list[tuple[str, Any, Any]]]]:
@@ -126,7 +131,7 @@ def _allowed(one: Any) -> str:
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, one in value.items():
-        if isinstance(one, dict) and one and name not in ("arm", "arguments", "labels"):
+        if isinstance(one, dict) and one and name not in ("arm", "arguments", "loss_arguments", "labels", "sets"):
             yield from _flat(one, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", one

@@ -27,8 +27,8 @@ ARMS = sorted(path.stem for path in (configs_folder() / "arm").glob("*.yaml"))
 
 
 def flat(value: object, prefix: str = "") -> dict[str, object]:
-    """Dotted name -> value; the two dictionaries of free keys stay whole."""
-    if not isinstance(value, dict) or prefix in ("network.arguments.", "arm."):
+    """Dotted name -> value; the dictionaries of free keys stay whole."""
+    if not isinstance(value, dict) or prefix in ("synthesize.sets.", "arm.") or prefix.endswith("arguments."):
         return {prefix[:-1]: value}
     return {name: leaf for key, inner in value.items() for name, leaf in flat(inner, f"{prefix}{key}.").items()}
 
@@ -106,10 +106,10 @@ def test_every_key_of_the_schema_is_written_in_configs_and_the_other_way_round()
 
 
 def test_defaults_of_the_schema_are_those_of_configs() -> None:
-    """But for the network's own arguments, which change with the network, and the arms, which are files."""
+    """But for the network's own arguments, which change with the network, sets and arms, which are dictionaries."""
     defaults = flat(to_plain(schema.Config()))
     apart = {name for name, value in written().items() if value != defaults[name]}
-    assert apart == {"network.arguments", "arm"}
+    assert apart == {"network.arguments", "synthesize.sets", "arm"}
 
 
 def test_every_key_has_a_meaning_that_is_a_sentence() -> None:
@@ -185,7 +185,7 @@ def test_a_list_of_keys_is_said_of_the_section_that_was_meant() -> None:
         ConfigError, match=r"unknown key 'diffusion\.pretrain\.step'; did you mean diffusion\.pretrain\."
     ):
         compose(["diffusion.pretrain.step=3"])
-    with pytest.raises(ConfigError, match="unknown key 'nothing'; allowed: arm, arms, classical"):
+    with pytest.raises(ConfigError, match="unknown key 'nothing'; allowed: arm, arms, augmentations, classical"):
         compose(["nothing=3"])
 
 

@@ -14,7 +14,9 @@ from diffboost3d.config import compose, configs_folder, digest, to_plain, to_yam
 from diffboost3d.errors import ConfigError
 from diffboost3d.schema import Config
 
-GROUPS = sorted(path for path in configs_folder().iterdir() if path.is_dir() and path.name not in ("arm", "pool"))
+GROUPS = sorted(
+    path for path in configs_folder().iterdir() if path.is_dir() and path.name not in ("arm", "pool", "ablation")
+)
 CHOICES = [(group.name, path.stem) for group in GROUPS for path in sorted(group.glob("*.yaml"))]
 
 
@@ -27,7 +29,7 @@ def test_configs_and_schema_hold_the_same_keys_and_defaults() -> None:
     """So that nothing is undocumented and a Python caller gets what the command line gets."""
 
     def keys(value: object, prefix: str = "") -> set[str]:
-        if not isinstance(value, dict) or prefix in ("network.arguments.", "arm."):
+        if not isinstance(value, dict) or prefix in ("synthesize.sets.", "arm.") or prefix.endswith("arguments."):
             return {prefix}
         return {name for key, inner in value.items() for name in keys(inner, f"{prefix}{key}.")}
 

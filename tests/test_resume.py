@@ -134,6 +134,8 @@ def curves(folder):
     for tensorboard in sorted(folder.rglob("tensorboard")):
         events = EventAccumulator(str(tensorboard)).Reload()
         for name in events.Tags()["scalars"]:
+            if name.startswith("time/"):
+                continue  # the clock on the wall is of a run, not of a training
             values = {event.step: event.value for event in events.Scalars(name)}
             found[tensorboard.parent.relative_to(folder).as_posix(), name] = values
     return found

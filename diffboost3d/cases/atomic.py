@@ -72,6 +72,28 @@ def place(source: Path, target: Path, how: str) -> None:
             temporary.symlink_to(os.path.relpath(source.resolve(), target.parent.resolve()))
 
 
+def link_folder(source: Path, folder: Path) -> None:
+    """Make `folder` a tree of hard links to the files of `source`, or of copies where there can be no links; atomic.
+
+    Files are only ever replaced, never written into, so that neither tree can change the other.
+    """
+    with replacing_folder(folder) as temporary:
+        for path in sorted(source.rglob("*")):
+            if path.is_dir() or path.name.startswith(_PREFIX):
+                continue
+            target = temporary / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(path, target)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give the bytes of `source` the name `target`, without a copy where the file system can; atomic."""
+    try:
+        place(source, target, "hardlink")
+    except OSError:
+        place(source, target, "copy")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text; atomic."""
     with replacing(path) as temporary:

@@ -87,6 +87,8 @@ def splits_of(manifest: Manifest, folds: Sequence[FoldVolumes]) -> list[dict[str
 def label_numbers(manifest: Manifest) -> dict[str, int]:
     """Label name -> number in the exported files: background 0, then 1, 2, ... in the manifest's order, `ignore` last.
 
+    The declared `ignore_label` is exported as nnU-Net's `ignore`.
+
     Raises:
         DataError: a label other than 0 is called background.
     """
@@ -94,6 +96,8 @@ def label_numbers(manifest: Manifest) -> dict[str, int]:
     names = [IGNORE if name.lower() == IGNORE else name for name in names]
     if "background" in names:
         raise DataError(f"the label of value {manifest.labels['background']} is called background, but 0 is; rename it")
+    if manifest.ignore_label is not None and IGNORE not in names:
+        names.append(IGNORE)
     return {name: number for number, name in enumerate(["background", *names])}
 
 
@@ -101,7 +105,8 @@ def renumbering(manifest: Manifest) -> dict[int, int]:
     """Value in the user's label files -> number in the exported ones."""
     names = ["background", *(IGNORE if name.lower() == IGNORE else name for name in list(manifest.labels)[1:])]
     numbers = label_numbers(manifest)
-    return {value: numbers[name] for name, value in zip(names, manifest.labels.values(), strict=True)}
+    found = {value: numbers[name] for name, value in zip(names, manifest.labels.values(), strict=True)}
+    return found if manifest.ignore_label is None else {**found, manifest.ignore_label: numbers[IGNORE]}
 
 
 def file_ending(entries: Iterable[Entry]) -> str:

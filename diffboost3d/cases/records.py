@@ -13,6 +13,7 @@ from diffboost3d.imaging.geometry import Grid
 from diffboost3d.imaging.intensity import IntensityMap
 
 MANIFEST_VERSION = 1
+IGNORED = 255  # value, in prepared labels, of voxels that nobody labelled; they are in no loss and no score
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Manifest:
         labels: name -> value in the user's files, background (0) included; in prepared labels the values are 0, 1, 2, ...
             in this order.
         source: the data folder, relative to the workspace.
+        ignore_label: value in the user's files of voxels that nobody labelled (`IGNORED` in prepared labels); None: none.
         spatial_dims: 2 where every case is a single slice, else 3.
         physical: whether distances are in mm (NIfTI) or in pixels (pictures).
         preparation: how its images were prepared; None: written by a version that did not say.
@@ -62,6 +64,7 @@ class Manifest:
     cases: tuple[Case, ...]
     version: int = MANIFEST_VERSION
     preparation: Preparation | None = None
+    ignore_label: int | None = None
 
     @property
     def label_count(self) -> int:
@@ -72,6 +75,12 @@ class Manifest:
     def foreground(self) -> dict[str, int]:
         """Label name -> value in prepared arrays (1, 2, ...)."""
         return {name: index for index, name in enumerate(self.labels) if index > 0}
+
+    @property
+    def values(self) -> dict[int, int]:
+        """Value in prepared labels -> value in the user's files, background first, that of ignored voxels last."""
+        known = dict(enumerate(self.labels.values()))
+        return known if self.ignore_label is None else {**known, IGNORED: self.ignore_label}
 
     def label_values(self, names: Sequence[str], key: str) -> tuple[int, ...]:
         """Values in prepared arrays of labels by name. Raises ConfigError naming the configuration's `key`."""

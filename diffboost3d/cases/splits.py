@@ -59,6 +59,7 @@ def draw_splits(
     unlabelled: int | None,
     validation_fraction: float,
     seed: int,
+    validation: int | None = None,
 ) -> list[Split]:
     """One split a fold: every labelled case is tested in just one fold.
 
@@ -67,6 +68,7 @@ def draw_splits(
         unlabelled: unlabelled images kept; None: all.
         validation_fraction: validation cases as a share of the labelled training cases (at least one), taken from the
             training side on top of them; other cases of their patients are left out of the fold.
+        validation: that many validation cases instead.
 
     Raises:
         DataError: fewer patients than the folds, training and validation need.
@@ -80,9 +82,66 @@ def draw_splits(
         )
     generator(seed, "folds").shuffle(patients)
     return [
-        _draw_split(cases, with_label, patients, fold, folds, labelled, unlabelled, validation_fraction, seed)
+        _draw_split(
+            cases, with_label, patients, fold, folds, labelled, unlabelled, validation_fraction, seed, validation
+        )
         for fold in range(folds)
     ]
+
+
+def nested_split(
+    largest: Split,
+    cases: Sequence[Case],
+    fold: int,
+    labelled: int,
+    validation: int,
+    unlabelled: int | None,
+    seed: int,
+) -> Split:
+    """The part of a split that a smaller training size has: fewer training and validation cases of it, the same test cases.
+
+    Cases are taken in an order that the seed and the fold alone decide, patient by patient, so that those of a smaller size
+    are among those of a larger one. Those that aren't taken serve unlabelled, after the unlabelled ones of `largest`, unless
+    another case of their patient validates.
+
+    Args:
+        labelled, validation: how many cases of each are kept.
+        unlabelled: unlabelled images kept; None: all.
+
+    Raises:
+        DataError: `largest` has fewer cases than that.
+    """
+    for part, wanted in (("training", labelled), ("validation", validation)):
+        if wanted > len(getattr(largest, part)):
+            raise DataError(
+                f"fold {fold} has {len(getattr(largest, part))} labelled {part} cases, the study asks for {wanted}; lower "
+                f"{'compare.sizes' if part == 'training' else 'compare.validation'}"
+            )
+    patients = {case.id: case.patient for case in cases}
+    training = _in_order(largest.training, patients, seed, fold, "training")
+    validated = _in_order(largest.validation, patients, seed, fold, "validation")
+    away = {patients[case] for case in validated[:validation]}
+    spare = [case for case in training[labelled:] + validated[validation:] if patients[case] not in away]
+    rest = list(largest.unlabelled)
+    generator(seed, "nested", "unlabelled", fold).shuffle(rest)
+    return Split(
+        tuple(sorted(training[:labelled])),
+        tuple(sorted((rest + spare)[:unlabelled])),
+        tuple(sorted(validated[:validation])),
+        largest.test,
+    )
+
+
+def _in_order(ids: Sequence[str], patients: dict[str, str], seed: int, fold: int, part: str) -> list[str]:
+    """Cases, patient by patient, in the order in which sizes take them."""
+    order = sorted({patients[case] for case in ids})
+    generator(seed, "nested", part, fold).shuffle(order)
+    return sorted(ids, key=lambda case: (order.index(patients[case]), case))
+
+
+def validation_count(labelled: int, fraction: float) -> int:
+    """How many validation cases go with a number of training cases: a share of them, at least one."""
+    return max(1, round(fraction * labelled))
 
 
 def _by_patient(cases: Sequence[Case]) -> dict[str, list[str]]:
@@ -102,14 +161,15 @@ def _draw_split(
     unlabelled: int | None,
     validation_fraction: float,
     seed: int,
+    validation: int | None = None,
 ) -> Split:
     tested = set(patients[fold::folds])
     side = [patient for patient in patients if patient not in tested]
     generator(seed, "training", fold).shuffle(side)
     available = sum(len(with_label[patient]) for patient in side)
     wanted = min(labelled or available, available)
-    validation_count = max(1, round(validation_fraction * wanted))
-    validated, side = _take(side, with_label, validation_count)
+    count = validation or validation_count(wanted, validation_fraction)
+    validated, side = _take(side, with_label, count)
     training_patients, _ = _take(side, with_label, wanted)
     training = [case for patient in training_patients for case in with_label[patient]][:wanted]
     if not training:
@@ -122,7 +182,7 @@ def _draw_split(
     return Split(
         tuple(sorted(training)),
         tuple(sorted(rest[:unlabelled])),
-        tuple(sorted([case for patient in validated for case in with_label[patient]][:validation_count])),
+        tuple(sorted([case for patient in validated for case in with_label[patient]][:count])),
         tuple(sorted(case for patient in tested for case in with_label[patient])),
     )
 

@@ -17,11 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from diffboost3d.cases.atomic import remove_partial, replacing, write_json, write_text
+from diffboost3d.cases.atomic import link_folder, remove_partial, replacing, write_json, write_text
 from diffboost3d.cases.records import Manifest, Score, Split
 from diffboost3d.errors import WorkspaceError
 
 RECORD, CONFIG, SEGMENTER = "record.json", "config.yaml", "model.safetensors"
+LAST_SEGMENTER = "last.safetensors"
 PACKAGES = (
     "diffboost3d",
     "torch",
@@ -39,14 +40,26 @@ PACKAGES = (
 class Workspace:
     """A folder of results; every path below it is named here.
 
+    Args:
+        lenders: other workspaces whose finished results may be had by hard links, where their digest is the one asked for.
+
     Attributes:
+        synthetic_set: whose folders these are; "": those of the default set.
         main: whether this process writes what all processes share (log, configuration, stale records).
     """
 
-    def __init__(self, root: Path | str) -> None:
+    def __init__(self, root: Path | str, synthetic_set: str = "", lenders: Sequence[Path] = ()) -> None:
         self.root = Path(root)
+        self.synthetic_set = synthetic_set
         self.main = True
+        self._lenders = tuple(lenders)
         self._config = ""
+
+    def of_set(self, name: str) -> Workspace:
+        """The same workspace with the folders of another set of synthetic volumes, of its warps and of its gate's limits."""
+        other = Workspace(self.root, "" if name == "default" else name, self._lenders)
+        other.main, other._config = self.main, self._config
+        return other
 
     # --- names -------------------------------------------------------------------------------------------------------
     @property
@@ -101,8 +114,12 @@ class Workspace:
     def finetuned(self, fold: int) -> Path:
         return self.root / "diffusion" / f"fold{fold}"
 
+    def pix2pix(self, fold: int) -> Path:
+        """Folder of the GAN that translates edges of the fold into images."""
+        return self.root / "pix2pix" / f"fold{fold}"
+
     def synthetic(self, fold: int) -> Path:
-        return self.root / "synthetic" / f"fold{fold}"
+        return self.root / "synthetic" / self.synthetic_set / f"fold{fold}"
 
     def synthetic_volume(self, fold: int, case: str, sample: int, ending: str) -> Path:
         return self.synthetic(fold) / case / f"{sample:02d}{ending}"
@@ -120,7 +137,7 @@ class Workspace:
 
     def anatomy(self, fold: int, case: str, sample: int) -> Path:
         """The warp of one sample of a case, common to synthesis and the arms that use it without."""
-        return self.root / "anatomy" / f"fold{fold}" / case / f"{sample:02d}.safetensors"
+        return self.root / "anatomy" / self.synthetic_set / f"fold{fold}" / case / f"{sample:02d}.safetensors"
 
     def registration(self, case: str, other: str) -> Path:
         """The velocity field that registers a case to another, common to all folds."""
@@ -135,11 +152,11 @@ class Workspace:
 
     def gate(self, fold: int) -> Path:
         """Folder of what synthetic volumes of the fold are judged by."""
-        return self.root / "gate" / f"fold{fold}"
+        return self.root / "gate" / self.synthetic_set / f"fold{fold}"
 
     def gate_part(self, fold: int, part: int) -> Path:
-        """Folder of the segmenter that judges a part of the training patients."""
-        return self.gate(fold) / f"part{part}"
+        """Folder of the segmenter that judges a part of the training patients; all sets have the same ones."""
+        return self.root / "gate" / f"fold{fold}" / f"part{part}"
 
     def gate_reference(self, fold: int, case: str) -> Path:
         """How much samples of a validation case share with what they started from."""
@@ -168,8 +185,11 @@ class Workspace:
 
     # --- opening -----------------------------------------------------------------------------------------------------
     @contextmanager
-    def opened(self, main_process: bool = True) -> Iterator[None]:
+    def opened(self, main_process: bool = True, clear: bool = True) -> Iterator[None]:
         """Make the folder, take its lock (main process), and clear what a killed run left half-written.
+
+        Args:
+            clear: false where others may be writing below this folder.
 
         Raises:
             WorkspaceError: the folder can't be written, or another run holds it.
@@ -187,7 +207,8 @@ class Workspace:
             ) from error
         with lock:
             _lock(lock, self.root)
-            remove_partial(self.root)
+            if clear:
+                remove_partial(self.root)
             yield
 
     def log(self, line: str) -> None:
@@ -235,10 +256,26 @@ class Workspace:
             if json.loads(path.read_text(encoding="utf-8"))["digest"] == digest:
                 return True
         except FileNotFoundError:
-            return False
+            return self._borrow(folder, digest)
+        if self._borrow(folder, digest):
+            return True
         if self.main:
             self.log(f"{self.relative(folder)} is of another configuration or input: it is made anew")
             path.unlink()
+        return False
+
+    def _borrow(self, folder: Path, digest: str) -> bool:
+        """Link the finished result that a lender has under the same name and with this digest, if any."""
+        for lender in self._lenders:
+            lent = lender / self.relative(folder)
+            try:
+                has = json.loads((lent / RECORD).read_text(encoding="utf-8"))["digest"]
+            except FileNotFoundError:
+                continue
+            if has == digest:
+                link_folder(lent, folder)
+                self.log(f"{self.relative(folder)}: the same as in {self.relative(lender)}, linked")
+                return True
         return False
 
     def require(self, folder: Path, stage: str) -> dict[str, Any]:
@@ -271,10 +308,10 @@ class Workspace:
         with self.scores_path.open(newline="", encoding="utf-8") as file:
             return [Score(**{k: kinds.get(k, str)(v) for k, v in row.items()}) for row in csv.DictReader(file)]
 
-    def write_config(self, stage: str, text: str) -> None:
-        """Keep the resolved configuration of a stage."""
+    def write_config(self, stage: str | None, text: str) -> None:
+        """Keep the resolved configuration of a stage; None: only beside the results."""
         self._config = text
-        if self.main:
+        if self.main and stage is not None:
             write_text(self.config_path(stage), text)
 
 

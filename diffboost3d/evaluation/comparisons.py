@@ -49,6 +49,15 @@ def case_mean(grid: Grid) -> float:
     return sum(sum(values) / len(values) for values in runs.values()) / len(runs)
 
 
+def by_run(first: Grid, second: Grid | None = None, label: str | None = None) -> dict[tuple[int, int], float]:
+    """{(fold, seed): mean over labels} of one case, or of its difference from another; `label`: of that one only."""
+    found: dict[tuple[int, int], list[float]] = {}
+    for (fold, seed, one), value in first.items():
+        if label is None or one == label:
+            found.setdefault((fold, seed), []).append(value - (second[fold, seed, one] if second else 0.0))
+    return {run: sum(values) / len(values) for run, values in found.items()}
+
+
 def pair_cases(arm: Mapping[str, Grid], reference: Mapping[str, Grid]) -> PairedCases:
     """Pair two arms' scores by case; only cases with the same folds, seeds and labels in both arms enter."""
     differences, left_out = {}, []

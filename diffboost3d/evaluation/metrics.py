@@ -42,12 +42,15 @@ def score_labels(
     labels: Mapping[str, int],
     spacing_mm: Sequence[float],
     tolerance_mm: float,
+    ignored: int | None = None,
 ) -> dict[str, dict[str, float]]:
     """Score every label of a case: `{label name: {metric name: value}}`, in the order of `labels` and `METRICS`.
 
     `prediction` and `truth` are integer label maps of shape (I, J, K) on one grid; K == 1 is a 2D image, scored in 2D
     with the first two spacings. `labels` names the values to score; the value 0 is background and is left out. For
     images without a physical spacing pass spacings of 1: distances and the tolerance are then in pixels.
+
+    Voxels whose truth is `ignored` count as background in both, so a prediction is cut off where it enters them.
 
     What each metric means, and what it is for empty masks, is said in `score_masks`.
 
@@ -60,13 +63,15 @@ def score_labels(
         raise ValueError(f"label maps must have the shape (I, J, K), got {truth.shape}")
     if truth.shape[2] == 1:
         prediction, truth = prediction[:, :, 0], truth[:, :, 0]
+    if ignored is not None:
+        prediction = np.where(truth == ignored, 0, prediction)
     spacing = _checked_spacing(spacing_mm, truth.ndim)
     if not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
         raise ValueError(f"the tolerance must be a finite number of mm, 0 or more, got {tolerance_mm}")
     return {
         name: score_masks(prediction == value, truth == value, spacing, tolerance_mm)
         for name, value in labels.items()
-        if value != 0
+        if value not in (0, ignored)
     }
 
 

@@ -34,12 +34,20 @@ class PairedComparison:
     cases: int
 
 
-def bootstrap_mean(values: Sequence[float], seed: int = 0, resamples: int = 10_000, level: float = 0.95) -> Interval:
+def bootstrap_mean(
+    values: Sequence[float],
+    seed: int = 0,
+    resamples: int = 10_000,
+    level: float = 0.95,
+    clusters: Sequence[int] | None = None,
+) -> Interval:
     """Return the mean of `values`, one for each case, and its percentile bootstrap interval (Efron 1979).
 
     Cases are resampled, so the interval says how the mean would move with other cases, not with other training seeds.
     It is a little narrow for few cases: 95 % is some 91 % at ten. No values give nan for all three numbers;
     one value gives nan for `low` and `high`. The same values and seed give the same interval.
+
+    With `clusters`, a number for each value, all values of a cluster are drawn together, such as the cases of a patient.
 
     Raises ValueError for a value that isn't finite, a `level` outside (0, 1) or fewer than one resample.
     """
@@ -48,12 +56,21 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0, resamples: int = 10_0
     array = _finite(values)
     if array.size < 2:
         return Interval(float(array[0]) if array.size else math.nan, math.nan, math.nan)
+    sums: NDArray[np.float64] = array
+    counts = np.ones(array.size)
+    if clusters is not None:
+        _, place = np.unique(np.asarray(clusters), return_inverse=True)
+        sums = np.asarray(np.bincount(place, weights=array), dtype=np.float64)
+        counts = np.bincount(place).astype(float)
+        if sums.size < 2:
+            return Interval(float(array.mean()), math.nan, math.nan)
     rng = np.random.default_rng(seed)
-    rows = max(1, _DRAWS_AT_ONCE // array.size)
+    rows = max(1, _DRAWS_AT_ONCE // sums.size)
     means = np.empty(resamples)
     for start in range(0, resamples, rows):
         stop = min(start + rows, resamples)
-        means[start:stop] = array[rng.integers(0, array.size, size=(stop - start, array.size))].mean(axis=1)
+        drawn = rng.integers(0, sums.size, size=(stop - start, sums.size))
+        means[start:stop] = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(array.mean()), float(low), float(high))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from diffboost3d.cases.records import Score
-from diffboost3d.evaluation.comparisons import PairedCases, arm_pairs, case_mean, pair_cases, verdict
+from diffboost3d.evaluation.comparisons import PairedCases, arm_pairs, by_run, case_mean, pair_cases, verdict
+from diffboost3d.evaluation.crossed import crossed_mean, luck_of_seeds
 from diffboost3d.evaluation.metrics import METRICS
 from diffboost3d.evaluation.statistics import Interval, PairedComparison, bootstrap_mean, compare_paired
 
@@ -25,7 +27,8 @@ def summarise(scores: Sequence[Score], reference: str = "none", seed: int = 0) -
       the reference first; low and high are the 95 % bootstrap interval over cases, and `seeds` is `{seed: mean}`, so
       that the spread between training seeds is visible;
     - `comparisons`: `[{metric, arm, reference, difference: {mean, low, high}, p_value, p_holm, cases, left_out,
-      verdict}]`, arm minus reference over cases scored in both on the same folds, seeds and labels, Holm's adjustment
+      verdict}]`, arm minus reference over cases scored in both on the same folds, seeds and labels; low and high are the
+      95 % interval over cases and, with several, seeds (`crossed_mean`); Holm's adjustment
       within a metric; `left_out` counts the other cases and `verdict` is a sentence for Dice and None for the rest;
     - `notes`: sentences on what is missing or was left out.
 
@@ -110,9 +113,14 @@ def _compare(
     metric: str, paired: Mapping[tuple[str, str], PairedCases], grids: Grids, seed: int
 ) -> list[dict[str, Any]]:
     differences = {pair: list(cases.differences.values()) for pair, cases in paired.items()}
+    arms = dict.fromkeys(arm for pair in paired for arm in pair)
+    luck = luck_of_seeds([{case: by_run(grid) for case, grid in grids[arm].items()} for arm in arms])
     rows = []
-    for comparison in compare_paired(differences, seed=seed):
-        pair = (comparison.arm, comparison.reference)
+    for over_cases in compare_paired(differences, seed=seed):
+        pair = (over_cases.arm, over_cases.reference)
+        arm, other = grids[pair[0]], grids[pair[1]]
+        runs = {case: by_run(arm[case], other[case]) for case in paired[pair].differences}
+        comparison = dataclasses.replace(over_cases, difference=crossed_mean(runs, luck=luck).interval)
         seeds = {
             run_seed for case in paired[pair].differences for (_, run_seed, _) in grids[comparison.arm][case]
         }  # the seeds of the cases that entered

@@ -110,7 +110,7 @@ class ControlSlices:
 
     Channels: the edges of the slice and of `neighbours` slices on each side along `axis` (edge slices repeat), then, with
     `control="separate"`, one boundary channel a label (zero without a label). With `control="added"` the boundaries are
-    added to the edges and clipped, as published.
+    added to the edges and clipped, as published; with `control="edges"` there are none.
 
     Args:
         edge: (I, J, K) in [0, 1]. label: (I, J, K), or None. values: of the labels that have boundaries.
@@ -123,6 +123,7 @@ class ControlSlices:
         self._edge = np.moveaxis(edge, axis, 0)
         self._label = None if label is None else np.moveaxis(label, axis, 0)
         self._values, self._axis, self._neighbours, self._added = values, axis, neighbours, control == "added"
+        self._edges_alone = control == "edges"
 
     def slices(self, first: int, stop: int) -> Float:
         """Slices `first` to `stop` - 1: (S, C, A, B) in [0, 1]."""
@@ -134,7 +135,7 @@ class ControlSlices:
         positions = np.arange(first, stop)
         shifted = [edge[np.clip(positions + shift, 0, count - 1) - low] for shift in range(-near, near + 1)]
         stacked = np.stack(shifted, axis=1).astype(np.float32)
-        if self._added:
+        if self._added or self._edges_alone:
             return stacked
         return np.concatenate([stacked, np.moveaxis(self._boundaries(first, stop), 0, 1)], axis=1)
 

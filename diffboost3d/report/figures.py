@@ -16,7 +16,7 @@ from diffboost3d.evaluation.summary import case_values
 
 # Okabe and Ito's palette for any colour vision, less black and the yellow that vanishes on white
 LABEL_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2")
-_INK, _QUIET, _FAINT, _ACCENT = "#1c1e21", "#6b7280", "#d5d9df", "#0072B2"
+INK, QUIET, FAINT, ACCENT = "#1c1e21", "#6b7280", "#d5d9df", "#0072B2"
 _FRACTIONS = ("dice", "nsd")
 _NAMES = {"dice": "Dice", "hd95": "HD95", "assd": "ASSD", "nsd": "NSD"}
 _DPI = 160
@@ -49,13 +49,13 @@ def per_case_plot(scores: Sequence[Score], metric: str = "dice") -> bytes:
         raise ValueError(f"there are no scores of {metric} to draw")
     unit = next(score.unit for score in scores if score.metric == metric)
     scale = 100.0 if metric in _FRACTIONS else 1.0
-    figure, axes = _axes(width=max(4.0, 1.6 + 1.25 * len(values)), height=4.2)
+    figure, axes = axes_of(width=max(4.0, 1.6 + 1.25 * len(values)), height=4.2)
     arms = list(values)
     places = _spread(sorted({case for cases in values.values() for case in cases}))
     for case, shift in places.items():
         at = [(i + shift, scale * values[arm][case]) for i, arm in enumerate(arms) if case in values[arm]]
-        axes.plot(*zip(*at, strict=True), color=_FAINT, linewidth=0.6, zorder=1)
-        axes.plot(*zip(*at, strict=True), "o", color=_ACCENT, alpha=0.45, markersize=4, markeredgewidth=0, zorder=2)
+        axes.plot(*zip(*at, strict=True), color=FAINT, linewidth=0.6, zorder=1)
+        axes.plot(*zip(*at, strict=True), "o", color=ACCENT, alpha=0.45, markersize=4, markeredgewidth=0, zorder=2)
     for i, arm in enumerate(arms):
         mean = bootstrap_mean([scale * value for value in values[arm].values()])
         _mean_and_interval(axes, i + 0.32, mean.mean, mean.low, mean.high)
@@ -63,7 +63,7 @@ def per_case_plot(scores: Sequence[Score], metric: str = "dice") -> bytes:
     axes.set_xlim(-0.5, len(arms) - 0.5 + 0.05)
     name = _NAMES.get(metric, metric)
     axes.set_ylabel(f"{name} (%)" if metric in _FRACTIONS else f"{name} ({unit})" if unit else name)
-    axes.grid(axis="y", color=_FAINT, linewidth=0.5)
+    axes.grid(axis="y", color=FAINT, linewidth=0.5)
     return _png(figure)
 
 
@@ -78,20 +78,20 @@ def gain_plot(summary: Mapping[str, Any], metric: str = "dice") -> bytes:
         raise ValueError(f"there are no comparisons of {metric} to draw")
     fraction = metric in _FRACTIONS
     unit = "points" if fraction else next(m["unit"] for m in summary["metrics"] if m["name"] == metric)
-    figure, axes = _axes(width=7.0, height=1.1 + 0.36 * len(rows))
-    axes.axvline(0, color=_QUIET, linewidth=1)
+    figure, axes = axes_of(width=7.0, height=1.1 + 0.36 * len(rows))
+    axes.axvline(0, color=QUIET, linewidth=1)
     for place, row in enumerate(rows):
         mean, low, high = (
             np.nan if row["difference"][end] is None else (100 if fraction else 1) * row["difference"][end]
             for end in ("mean", "low", "high")
         )
-        colour = _ACCENT if low > 0 or high < 0 else _QUIET
+        colour = ACCENT if low > 0 or high < 0 else QUIET
         axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
         axes.plot(mean, place, "o", color=colour, markersize=6)
     axes.set_yticks(range(len(rows)), [f"{row['arm']} against {row['reference']}" for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel(f"difference in {_NAMES.get(metric, metric)} ({unit}), mean and 95 % interval")
-    axes.grid(axis="x", color=_FAINT, linewidth=0.5)
+    axes.grid(axis="x", color=FAINT, linewidth=0.5)
     axes.tick_params(axis="y", length=0)
     return _png(figure)
 
@@ -119,7 +119,7 @@ def montage(rows: Sequence[Sequence[Panel]], row_titles: Sequence[str] = ()) -> 
             if j < len(row):
                 _draw_panel(axes, row[j])
         if row_titles:
-            grid[i][0].set_ylabel(row_titles[i], fontsize=9, color=_INK)
+            grid[i][0].set_ylabel(row_titles[i], fontsize=9, color=INK)
     return _png(figure)
 
 
@@ -139,7 +139,7 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
         aspect=step_j / step_i,
         interpolation="nearest",
     )
-    axes.set_title(panel.title, fontsize=9, color=_INK)
+    axes.set_title(panel.title, fontsize=9, color=INK)
     if panel.label is not None:
         _draw_contours(axes, panel)
 
@@ -161,23 +161,25 @@ def _draw_contours(axes: Any, panel: Panel) -> None:
     axes.set_ylim(-0.5, size_j - 0.5)
 
 
-def _axes(width: float, height: float) -> tuple[Any, Any]:
+def axes_of(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
+    """A figure of that size in inches, and its axes in the house's dress: one, or an array of `columns` that share y."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_FAINT)
-    axes.tick_params(colors=_INK, labelsize=9, color=_FAINT)
-    axes.xaxis.label.set_color(_INK)
-    axes.yaxis.label.set_color(_INK)
-    axes.set_axisbelow(True)
+    axes = figure.subplots(1, columns, sharey=True)
+    for one in np.atleast_1d(axes):
+        one.spines[["top", "right"]].set_visible(False)
+        one.spines[["left", "bottom"]].set_color(FAINT)
+        one.tick_params(colors=INK, labelsize=9, color=FAINT)
+        one.xaxis.label.set_color(INK)
+        one.yaxis.label.set_color(INK)
+        one.set_axisbelow(True)
     return figure, axes
 
 
 def _mean_and_interval(axes: Any, x: float, mean: float, low: float, high: float) -> None:
-    axes.plot([x, x], [low, high], color=_INK, linewidth=2, solid_capstyle="round", zorder=4)
-    axes.plot(x, mean, "o", color="white", markeredgecolor=_INK, markeredgewidth=1.6, markersize=6.5, zorder=5)
+    axes.plot([x, x], [low, high], color=INK, linewidth=2, solid_capstyle="round", zorder=4)
+    axes.plot(x, mean, "o", color="white", markeredgecolor=INK, markeredgewidth=1.6, markersize=6.5, zorder=5)
 
 
 def _spread(cases: Sequence[str]) -> dict[str, float]:

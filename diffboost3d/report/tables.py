@@ -12,6 +12,11 @@ _FRACTIONS = ("dice", "nsd")  # shown as percentages, so that gains in points ca
 _NAMES = {"dice": "Dice", "hd95": "HD95", "assd": "ASSD", "nsd": "NSD"}
 
 
+def name_of(metric: str) -> str:
+    """A metric's name as it is read: dice is Dice."""
+    return _NAMES.get(metric, metric)
+
+
 @dataclass(frozen=True)
 class Table:
     """Cells as text; the first `text_columns` columns are words, aligned left, the rest numbers, aligned right."""
@@ -55,9 +60,9 @@ def comparisons_table(summary: Mapping[str, Any], metric: str = "dice") -> Table
         (
             row["arm"],
             row["reference"],
-            _with_interval(row["difference"], metric, sign=True),
-            _p(row["p_value"]),
-            _p(row["p_holm"]),
+            interval_text(row["difference"], metric, sign=True),
+            p_text(row["p_value"]),
+            p_text(row["p_holm"]),
             str(row["cases"]),
         )
         for row in summary["comparisons"]
@@ -103,35 +108,41 @@ def _heading(metric: Mapping[str, Any]) -> str:
 
 
 def _metric_cells(metric: str, result: Mapping[str, Any] | None, labels: Sequence[str]) -> list[str]:
-    cells = [_with_interval(result, metric) if result else MISSING]
+    cells = [interval_text(result, metric) if result else MISSING]
     if metric == "dice" and len(labels) > 1:
         by_label = result["labels"] if result else {}
-        cells += [_number(by_label.get(label, {}).get("mean"), metric) for label in labels]
+        cells += [number_text(by_label.get(label, {}).get("mean"), metric) for label in labels]
     return cells
 
 
 def _gain(summary: Mapping[str, Any], arm: str) -> str:
     for row in summary["comparisons"]:
         if (row["metric"], row["arm"], row["reference"]) == ("dice", arm, summary["reference"]):
-            return _with_interval(row["difference"], "dice", sign=True)
+            return interval_text(row["difference"], "dice", sign=True)
     return MISSING
 
 
-def _with_interval(interval: Mapping[str, Any], metric: str, sign: bool = False) -> str:
-    mean = _number(interval["mean"], metric, sign)
-    low, high = (_number(interval[end], metric, sign) for end in ("low", "high"))
+def interval_text(interval: Mapping[str, Any] | None, metric: str, sign: bool = False) -> str:
+    """A mean with its interval, fractions in percent; "-" for what doesn't exist."""
+    if interval is None:
+        return MISSING
+    mean = number_text(interval["mean"], metric, sign)
+    low, high = (number_text(interval[end], metric, sign) for end in ("low", "high"))
     return mean if MISSING in (low, high) else f"{mean} [{low}, {high}]"
 
 
-def _number(value: float | None, metric: str, sign: bool = False) -> str:
+def number_text(value: float | None, metric: str, sign: bool = False, digits: int = 0) -> str:
+    """A number of a metric, fractions in percent with one decimal, others with two; `digits`: so many decimals more."""
     if value is None or not math.isfinite(value):
         return MISSING
     percent = metric in _FRACTIONS
-    rounded = round(100 * value if percent else value, 1 if percent else 2) + 0.0  # no negative zero
-    return f"{rounded:{'+' if sign else ''}.{1 if percent else 2}f}"
+    decimals = (1 if percent else 2) + digits
+    rounded = round(100 * value if percent else value, decimals) + 0.0  # no negative zero
+    return f"{rounded:{'+' if sign else ''}.{decimals}f}"
 
 
-def _p(value: float | None) -> str:
+def p_text(value: float | None) -> str:
+    """A p-value with three decimals."""
     if value is None or not math.isfinite(value):
         return MISSING
     return "< 0.001" if value < 0.001 else f"{value:.3f}"

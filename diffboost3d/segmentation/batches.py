@@ -5,17 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from diffboost3d.augmentation.classical import ClassicalStack
 from diffboost3d.augmentation.cuboids import CuboidPlan, foreground_of, masks, merge_images, merge_labels
+from diffboost3d.cases.records import IGNORED
 from diffboost3d.seeds import generator, seed_of
 
 Size = tuple[int, int, int]
+
+
+class Augmentation(Protocol):
+    """What a patch goes through after the merge.
+
+    Attributes:
+        reach: size (I, J, K) of what it reads, at least that of the patch, about the same middle.
+    """
+
+    reach: tuple[int, ...]
+
+    def __call__(self, arrays: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
+        """Named arrays (C, *reach) to arrays (C, *patch)."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,8 @@ class MergePlan:
         alpha: probability that a cuboid is real, or the range it is drawn from for every patch.
         mask_foreground: label values in which voxels stay real; True: all of them.
         probability: share of the patches that are merged; the others are real.
+        last_probability: what that share has become, evenly, at the last of `patches`; None: it stays.
+        patches: of the whole training.
     """
 
     source: str
@@ -51,6 +67,15 @@ class MergePlan:
     feather_mm: float | None = None
     mask_foreground: bool | tuple[int, ...] = False
     probability: float = 1.0
+    last_probability: float | None = None
+    patches: int = 1
+
+    def probability_at(self, number: int) -> float:
+        """Share of the patches that are merged where the training is at its `number`-th."""
+        if self.last_probability is None:
+            return self.probability
+        passed = min(1.0, number / max(1, self.patches - 1))
+        return self.probability + passed * (self.last_probability - self.probability)
 
     @property
     def cuboids(self) -> CuboidPlan:
@@ -79,15 +104,17 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         patch: Size,
         spacing_mm: Sequence[float],
         merge: MergePlan,
-        classical: ClassicalStack | None,
+        augmentations: Sequence[Augmentation] | None,
         foreground_probability: float,
         seed: int,
     ) -> None:
-        self.cases, self.patch, self.merge, self.classical = cases, patch, merge, classical
+        self.cases, self.patch, self.merge = cases, patch, merge
+        self.augmentations = tuple(augmentations or ())
+        self._reach = self.augmentations[0].reach if self.augmentations else patch
         self._spacing_mm = tuple(spacing_mm)
         self._foreground_probability = foreground_probability
         self._seed = seed
-        self._foreground = [np.argwhere(case.label > 0) for case in cases]
+        self._foreground = [np.argwhere((case.label > 0) & (case.label != IGNORED)) for case in cases]
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         random = generator(self._seed, "patch", number)
@@ -95,9 +122,9 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         start = self._window(index, random)
         arrays = self._cut(self.cases[index].image, self.cases[index].label, start)
         if self.merge.source != "none":
-            arrays = self._merge(arrays, index, start, generator(self._seed, "merge", number))
-        if self.classical is not None:
-            arrays = self.classical(arrays, seed_of(self._seed, "classical", number))
+            arrays = self._merge(arrays, index, start, generator(self._seed, "merge", number), number)
+        for place, augmentation in enumerate(self.augmentations):
+            arrays = augmentation(arrays, seed_of(self._seed, "augmentation", place, number))
         return {name: array.float() if name in ("image", "other") else array.long() for name, array in arrays.items()}
 
     def _window(self, index: int, random: np.random.Generator) -> tuple[int, ...]:
@@ -117,17 +144,19 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
     def _cut(
         self, image: NDArray[np.float32], label: NDArray[np.uint8], start: Sequence[int]
     ) -> dict[str, torch.Tensor]:
+        """The patch from voxel `start` on, with as much around it as augmentation reads."""
+        first = [at - (size - side) // 2 for at, size, side in zip(start, self._reach, self.patch, strict=True)]
         return {
-            "image": torch.from_numpy(cut(image, start, self.patch, -1.0))[None],
-            "label": torch.from_numpy(cut(label, start, self.patch, 0))[None],
+            "image": torch.from_numpy(cut(image, first, self._reach, -1.0))[None],
+            "label": torch.from_numpy(cut(label, first, self._reach, 0))[None],
         }
 
     def _merge(
-        self, real: dict[str, torch.Tensor], index: int, start: Sequence[int], random: np.random.Generator
+        self, real: dict[str, torch.Tensor], index: int, start: Sequence[int], random: np.random.Generator, number: int
     ) -> dict[str, torch.Tensor]:
         other = self._other(index, start, random)
         hard, soft = self.merge.masks(real["label"], self._spacing_mm, int(random.integers(2**62)))
-        if random.random() >= self.merge.probability:
+        if random.random() >= self.merge.probability_at(number):
             hard = soft = torch.ones_like(hard)
         if self.merge.at == "prediction":
             mask = hard[None].to(torch.uint8)
@@ -166,6 +195,12 @@ def cut(array: NDArray[np.generic], start: Sequence[int], size: Sequence[int], f
     return patch
 
 
+def largest_shape(shapes: Sequence[tuple[int, ...]]) -> Size:
+    """The shape (I, J, K) that holds every volume of these shapes."""
+    i, j, k = (int(side) for side in np.max(np.asarray(shapes), axis=0))
+    return (i, j, k)
+
+
 def patch_size(
     shapes: Sequence[tuple[int, ...]], divisor: int, largest: int, share: float, wanted: Sequence[int] | None
 ) -> Size:
@@ -173,7 +208,7 @@ def patch_size(
 
     Sides become multiples of `divisor` (a wanted one is rounded up, a planned one to the nearest).
     """
-    sides = np.max(np.asarray(shapes), axis=0)
+    sides = largest_shape(shapes)
     if wanted is not None:
         multiples = [math.ceil(side / divisor) for side in wanted]
     else:

@@ -1,4 +1,4 @@
-"""Training the segmenter: loss, validation by sliding window, and pictures with contours, for `training.fit`."""
+"""Training the segmenter: objective, validation by sliding window, and pictures with contours, for `training.fit`."""
 
 from __future__ import annotations
 
@@ -9,34 +9,46 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diffboost3d.cases.records import IGNORED
 from diffboost3d.segmentation.batches import PatchDataset, TrainingCase
 from diffboost3d.segmentation.inference import probabilities
+from diffboost3d.segmentation.losses import SupervisedLoss, make_loss
 
 COLOURS = np.array([[230, 159, 0], [86, 180, 233], [0, 158, 115], [240, 228, 66], [204, 121, 167]], dtype=np.uint8)
 
 
 class SegmentationObjective(torch.nn.Module):
-    """Batch -> {"loss"}: Dice + cross entropy of softmax probabilities (MONAI's DiceCELoss).
+    """Batch -> {"loss"}: by default Dice + cross entropy of softmax probabilities (MONAI's DiceCELoss).
 
-    A batch with `other`, `other_label` and `mask` is merged at the prediction: logits of two passes and both labels are mixed
-    by the mask, as the released code of the paper does.
+    Outputs of deep supervision weigh 1, 1/2, 1/4, ... from fine to coarse. A batch with `other`, `other_label` and `mask` is
+    merged at the prediction: logits of two passes and both labels are mixed by the mask, as the released code of the paper does.
+
+    Args:
+        loss: of logits against labels; see `losses.make_loss`. None: the default.
+        ignores: whether labels hold voxels to ignore (`IGNORED`).
     """
 
-    def __init__(self, network: torch.nn.Module, include_background: bool) -> None:
+    def __init__(
+        self, network: torch.nn.Module, include_background: bool, loss: Any = None, ignores: bool = False
+    ) -> None:
         super().__init__()
-        from monai.losses import DiceCELoss
-
         self.network = network
-        self.loss = DiceCELoss(include_background=include_background, to_onehot_y=True, softmax=True)
+        self.loss = SupervisedLoss(loss or make_loss("dice_ce", include_background, {}), ignores)
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Loss of image (B, 1, I, J, K) against label (B, 1, I, J, K)."""
-        logits, label = self.network(batch["image"]), batch["label"]
+        """Loss of image (B, C, I, J, K) against label (B, 1, I, J, K)."""
+        heads, label = self._heads(batch["image"]), batch["label"]
         if "mask" in batch:
             mask = batch["mask"].bool()
-            logits = torch.where(mask, logits, self.network(batch["other"]))
+            others = self._heads(batch["other"])
+            heads = [torch.where(mask, one, other) for one, other in zip(heads, others, strict=True)]
             label = torch.where(mask, label, batch["other_label"])
-        return {"loss": self.loss(logits.float(), label)}
+        return {"loss": self.loss(heads, label)}
+
+    def _heads(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """All outputs of a `VolumeNetwork`; the only one of another."""
+        heads = getattr(self.network, "heads", None)
+        return [self.network(images)] if heads is None else heads(images)
 
 
 class SegmentationLearner:
@@ -46,6 +58,7 @@ class SegmentationLearner:
         validation: whole prepared cases; their mean Dice is the score that chooses the checkpoint. None given: the averaged
             weights of the last step are kept.
         labels: names of the foreground labels, for the scalars.
+        loss, ignores: see `SegmentationObjective`.
     """
 
     def __init__(
@@ -56,8 +69,10 @@ class SegmentationLearner:
         labels: Sequence[str],
         overlap: float,
         include_background: bool,
+        loss: Any = None,
+        ignores: bool = False,
     ) -> None:
-        self.module: torch.nn.Module = SegmentationObjective(network, include_background)
+        self.module: torch.nn.Module = SegmentationObjective(network, include_background, loss, ignores)
         self.network = network
         self.dataset = dataset
         self._validation, self._labels, self._overlap = validation, labels, overlap
@@ -76,11 +91,14 @@ class SegmentationLearner:
         return np.asarray(classes.argmax(axis=0))
 
     def _dice(self, prediction: NDArray[Any], truth: NDArray[Any]) -> list[float]:
-        """Dice of each label; 1 where it is in neither."""
+        """Dice of each label over the voxels that are not ignored; 1 where it is in neither."""
         from monai.metrics import compute_dice
         from monai.networks.utils import one_hot
 
-        shown = [torch.from_numpy(np.asarray(array, dtype=np.int64))[None, None] for array in (prediction, truth)]
+        known = truth != IGNORED
+        shown = [
+            torch.from_numpy(np.where(known, array, 0).astype(np.int64))[None, None] for array in (prediction, truth)
+        ]
         both = [one_hot(array, len(self._labels) + 1) for array in shown]
         scores = compute_dice(*both, include_background=False, ignore_empty=False)
         return [float(value) for value in scores[0]]

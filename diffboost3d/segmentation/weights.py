@@ -7,14 +7,19 @@ from typing import Any
 
 import torch
 
-from diffboost3d.segmentation.networks import VolumeNetwork, build_network
-from diffboost3d.training import load_tensors
+from diffboost3d.segmentation.networks import NetworkSpec, VolumeNetwork, build_network
+from diffboost3d.training import load_tensors, save_tensors
+
+
+def save_segmenter(path: Path, tensors: dict[str, torch.Tensor], spec: NetworkSpec) -> None:
+    """Write the weights of a `VolumeNetwork` (its `state_dict`), and how it is built."""
+    save_tensors(path, tensors, spec.facts())
 
 
 def load_segmenter(path: Path, device: torch.device) -> tuple[VolumeNetwork, tuple[int, int, int]]:
     """A network, ready to predict, and the patch (I, J, K) that it was trained on."""
     tensors, facts = load_tensors(path)
-    patch: Any = tuple(facts["patch"])
-    network = build_network(facts["network"], facts["spatial_dims"], facts["classes"], patch, facts["arguments"])
+    spec: Any = NetworkSpec.from_facts(facts)
+    network = build_network(spec)
     network.load_state_dict(tensors)
-    return network.to(device).eval(), patch
+    return network.to(device).eval(), spec.patch

@@ -45,8 +45,8 @@ class Blueprint:
 
     def label_in_source(self, manifest: Manifest, case: Case) -> NDArray[np.int64]:
         """The label (I, J, K) on the grid of the case's file, in the user's values."""
-        shares = np.stack([(self.label == index) for index in range(len(manifest.labels))]).astype(np.float32)
-        return label_in_source(shares, case, list(manifest.labels.values()))
+        shares = np.stack([self.label == value for value in manifest.values]).astype(np.float32)
+        return label_in_source(shares, case, list(manifest.values.values()))
 
 
 def blueprint_of(

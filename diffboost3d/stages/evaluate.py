@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 from diffboost3d.cases.atomic import write_json
@@ -31,19 +32,25 @@ from diffboost3d.stages.segmenting import (
 
 def run(config: Config, workspace: Workspace) -> None:
     """Score every trained segmenter of folds x arms x seeds on the fold's test cases; write scores.csv and summary.json."""
-    manifest = workspace.read_manifest()
     accelerator = accelerator_of(config)
+    scores = predict_and_score(config, workspace, accelerator)
+    if accelerator.is_main_process:
+        workspace.write_scores(scores)
+        summary = summarise(scores, reference=config.evaluate.reference, seed=config.seed)
+        write_json(workspace.summary_path, summary)
+    accelerator.wait_for_everyone()
+
+
+def predict_and_score(config: Config, workspace: Workspace, accelerator: Any) -> list[Score]:
+    """Scores of every trained segmenter of folds x arms x seeds; what is scored already is read."""
+    manifest = workspace.read_manifest()
     scores: list[Score] = []
     for fold in config.folds:
         cases = cases_of(manifest, workspace.read_split(fold).test)
         for arm in config.arms:
             for seed in config.seeds:
                 scores += _evaluate_cell(config, workspace, manifest, accelerator, cases, fold, arm, seed)
-    if accelerator.is_main_process:
-        workspace.write_scores(scores)
-        summary = summarise(scores, reference=config.evaluate.reference, seed=config.seed)
-        write_json(workspace.summary_path, summary)
-    accelerator.wait_for_everyone()
+    return scores
 
 
 def _evaluate_cell(
@@ -62,13 +69,14 @@ def _evaluate_cell(
     started = now()
     model = workspace.require(workspace.segmenter(fold, arm, seed), "train")["digest"]
     folder = workspace.segmenter(fold, arm, seed) / "predictions"
+    labels: Any = manifest.labels if manifest.ignore_label is None else [manifest.labels, manifest.ignore_label]
     plan, connectivity = window_plan(config.evaluate, config.train.overlap), config.evaluate.connectivity
     validation = cases_of(manifest, workspace.read_split(fold).validation)
     decision = decision_digest(model, validation, plan, connectivity, manifest.labels)
     is_validated = config.evaluate.postprocessing == "validated"
     chosen = options(plan, decision if is_validated else None)
     digests = {
-        case.id: digest(model, case.digest, config.evaluate.tolerance_mm, plan.overlap, manifest.labels, *chosen)
+        case.id: digest(model, case.digest, config.evaluate.tolerance_mm, plan.overlap, labels, *chosen)
         for case in cases
     }
     own = digest(list(digests.values()))
@@ -96,7 +104,7 @@ def _evaluate_cell(
         if accelerator.is_main_process:
             facts = {"postprocessing": config.evaluate.postprocessing, "keep_largest": list(kept)}
             workspace.finish(folder, "evaluate", own, started, cases=len(cases), **facts)
-    return [score for case in cases for score in _read_scores(folder, case)]
+    return [score for case in cases for score in case_scores(folder, case.id)]
 
 
 def _score_case(
@@ -115,7 +123,8 @@ def _score_case(
     write_label_like(path, prediction, workspace.source(manifest, case.image))
     assert case.label is not None  # test cases are labelled: `splits` sees to it
     truth = read(workspace.source(manifest, case.label)).array.round().astype(int)
-    table = score_labels(prediction, truth, manifest.labels, case.source_grid.spacing_mm, config.evaluate.tolerance_mm)
+    spacing, tolerance = case.source_grid.spacing_mm, config.evaluate.tolerance_mm
+    table = score_labels(prediction, truth, manifest.labels, spacing, tolerance, manifest.ignore_label)
     units = {metric.name: metric.unit if manifest.physical else metric.unit.replace("mm", "px") for metric in METRICS}
     scores = [
         Score(arm, fold, seed, case.id, label, metric, float(value), units[metric])
@@ -130,5 +139,6 @@ def _is_scored(folder: Any, case: Case, own: str) -> bool:
     return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8"))["digest"] == own)
 
 
-def _read_scores(folder: Any, case: Case) -> list[Score]:
-    return [Score(**row) for row in json.loads((folder / f"{case.id}.json").read_text(encoding="utf-8"))["scores"]]
+def case_scores(folder: Path, case: str) -> list[Score]:
+    """What was scored of a case of which `folder` holds the prediction."""
+    return [Score(**row) for row in json.loads((folder / f"{case}.json").read_text(encoding="utf-8"))["scores"]]

@@ -19,7 +19,7 @@ from diffboost3d.evaluation.memorisation import DetailIndex, Places, places, sha
 from diffboost3d.imaging.files import ending_like
 from diffboost3d.schema import Config
 from diffboost3d.seeds import generator, seed_of
-from diffboost3d.stages.inputs import cases_of, prepared, training_plan, without_intervals
+from diffboost3d.stages.inputs import cases_of, prepared, sampling_settings, training_plan, without_intervals
 from diffboost3d.synthesis.gate import (
     KINDS,
     Gate,
@@ -48,7 +48,7 @@ def gate_digest(config: Config, manifest: Manifest, split: Split, model: str) ->
     if not config.gate.enabled:
         return ""
     settings = dataclasses.asdict(config.gate) | {"training": without_intervals(config.gate.training)}
-    sampling = dataclasses.asdict(config.synthesize) | {"samples": None, "memory_gb": None}
+    sampling = sampling_settings(config.synthesize) | {"samples": None, "memory_gb": None}
     cases = {part: [case.digest for case in cases_of(manifest, getattr(split, part))] for part in LEARNING_PARTS}
     patients = [case.patient for case in cases_of(manifest, split.training)]
     return digest(
@@ -138,9 +138,11 @@ class _Making:
     # --- segmenters --------------------------------------------------------------------------------------------------
     def train(self, part: int, accelerator: Any) -> None:
         """The segmenter of a part, on the training cases of all others."""
-        from diffboost3d.segmentation.batches import MergePlan, PatchDataset, TrainingCase, patch_size
+        from diffboost3d.segmentation.batches import MergePlan, PatchDataset, TrainingCase
         from diffboost3d.segmentation.learning import SegmentationLearner
-        from diffboost3d.training import fit, save_tensors
+        from diffboost3d.segmentation.weights import save_segmenter
+        from diffboost3d.stages.segmenters import network_spec, new_network, segmenter_loss, training_patch
+        from diffboost3d.training import fit
 
         config, manifest, wanted = self._config, self._manifest, self._config.gate.training
         folder, started = self._workspace.gate_part(self._fold, part), now()
@@ -152,35 +154,19 @@ class _Making:
         if self._workspace.is_current(folder, own):
             return
         loaded = [TrainingCase(self._image(case), prepared(self._workspace, case, "label")) for case in cases]
-        shapes = [case.label.shape for case in loaded]
-        patch = patch_size(shapes, config.network.divisor, wanted.max_patch, wanted.patch_share, wanted.patch)
+        patch = training_patch(wanted, config.network, [case.label.shape for case in loaded])
         alone = MergePlan("none", 1.0, (1,), None, 0.0, "image")
-        dataset = PatchDataset(loaded, patch, self.spacing_mm, alone, None, wanted.foreground_probability, seed)
-        network = self._network(patch, seed)
-        learner = SegmentationLearner(
-            network, dataset, [], list(manifest.foreground), wanted.overlap, wanted.include_background
-        )
+        dataset = PatchDataset(loaded, patch, self.spacing_mm, alone, (), wanted.foreground_probability, seed)
+        spec = network_spec(config, manifest, patch)
+        network, labels = new_network(spec, seed), list(manifest.foreground)
+        learner = SegmentationLearner(network, dataset, [], labels, wanted.overlap, **segmenter_loss(wanted, manifest))
         title = f"gate fold {self._fold}, segmenter {part + 1} of {self.count}"
         plan = training_plan(wanted, seed, config.runtime.workers)
         facts = fit(learner, plan, folder, own, accelerator, title, self._workspace.log)
         if accelerator.is_main_process:
-            built: dict[str, Any] = {"network": config.network.name, "arguments": config.network.arguments}
-            built |= {"patch": patch, "classes": manifest.label_count + 1, "spatial_dims": manifest.spatial_dims}
-            save_tensors(folder / SEGMENTER, network.state_dict(), built)
-            self._workspace.finish(folder, "synthesize", own, started, steps=facts["steps"], **built)
+            save_segmenter(folder / SEGMENTER, network.state_dict(), spec)
+            self._workspace.finish(folder, "synthesize", own, started, steps=facts["steps"], **spec.facts())
         accelerator.wait_for_everyone()
-
-    def _network(self, patch: tuple[int, int, int], seed: int) -> Any:
-        import torch
-
-        from diffboost3d.segmentation.networks import build_network
-
-        network, manifest = self._config.network, self._manifest
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(seed, "segmenter"))
-            return build_network(
-                network.name, manifest.spatial_dims, manifest.label_count + 1, patch, network.arguments
-            )
 
     def segmenters(self, device: Any) -> Callable[[Float, str], NDArray[Any]] | None:
         """(volume, patient) -> label, by the segmenter that hasn't seen the patient; others are shared out evenly."""

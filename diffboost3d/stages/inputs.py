@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,15 @@ from diffboost3d.imaging.edges import control_image
 from diffboost3d.imaging.files import read, read_prepared
 from diffboost3d.imaging.geometry import resample
 from diffboost3d.imaging.scratch import IN_MEMORY, Scratch
-from diffboost3d.schema import CodecTrainingConfig, Config, DiffusionTrainingConfig, MergeConfig, TrainConfig
+from diffboost3d.schema import (
+    CodecTrainingConfig,
+    Config,
+    DiffusionTrainingConfig,
+    MergeConfig,
+    Pix2PixTrainingConfig,
+    SynthesizeConfig,
+    TrainConfig,
+)
 from diffboost3d.segmentation.batches import MergePlan
 from diffboost3d.training import TrainingPlan, make_accelerator
 
@@ -43,14 +51,18 @@ def prepared_again(path: Path, case: Case) -> NDArray[np.float32]:
     return clipped
 
 
-def label_again(path: Path, case: Case, values: list[int]) -> NDArray[np.uint8]:
-    """The label (I, J, K) of a synthetic volume, which lies on its case's own grid in the user's values, as a prepared one."""
-    label = np.searchsorted(np.asarray(values), read(path).array.round().astype(np.int64)).astype(np.uint8)
+def label_again(path: Path, case: Case, values: Mapping[int, int]) -> NDArray[np.uint8]:
+    """The label (I, J, K) of a synthetic volume, which lies on its case's own grid in the user's values, as a prepared one.
+
+    Args:
+        values: see `Manifest.values`.
+    """
+    label = read(path).array.round().astype(np.int64)
     shares = [
-        resample((label == index).astype(np.float32), case.source_grid, case.grid, "linear")
-        for index in range(len(values))
+        resample((label == own).astype(np.float32), case.source_grid, case.grid, "linear") for own in values.values()
     ]
-    return np.asarray(np.argmax(shares, axis=0), dtype=np.uint8)
+    found: NDArray[np.uint8] = np.asarray(list(values), dtype=np.uint8)[np.argmax(shares, axis=0)]
+    return found
 
 
 def accepted_records(workspace: Workspace, fold: int, case: str, samples: int) -> dict[int, Path]:
@@ -64,7 +76,19 @@ def _is_accepted(record: Path) -> bool:
     return bool(json.loads(record.read_text(encoding="utf-8")).get("accepted", True))
 
 
-def without_intervals(section: DiffusionTrainingConfig | CodecTrainingConfig | TrainConfig) -> dict[str, Any]:
+def sampling_settings(section: SynthesizeConfig) -> dict[str, Any]:
+    """The settings that decide a synthetic volume, for its digest."""
+    settings = dataclasses.asdict(section)
+    for nothing_about_a_volume in ("samples", "memory_gb", "sets"):
+        del settings[nothing_about_a_volume]
+    if section.generator == "diffusion":
+        del settings["generator"]  # earlier versions had no other
+    return settings
+
+
+def without_intervals(
+    section: DiffusionTrainingConfig | CodecTrainingConfig | TrainConfig | Pix2PixTrainingConfig,
+) -> dict[str, Any]:
     """A training's settings for its digest: how often it is pictured or saved changes nothing about the result."""
     plain = dataclasses.asdict(section)
     return {key: value for key, value in plain.items() if key not in ("checkpoint_every", "images_every")}
@@ -152,8 +176,12 @@ def control_of(
     )
 
 
-def merge_plan(section: MergeConfig, source: str, manifest: Manifest) -> MergePlan:
-    """How an arm merges with its source (none, real or synthetic). Raises ConfigError on a label that the data set lacks."""
+def merge_plan(section: MergeConfig, source: str, manifest: Manifest, patches: int = 1) -> MergePlan:
+    """How an arm merges with its source (none, real or synthetic). Raises ConfigError on a label that the data set lacks.
+
+    Args:
+        patches: that the training takes.
+    """
     kept = manifest.label_values(section.mask_foreground_labels, "merge.mask_foreground_labels")
     return MergePlan(
         source,
@@ -165,13 +193,21 @@ def merge_plan(section: MergeConfig, source: str, manifest: Manifest) -> MergePl
         section.feather_mm,
         kept or section.mask_foreground,
         section.probability,
+        section.last_probability,
+        patches,
     )
 
 
 def training_plan(
-    section: DiffusionTrainingConfig | CodecTrainingConfig | TrainConfig, seed: int, workers: int
+    section: DiffusionTrainingConfig | CodecTrainingConfig | TrainConfig | Pix2PixTrainingConfig,
+    seed: int,
+    workers: int,
 ) -> TrainingPlan:
     """The numbers that `training.fit` needs."""
+    more: dict[str, Any] = {}
+    if isinstance(section, TrainConfig):
+        names = ("optimizer", "momentum", "schedule", "poly_power")
+        more = {name: getattr(section, name) for name in names}
     return TrainingPlan(
         steps=section.steps,
         batch=section.batch,
@@ -186,5 +222,6 @@ def training_plan(
         images_every=section.images_every,
         seed=seed,
         workers=workers,
-        patience=section.patience if isinstance(section, DiffusionTrainingConfig) else 0,
+        patience=section.patience if isinstance(section, DiffusionTrainingConfig | TrainConfig) else 0,
+        **more,
     )

@@ -11,10 +11,11 @@ import numpy as np
 
 from diffboost3d.cases.atomic import write_json, write_text
 from diffboost3d.cases.workspace import Workspace, now, versions
+from diffboost3d.config import of_set, synthetic_sets
 from diffboost3d.planning.costs import Cost, totals
 from diffboost3d.planning.machine import read_machine
 from diffboost3d.schema import Config
-from diffboost3d.stages.inputs import cases_of, prepared, slice_axis
+from diffboost3d.stages.inputs import cases_of, prepared
 from diffboost3d.stages.plan_choices import (
     Choice,
     Plan,
@@ -22,19 +23,20 @@ from diffboost3d.stages.plan_choices import (
     choose_grid,
     choose_segmenter,
     choose_workers,
+    segmenter_patch,
 )
 from diffboost3d.stages.plan_costs import Reckoning, Trials, device_of
 from diffboost3d.stages.plan_trials import (
-    finishing_seconds,
     new_generator,
     patch_seconds,
     process_bytes,
     scoring_seconds,
     search_seconds,
-    slice_seconds,
     try_codec,
+    try_set,
+    try_translator,
 )
-from diffboost3d.stages.run import stages_of
+from diffboost3d.stages.run import needed_stages
 from diffboost3d.stages.synthesis_work import duration, size_in_words
 
 LOOKED_AT = 20  # cases whose labels are read, at most
@@ -57,7 +59,7 @@ def run(config: Config, workspace: Workspace) -> None:
         workspace.log(line)
     trials = _tried(plan, workspace, device)
     again = plan.manifest is not manifest
-    costs = Reckoning(plan, workspace, trials, stages_of(plan.config), again).costs()
+    costs = Reckoning(plan, workspace, trials, needed_stages(plan.config), again).costs()
     _check_room(plan, costs)
     if plan.machine.load > 2 * plan.machine.cores:
         plan.notes.append(
@@ -78,9 +80,8 @@ def _tried(plan: Plan, workspace: Workspace, device: Any) -> Trials:
     from tqdm import tqdm
 
     process = process_bytes()
-    stages = stages_of(plan.config)
-    generator = codec = None
-    slices, finishing, search = 0.0, 0.0, (0.0, 0)
+    stages = needed_stages(plan.config)
+    generator = None
     bar = tqdm(total=4, desc="plan", unit="trial", bar_format="{desc}: {n}/{total} {postfix} [{elapsed}]", delay=5)
     with bar:
         bar.set_postfix_str("generator")
@@ -91,22 +92,25 @@ def _tried(plan: Plan, workspace: Workspace, device: Any) -> Trials:
         bar.update()
         bar.set_postfix_str("segmenter")
         segmenter, patches = choose_segmenter(plan, device)
-        i, j, k = plan.config.train.patch or plan.middle_shape
-        arms = patch_seconds(plan.config, plan.manifest, (i, j, k))
+        arms = patch_seconds(plan.config, plan.manifest, segmenter_patch(plan))
         bar.update()
         bar.set_postfix_str("synthesis")
         config, shape, spacing_mm = plan.config, plan.middle_shape, plan.spacing_mm
-        if "pretrain" in stages:
-            made = new_generator(config, workspace, plan.manifest)
-            slices = slice_seconds(config, made, shape, slice_axis(config, plan.manifest), device)
-            finishing = finishing_seconds(config, shape)
-            search = search_seconds(config, shape, spacing_mm) if config.gate.enabled else search
+        translator, network = (
+            try_translator(config, plan.manifest, device) if "train-pix2pix" in stages else (None, None)
+        )
+        made = new_generator(config, workspace, plan.manifest) if "pretrain" in stages else None
+        sets = {
+            name: try_set(of_set(config, name), plan.manifest, (made, network), shape, device)
+            for name in synthetic_sets(config)
+        }
+        search = search_seconds(config, shape, spacing_mm) if sets and config.gate.enabled else (0.0, 0)
         codec = try_codec(config, plan.manifest, device) if "train-codec" in stages else None
         bar.update()
         bar.set_postfix_str("metrics")
         scoring = scoring_seconds(config, plan.manifest, shape, spacing_mm)
         bar.update()
-    return Trials(segmenter, patches, arms, scoring, process, generator, codec, slices, finishing, search)
+    return Trials(segmenter, patches, arms, scoring, process, generator, codec, translator, sets, search)
 
 
 # --- the data --------------------------------------------------------------------------------------------------------

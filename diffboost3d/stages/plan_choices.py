@@ -19,9 +19,11 @@ from diffboost3d.imaging.geometry import Grid
 from diffboost3d.planning import rules
 from diffboost3d.planning.machine import Machine
 from diffboost3d.planning.trials import Trial
-from diffboost3d.schema import Config
+from diffboost3d.schema import Config, TrainConfig
+from diffboost3d.segmentation.batches import Size
 from diffboost3d.segmentation.topology import Axes, plan_topology
 from diffboost3d.stages.plan_trials import StepTrial, new_generator, try_generator, try_segmenter
+from diffboost3d.stages.segmenters import training_patch
 from diffboost3d.stages.synthesis_work import size_in_words
 
 PLANNED_UNETS = ("unet", "residual_unet")  # their levels are written; DynUNet plans its own, the others have fixed ones
@@ -256,9 +258,12 @@ def _choose_sampling(plan: Plan, trial: StepTrial) -> None:
 # --- segmenter -------------------------------------------------------------------------------------------------------
 def choose_segmenter(plan: Plan, device: torch.device) -> tuple[Trial, float]:
     """Patch, levels and batch; (a trial, patches of the plan that its sample stands for)."""
-    if plan.config.train.patch is not None:
-        plan.notes.append("train.patch is as given; its levels and batch are not planned")
-        patch = _as_size(plan.config.train.patch, plan.dims)
+    if plan.config.train.patch is not None or plan.config.train.whole:
+        given = (
+            "whole volumes are patches, as train.whole asks" if plan.config.train.whole else "train.patch is as given"
+        )
+        plan.notes.append(f"{given}; the network's levels and the batch are not planned")
+        patch = segmenter_patch(plan)
         return try_segmenter(plan.config, plan.manifest, patch, plan.config.network.arguments, device), 1.0
     median, dims = plan.middle_shape[: plan.dims], plan.dims
     divisor_of = _divisors(plan)
@@ -288,7 +293,7 @@ def choose_segmenter(plan: Plan, device: torch.device) -> tuple[Trial, float]:
     reason = f"{covered:.0%} of the median image {_listed(median)}, which memory{limit} allow"
     plan.choose("train.patch", list(patch), reason)
     plan.choose("train.batch", batch, f"{size_in_words(needed)} of {size_in_words(budget)} for networks")
-    if plan.config.gate.training.patch is None:
+    if plan.config.gate.training.patch is None and not plan.config.gate.training.whole:
         plan.choose("gate.training.patch", list(patch), "the gate's segmenters are of the same network")
     plan.settle()
     if dims == 3 and covered < rules.COVERED:
@@ -301,12 +306,26 @@ def choose_segmenter(plan: Plan, device: torch.device) -> tuple[Trial, float]:
     return trial, patches_of(planned)
 
 
+def segmenter_patch(plan: Plan, section: TrainConfig | None = None) -> Size:
+    """Patch (I, J, K) of a training as the configuration is now; of the segmenters' where none is named.
+
+    Whole volumes are as large as the largest of all cases, those of other folds included.
+    """
+    return training_patch(section or plan.config.train, plan.config.network, plan.shapes)
+
+
 def _divisors(plan: Plan) -> Callable[[Sequence[int]], Axes]:
     """Divisors of the network that a patch would get."""
-    name, dims = plan.config.network.name, plan.dims
-    if name in (*PLANNED_UNETS, "dynunet"):
+    dims = plan.dims
+    if _has_planned_levels(plan):
         return lambda patch: plan_topology(plan.spacing_mm[:dims], patch).divisor
     return lambda patch: (plan.config.network.divisor,) * dims
+
+
+def _has_planned_levels(plan: Plan) -> bool:
+    """Whether the network's levels follow from the patch; DynUNet plans its own, unless its strides are given."""
+    network = plan.config.network
+    return network.name in PLANNED_UNETS or (network.name == "dynunet" and "strides" not in network.arguments)
 
 
 def _arguments(plan: Plan, patch: Sequence[int]) -> dict[str, Any]:
@@ -325,7 +344,7 @@ def _choose_network(plan: Plan, patch: Sequence[int], divisor_of: Callable[[Sequ
         arguments = _arguments(plan, patch)
         levels = len(arguments["channels"])
         plan.choose("network.arguments", arguments, f"{levels} levels, the coarsest maps keep 4 voxels or more")
-    if plan.config.network.name in (*PLANNED_UNETS, "dynunet"):
+    if _has_planned_levels(plan):
         plan.choose("network.divisor", min(divisors), f"sides of a patch are multiples of {_listed(divisors)}")
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from diffboost3d.cases.preparation import Preparation
 from diffboost3d.cases.records import Case, SyntheticRecord
 from diffboost3d.cases.workspace import Workspace
+from diffboost3d.config import of_set, synthetic_sets
 from diffboost3d.diffusion.codec_learning import VALIDATION_SLICES as CODEC_SLICES
 from diffboost3d.diffusion.learning import PICTURED_SLICES, VALIDATION_SLICES
 from diffboost3d.imaging.edges import control_channels
@@ -26,12 +27,20 @@ from diffboost3d.planning.costs import (
     weights_bytes,
 )
 from diffboost3d.planning.trials import Trial
-from diffboost3d.schema import CodecTrainingConfig, Config, DiffusionTrainingConfig, TrainConfig
+from diffboost3d.schema import (
+    ArmConfig,
+    CodecTrainingConfig,
+    Config,
+    DiffusionTrainingConfig,
+    Pix2PixTrainingConfig,
+    TrainConfig,
+)
 from diffboost3d.stages.edge_operator import device_of_prepare, edge_operator
 from diffboost3d.stages.inputs import cases_of, slice_axis
-from diffboost3d.stages.plan_choices import Plan
-from diffboost3d.stages.plan_trials import StepTrial
+from diffboost3d.stages.plan_choices import Plan, segmenter_patch
+from diffboost3d.stages.plan_trials import SetTrial, StepTrial
 from diffboost3d.stages.synthesis_work import disk_needed
+from diffboost3d.translation.learning import SHOWN, VALIDATED
 
 PICTURED_STEPS = 10  # of the samples that a training of the generator pictures
 VOLUME_BYTES = 25  # of main memory for each voxel of a volume that is synthesised (benchmarks: synthesis_memory)
@@ -46,7 +55,7 @@ class Trials:
     Attributes:
         patches: of the plan that a sample of the segmenter's trial stands for.
         arms: seconds that making a patch takes. scoring: of one case's metrics.
-        slice_seconds: of synthesis. finishing: of one volume. search: seconds and bytes of an image that is searched for copies.
+        sets: of making the synthetic volumes, by set. search: seconds and bytes of an image that is searched for copies.
         process: bytes that the process had before any trial.
     """
 
@@ -57,8 +66,8 @@ class Trials:
     process: int
     generator: StepTrial | None = None
     codec: StepTrial | None = None
-    slice_seconds: float = 0.0
-    finishing: float = 0.0
+    translator: StepTrial | None = None
+    sets: dict[str, SetTrial] = field(default_factory=dict)
     search: tuple[float, int] = (0.0, 0)
 
 
@@ -102,6 +111,7 @@ class Reckoning:
             "train-codec": self._codec,
             "pretrain": self._pretrain,
             "finetune": self._finetune,
+            "train-pix2pix": self._translator,
             "synthesize": self._synthesize,
             "train": self._train,
             "evaluate": self._evaluate,
@@ -172,77 +182,104 @@ class Reckoning:
         disk = count * (checkpoint_bytes(trial.network) + weights_bytes(trial.network))
         return self._cost(stage, count * seconds, "steps of the network", data, trial.network.peak(max(batch, 1)), disk)
 
+    def _translator(self) -> Cost:
+        """Of Pix2Pix: both its networks."""
+        trial, section, denoiser = (
+            _there(self._trials.translator),
+            self._config.pix2pix.training,
+            self._config.diffusion.denoiser,
+        )
+        numbers = _numbers(section, section.batch, VALIDATED, SHOWN)
+        seconds = training_seconds(trial.network, numbers, trial.sample_seconds, self._config.runtime.workers)
+        channels = 1 + control_channels(self._plan.manifest.label_count, denoiser.neighbours, denoiser.control)
+        data = max(channels * FLOAT * _voxels(one.training, one.validation) for one in self._folds)
+        disk = len(self._folds) * (checkpoint_bytes(trial.network) + weights_bytes(trial.network))
+        peak = trial.network.peak(section.batch)
+        return self._cost("train-pix2pix", len(self._folds) * seconds, "steps of both networks", data, peak, disk)
+
     # --- synthesis ---------------------------------------------------------------------------------------------------
     def _synthesize(self) -> Cost:
-        config, trials = self._config, self._trials
-        trial = _there(trials.generator)
-        axis, manifest = slice_axis(config, self._plan.manifest), self._plan.manifest
-        seconds, disk, parts = 0.0, 0, 0
-        per_fold = []
-        for number, fold in zip(config.folds, self._folds, strict=True):
-            samples = config.synthesize.samples
-            slices = sum(case.grid.shape[axis] for case in fold.training) * samples
-            volumes = len(fold.training) * samples
-            seconds += slices * trials.slice_seconds + volumes * trials.finishing
-            disk += disk_needed(
-                self._workspace,
-                manifest,
-                [_record(case, number, sample) for case in fold.training for sample in range(samples)],
-            )
-            if config.gate.enabled:
-                own = self._gate(fold, axis)
-                seconds, parts = seconds + own, parts + _parts(config, fold)
-            seen = min(config.gate.images, len(fold.training) + len(fold.unlabelled)) if config.gate.enabled else 0
-            per_fold.append(seen * trials.search[1])
-        disk += parts * (checkpoint_bytes(trials.segmenter) + weights_bytes(trials.segmenter))
-        largest = max(math.prod(shape) for shape in self._plan.shapes)
-        denoising = 4 * trial.network.parameters + round(
-            config.synthesize.batch_voxels / trial.voxels * trial.network.inference
-        )
-        judging = trials.segmenter.peak(config.gate.training.batch * trials.patches) if config.gate.enabled else 0
-        measured = "one pass of the network" + (", the gate's steps; no draw refused" if config.gate.enabled else "")
-        data = VOLUME_BYTES * largest + max(per_fold)
-        return self._cost("synthesize", seconds, measured, data, max(denoising, judging), disk)
+        """Of all sets; their gates share the segmenters."""
+        config, gate, trials = self._config, self._config.gate, self._trials
+        seconds, disk, networks = 0.0, 0, [0]
+        for name in synthetic_sets(config):
+            own = of_set(config, name)
+            networks.append(self._sampling_bytes(own))
+            for number, fold in zip(config.folds, self._folds, strict=True):
+                seconds += self._set(own, trials.sets[name], fold)
+                records = [
+                    _record(case, number, sample) for case in fold.training for sample in range(own.synthesize.samples)
+                ]
+                disk += disk_needed(self._workspace, self._plan.manifest, records)
+        index = 0
+        if gate.enabled:
+            parts = sum(_parts(config, fold) for fold in self._folds)
+            seconds += parts * self._gate_training()
+            disk += parts * (checkpoint_bytes(trials.segmenter) + weights_bytes(trials.segmenter))
+            networks.append(trials.segmenter.peak(gate.training.batch * self._patches(gate.training)))
+            index = max(_images(config, fold) for fold in self._folds) * trials.search[1]
+        measured = "one pass of the network" + (", the gate's steps; no draw refused" if gate.enabled else "")
+        data = VOLUME_BYTES * max(math.prod(shape) for shape in self._plan.shapes) + index
+        return self._cost("synthesize", seconds, measured, data, max(networks), disk)
 
-    def _gate(self, fold: Fold, axis: int) -> float:
-        """Seconds of one fold's gate: its segmenters, samples of validation cases, the search for copies."""
-        gate, trials, config = self._config.gate, self._trials, self._config
-        numbers = _numbers(gate.training, gate.training.batch * trials.patches, 0, 0)
-        plain = trials.arms.get("none", min(trials.arms.values(), default=0.0))
-        making = plain / trials.patches
-        seconds = _parts(config, fold) * training_seconds(trials.segmenter, numbers, making, config.runtime.workers)
-        unseen = fold.validation[: gate.reference_cases]
-        slices = sum(case.grid.shape[axis] for case in unseen) * gate.reference_samples
-        seconds += slices * trials.slice_seconds + len(unseen) * gate.reference_samples * trials.finishing
-        images = min(gate.images, len(fold.training) + len(fold.unlabelled))
-        volumes = len(fold.training) * config.synthesize.samples
+    def _sampling_bytes(self, config: Config) -> int:
+        """Memory of making the volumes of a set."""
+        if config.synthesize.generator == "pix2pix":
+            trial, axis = _there(self._trials.translator), slice_axis(config, self._plan.manifest)
+            voxels = max(math.prod(shape) // shape[axis] for shape in self._plan.shapes)  # a slice at a time
+        else:
+            trial, voxels = _there(self._trials.generator), config.synthesize.batch_voxels
+        return 4 * trial.network.parameters + round(voxels / trial.voxels * trial.network.inference)
+
+    def _set(self, config: Config, trial: SetTrial, fold: Fold) -> float:
+        """Seconds of one set in one fold: its volumes, and what its gate looks at."""
+        samples, axis = config.synthesize.samples, slice_axis(config, self._plan.manifest)
+        seconds = samples * _making(trial, fold.training, axis)
+        if not config.gate.enabled:
+            return seconds
+        gate, judged = config.gate, [case for case in fold.training for _ in range(samples)]
+        seconds += gate.reference_samples * _making(trial, fold.validation[: gate.reference_cases], axis)
+        images = _images(config, fold)
         references = min(gate.references, images + len(fold.validation))
-        seconds += trials.search[0] * (images * (volumes + references) + images)
-        judged = [case for case in fold.training for _ in range(config.synthesize.samples)]
-        return seconds + self._segmenting([*judged, *fold.training, *fold.validation])
+        seconds += self._trials.search[0] * (images * (len(judged) + references) + images)
+        return seconds + self._segmenting([*judged, *fold.training, *fold.validation], gate.training)
+
+    def _gate_training(self) -> float:
+        """Seconds of one segmenter of the gate."""
+        section, trials = self._config.gate.training, self._trials
+        numbers = _numbers(section, section.batch * self._patches(section), 0, 0)
+        plain = trials.arms.get("none", min(trials.arms.values(), default=0.0))
+        return training_seconds(trials.segmenter, numbers, plain / trials.patches, self._config.runtime.workers)
 
     # --- segmenters --------------------------------------------------------------------------------------------------
-    def _segmenting(self, cases: Sequence[Case], overlap: float | None = None) -> float:
-        """Seconds of the sliding window over prepared cases."""
-        patch = self._config.train.patch or self._plan.middle_shape
-        share = self._config.train.overlap if overlap is None else overlap
-        passes = sum(rules.windows(case.grid.shape, patch, share) for case in cases)
-        return passes * self._trials.patches * self._trials.segmenter.forward
+    def _patches(self, section: TrainConfig) -> float:
+        """A patch of the training in samples of the segmenter's trial."""
+        own, tried = segmenter_patch(self._plan, section), segmenter_patch(self._plan)
+        return self._trials.patches * math.prod(own) / math.prod(tried)
+
+    def _windows(self, cases: Sequence[Case], section: TrainConfig, overlap: float | None = None) -> float:
+        """Windows of the sliding window over prepared cases, in samples of the segmenter's trial."""
+        patch, share = segmenter_patch(self._plan, section), section.overlap if overlap is None else overlap
+        return self._patches(section) * sum(rules.windows(case.grid.shape, patch, share) for case in cases)
+
+    def _segmenting(self, cases: Sequence[Case], section: TrainConfig, overlap: float | None = None) -> float:
+        """Seconds of that."""
+        return self._windows(cases, section, overlap) * self._trials.segmenter.forward
 
     def _train(self) -> Cost:
         config, trials = self._config, self._trials
         section, seconds = config.train, 0.0
         for fold in self._folds:
-            windows = self._segmenting(fold.validation) / max(trials.segmenter.forward, 1e-9)
-            pictures = self._segmenting(fold.validation[:4]) / max(trials.segmenter.forward, 1e-9)
+            windows, pictures = (self._windows(cases, section) for cases in (fold.validation, fold.validation[:4]))
             for name in config.arms:
-                passes = 2 if config.arm[name].merge != "none" and config.merge.at == "prediction" else 1
+                passes = 2 if _merges(config.arm[name]) and config.merge.at == "prediction" else 1
                 numbers = _numbers(section, section.batch * trials.patches * passes, windows, pictures)
                 making = trials.arms[name] / (trials.patches * passes)
                 seconds += training_seconds(trials.segmenter, numbers, making, config.runtime.workers)
         cells = len(self._folds) * len(config.arms) * len(config.seeds)
-        merged = any(config.arm[name].merge in ("synthetic", "warped") for name in config.arms)
-        samples = config.synthesize.samples if merged else 0
+        arms = [config.arm[name] for name in config.arms]
+        sets = [of_set(config, arm.synthetic_set) for arm in arms if arm.merge in ("synthetic", "warped", "instead")]
+        samples = max((one.synthesize.samples for one in sets), default=0)
         data = max(
             (FLOAT * (1 + samples) + LABEL) * _voxels(one.training) + (FLOAT + LABEL) * _voxels(one.validation)
             for one in self._folds
@@ -258,16 +295,18 @@ class Reckoning:
         mirrors = 2 ** len(config.evaluate.mirror_axes)
         seconds = 0.0
         for fold in self._folds:
-            seconds += mirrors * self._segmenting(fold.test, config.evaluate.overlap) + len(fold.test) * trials.scoring
+            decided = fold.validation if config.evaluate.postprocessing == "validated" else []
+            windows = self._segmenting([*fold.test, *decided], config.train, config.evaluate.overlap)
+            seconds += mirrors * windows + len(fold.test) * trials.scoring
         cells = len(config.arms) * len(config.seeds)
         largest = max(math.prod(case.grid.shape) for fold in self._folds for case in fold.test)
         classes = self._plan.manifest.label_count + 1
         data = 3 * FLOAT * classes * largest
         source = [math.prod(case.source_grid.shape) for fold in self._folds for case in fold.test]
-        windows = round(config.evaluate.window_batch * trials.patches * trials.segmenter.inference)
+        networks = round(config.evaluate.window_batch * trials.patches * trials.segmenter.inference)
         disk = cells * sum(source) // 20  # label maps compress well
         measured = f"windows and one case's metrics; {cells * len(self._folds)} segmenters"
-        return self._cost("evaluate", cells * seconds, measured, data + 20 * max(source), windows, disk)
+        return self._cost("evaluate", cells * seconds, measured, data + 20 * max(source), networks, disk)
 
 
 def prepare_seconds(plan: Plan, workspace: Workspace) -> float:
@@ -304,8 +343,23 @@ def _parts(config: Config, fold: Fold) -> int:
     return parts if parts > 1 else 0
 
 
+def _images(config: Config, fold: Fold) -> int:
+    """Images of a fold that its gate searches for copies."""
+    count = len(fold.training)
+    return min(max(config.gate.images, count), count + len(fold.unlabelled))
+
+
+def _making(trial: SetTrial, cases: Sequence[Case], axis: int) -> float:
+    """Seconds of one volume for each case."""
+    return sum(case.grid.shape[axis] for case in cases) * trial.slice_seconds + len(cases) * trial.finishing
+
+
+def _merges(arm: ArmConfig) -> bool:
+    return arm.merge not in ("none", "instead")
+
+
 def _numbers(
-    section: TrainConfig | DiffusionTrainingConfig | CodecTrainingConfig,
+    section: TrainConfig | DiffusionTrainingConfig | CodecTrainingConfig | Pix2PixTrainingConfig,
     batch: float,
     validated: float,
     pictured: float,

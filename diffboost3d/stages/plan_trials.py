@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffboost3d.augmentation.classical import ClassicalPlan, ClassicalStack
 from diffboost3d.cases.records import Manifest
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.diffusion.autoencoder import AutoencoderCodec, AutoencoderPlan, build_autoencoder
@@ -25,12 +24,18 @@ from diffboost3d.schema import ArmConfig, Config, DiffusionTrainingConfig
 from diffboost3d.seeds import generator
 from diffboost3d.segmentation.batches import PatchDataset, Size, TrainingCase
 from diffboost3d.segmentation.learning import SegmentationLearner
-from diffboost3d.segmentation.networks import build_network
+from diffboost3d.stages.arms import augmentations_of
 from diffboost3d.stages.generator_training import Generator, first_generator, slice_plan, untrained_generator
 from diffboost3d.stages.inputs import merge_plan, slice_axis
+from diffboost3d.stages.segmenters import network_spec, new_network, segmenter_loss
 from diffboost3d.stages.synthesis_work import sampling_plan
+from diffboost3d.stages.translators import translator_sizes
 from diffboost3d.synthesis.spectrum import with_spectrum_of
+from diffboost3d.synthesis.translated import TranslatedVolumes
 from diffboost3d.synthesis.volumes import NoisePlan, SlabPlan, VolumeSampler
+from diffboost3d.translation.batches import PairedSlices, PairedVolume
+from diffboost3d.translation.learning import AdversarialObjective
+from diffboost3d.translation.networks import Translator, build
 
 LOADED = (
     "monai.inferers",
@@ -52,6 +57,14 @@ class StepTrial:
     network: Trial
     sample_seconds: float
     voxels: int
+
+
+@dataclass(frozen=True)
+class SetTrial:
+    """Seconds of a set of synthetic volumes: of making one slice, and of what a whole volume goes through afterwards."""
+
+    slice_seconds: float
+    finishing: float
 
 
 def process_bytes() -> int:
@@ -130,9 +143,22 @@ def _autoencoder(config: Config) -> Any:
     return build_autoencoder(AutoencoderPlan(tuple(sizes.channels), sizes.latent_channels, sizes.layers_per_block))
 
 
+def try_translator(config: Config, manifest: Manifest, device: torch.device) -> tuple[StepTrial, Translator]:
+    """Of `train-pix2pix`, and the translator; a sample is a slice."""
+    axis, shapes = slice_axis(config, manifest), [case.grid.shape for case in manifest.cases]
+    size, plan = translator_sizes(config, manifest, shapes)
+    shape = _with_depth(np.max(shapes, axis=0).tolist(), axis, DEPTH)
+    control = generator(config.seed, "plan", "control").random((plan.control_channels, *shape), dtype=np.float32)
+    data = PairedSlices([PairedVolume(_image(config, shape), control)], size, axis, config.seed, "plan")
+    translator, discriminator = build(plan)
+    objective = AdversarialObjective(translator, discriminator, config.pix2pix.l1_weight)
+    network = try_training(objective, _batches(data), config.pix2pix.training.batch, device)
+    return StepTrial(network, seconds_each(data.__getitem__), size[0] * size[1]), translator
+
+
 def slice_seconds(config: Config, made: Generator, shape: Sequence[int], axis: int, device: torch.device) -> float:
     """Seconds that `synthesize` takes for a slice of such a volume: its own forecast, without waiting for other work."""
-    settings, said = config.synthesize, list[float]()
+    settings = config.synthesize
     sampler = VolumeSampler(
         *made,
         sampling_plan(settings),
@@ -144,10 +170,47 @@ def slice_seconds(config: Config, made: Generator, shape: Sequence[int], axis: i
         slabs=SlabPlan(settings.slab, settings.slab_overlap, settings.batch_voxels, settings.slab_blend),
     )
     made[0].eval()
+    return _said_seconds(sampler, shape, axis, device)
+
+
+def translated_seconds(
+    config: Config, translator: Translator, shape: Sequence[int], axis: int, device: torch.device
+) -> float:
+    """Seconds that `synthesize` takes for a slice that the GAN makes."""
+    volumes = TranslatedVolumes(translator.eval(), device, config.runtime.precision)
+    return _said_seconds(volumes, shape, axis, device)
+
+
+def _said_seconds(
+    sampler: VolumeSampler | TranslatedVolumes, shape: Sequence[int], axis: int, device: torch.device
+) -> float:
+    """What the sampler says of a slice, less the share of its time that other work took."""
+    said = list[float]()
     started = time.perf_counter()
     own = clocked(lambda: said.append(sampler.seconds_a_slice(shape, axis)), device)
     share = own / (time.perf_counter() - started)  # its own clock is the wall's
     return share * said[0]
+
+
+def try_set(
+    config: Config,
+    manifest: Manifest,
+    makers: tuple[Generator | None, Translator | None],
+    shape: Sequence[int],
+    device: torch.device,
+) -> SetTrial:
+    """Of making volumes of such a shape.
+
+    Args:
+        config: of the set. makers: the generator and the translator, where the run has them.
+    """
+    generator_, translator = makers
+    axis = slice_axis(config, manifest)
+    if config.synthesize.generator == "pix2pix":
+        assert translator is not None  # a run with such a set trains it
+        return SetTrial(translated_seconds(config, translator, shape, axis, device), 0.0)
+    assert generator_ is not None
+    return SetTrial(slice_seconds(config, generator_, shape, axis, device), finishing_seconds(config, shape))
 
 
 def finishing_seconds(config: Config, shape: Sequence[int]) -> float:
@@ -176,13 +239,17 @@ def search_seconds(config: Config, shape: Sequence[int], spacing_mm: Sequence[fl
 def try_segmenter(
     config: Config, manifest: Manifest, patch: Size, arguments: Mapping[str, Any], device: torch.device
 ) -> Trial:
-    """Of a segmenter's training on real patches; a sample is a patch."""
-    network = build_network(
-        config.network.name, manifest.spatial_dims, manifest.label_count + 1, patch, dict(arguments)
-    )
+    """Of a segmenter's training on real patches; a sample is a patch. `arguments` stand for the network's own."""
+    network = new_network(replace(network_spec(config, manifest, patch), arguments=arguments), config.seed)
     data = patches(config, manifest, ArmConfig(), patch)
-    labels = list(manifest.foreground)
-    learner = SegmentationLearner(network, data, [], labels, config.train.overlap, config.train.include_background)
+    learner = SegmentationLearner(
+        network,
+        data,
+        [],
+        list(manifest.foreground),
+        config.train.overlap,
+        **segmenter_loss(config.train, manifest),
+    )
     return try_training(learner.module, _batches(data), config.train.batch, device)
 
 
@@ -194,21 +261,13 @@ def patches(config: Config, manifest: Manifest, arm: ArmConfig, patch: Size) -> 
         label = generator(config.seed, "plan", "label", number).integers(0, manifest.label_count + 1, shape)
         images = (_image(config, shape, number), _image(config, shape, number + 2))
         cases.append(TrainingCase(images[0], label.astype(np.uint8), (images[1],)))
-    spacing_mm, classical = manifest.cases[0].grid.spacing_mm, config.classical
-    stack = ClassicalPlan(
-        classical.rotation_degrees,
-        (classical.scale[0], classical.scale[1]),
-        classical.spatial_probability,
-        classical.elastic_probability,
-        (classical.elastic_magnitude[0], classical.elastic_magnitude[1]),
-        tuple(classical.mirror_axes),
-    )
+    spacing_mm = manifest.cases[0].grid.spacing_mm
     return PatchDataset(
         cases,
         patch,
         spacing_mm,
-        merge_plan(config.merge, "synthetic" if arm.merge == "warped" else arm.merge, manifest),
-        ClassicalStack(stack, spacing_mm, manifest.spatial_dims) if arm.classical else None,
+        merge_plan(config.merge, _source(arm), manifest),
+        augmentations_of(config, arm, patch, spacing_mm, manifest.spatial_dims),
         config.train.foreground_probability,
         config.seed,
     )
@@ -216,13 +275,20 @@ def patches(config: Config, manifest: Manifest, arm: ArmConfig, patch: Size) -> 
 
 def patch_seconds(config: Config, manifest: Manifest, patch: Size) -> dict[str, float]:
     """Arm -> seconds that making one of its patches takes; arms of the same making are tried once."""
-    found: dict[tuple[str, bool], float] = {}
+    found: dict[tuple[str, bool, tuple[str, ...]], float] = {}
+    seconds = {}
     for name in config.arms:
         arm = config.arm[name]
-        if (arm.merge, arm.classical) not in found:
-            data = patches(config, manifest, arm, patch)
-            found[arm.merge, arm.classical] = seconds_each(data.__getitem__)
-    return {name: found[config.arm[name].merge, config.arm[name].classical] for name in config.arms}
+        making = _source(arm), arm.classical, tuple(arm.augmentations)
+        if making not in found:
+            found[making] = seconds_each(patches(config, manifest, arm, patch).__getitem__)
+        seconds[name] = found[making]
+    return seconds
+
+
+def _source(arm: ArmConfig) -> str:
+    """What real patches are merged with, as `merge_plan` calls it."""
+    return {"warped": "synthetic", "instead": "none"}.get(arm.merge, arm.merge)
 
 
 def scoring_seconds(config: Config, manifest: Manifest, shape: Sequence[int], spacing_mm: Sequence[float]) -> float:

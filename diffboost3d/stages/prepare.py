@@ -18,7 +18,7 @@ from diffboost3d.cases.atomic import write_json
 from diffboost3d.cases.checks import KEPT_UNLABELLED, check_pair
 from diffboost3d.cases.layouts import Folder, Pair, read_folder
 from diffboost3d.cases.preparation import Preparation
-from diffboost3d.cases.records import Case, Finding, Manifest
+from diffboost3d.cases.records import IGNORED, Case, Finding, Manifest
 from diffboost3d.cases.splits import draw_splits, patients_of, read_splits
 from diffboost3d.cases.workspace import RECORD, Workspace
 from diffboost3d.config import digest
@@ -44,6 +44,7 @@ class _Task:
 
     settings: PrepareConfig
     values: tuple[int, ...]
+    ignored: int | None
     preparation: Preparation
     slice_axis: int | None
     edge_operator: Callable[..., NDArray[np.float32]]
@@ -69,13 +70,18 @@ def run(config: Config, workspace: Workspace) -> None:
             f"! {folder.unlisted} images in {root / 'imagesTr'} are not listed in dataset.json; they are left out"
         )
     labels, from_files = _labels(config, folder)
-    surveyed, findings = _survey(config, folder, None if from_files else set(labels.values()))
+    ignored = config.data.ignore_label
+    if ignored in labels.values():
+        labels = {name: value for name, value in labels.items() if value != ignored}
+    known = None if from_files else {*labels.values(), *([] if ignored is None else [ignored])}
+    surveyed, findings = _survey(config, folder, known)
     if from_files:
-        labels = _found_labels(surveyed)
+        labels = _found_labels(surveyed, ignored)
     modality = config.data.modality or folder.modality or "image"
     task = _Task(
         config.prepare,
         tuple(labels.values()),
+        ignored,
         _preparation(config, surveyed, modality),
         config.diffusion.slice_axis,
         edges,
@@ -97,6 +103,7 @@ def run(config: Config, workspace: Workspace) -> None:
         licence=folder.licence,
         cases=tuple(cases),
         preparation=task.preparation,
+        ignore_label=ignored,
     )
     _refuse_mixed_dimensions(manifest)
     manifest.label_values(config.merge.mask_foreground_labels, "merge.mask_foreground_labels")  # now, not in hours
@@ -135,13 +142,15 @@ def _survey(config: Config, folder: Folder, known: set[int] | None) -> tuple[lis
     return usable, findings
 
 
-def _found_labels(surveyed: list[_Surveyed]) -> dict[str, int]:
+def _found_labels(surveyed: list[_Surveyed], ignored: int | None) -> dict[str, int]:
     """Names for the label values that the files have."""
-    foreground = sorted(set().union(*(one.label_values for one in surveyed)) - {0})
+    foreground = sorted(set().union(*(one.label_values for one in surveyed)) - {0, ignored})
     if not foreground:
         raise DataError("no label file has any foreground; nothing can be learned")
-    if len(foreground) > 255:
-        raise DataError(f"the label files have {len(foreground)} labels, at most 255 are supported; are they images?")
+    if len(foreground) > IGNORED - 1:
+        raise DataError(
+            f"the label files have {len(foreground)} labels, at most {IGNORED - 1} are supported; are they images?"
+        )
     return {"background": 0, **{f"label_{value}": value for value in foreground}}
 
 
@@ -208,7 +217,7 @@ def _prepare(workspace: Workspace, root: Path, pair: Pair, patient: str, task: _
         settings.label_interpolation,
         task.edge_facts,
         _slice_axis(task, grid) if settings.edges.operator == "hed" else None,
-        task.values,
+        task.values if task.ignored is None else (*task.values, "ignored", task.ignored),
         task.preparation.spacing_mm,
         dataclasses.asdict(intensity),
     )
@@ -240,7 +249,7 @@ def _write_prepared(workspace: Workspace, pair: Pair, array: NDArray[Any], case:
     write_prepared(workspace.prepared(case.id, "edge"), edges, case.grid)
     workspace.prepared(case.id, "label").unlink(missing_ok=True)  # the file may have gone since an earlier run
     if pair.label is not None:
-        label = _indexed(np.round(read(pair.label).array).astype(np.int64), task.values)
+        label = _indexed(np.round(read(pair.label).array).astype(np.int64), task.values, task.ignored)
         label = resample(label, case.source_grid, case.grid, settings.label_interpolation)
         write_prepared(workspace.prepared(case.id, "label"), label.astype(np.uint8), case.grid)
 
@@ -257,9 +266,10 @@ def _edge_facts(config: Config) -> dict[str, Any]:
     return {**dataclasses.asdict(edges), "hed_weights": None if used is None else _file_digest(Path(used))}
 
 
-def _indexed(label: NDArray[np.int64], values: tuple[int, ...]) -> NDArray[np.uint8]:
-    """The user's label values as 0, 1, 2, ... in the order of the manifest."""
-    return np.searchsorted(np.asarray(values), label).astype(np.uint8)
+def _indexed(label: NDArray[np.int64], values: tuple[int, ...], ignored: int | None) -> NDArray[np.uint8]:
+    """The user's label values as 0, 1, 2, ... in the order of the manifest, and `IGNORED` for those to ignore."""
+    indexed = np.searchsorted(np.asarray(values), label).astype(np.uint8)
+    return indexed if ignored is None else np.where(label == ignored, np.uint8(IGNORED), indexed)
 
 
 def _pair_of(values: list[float]) -> tuple[float, float]:

@@ -70,7 +70,11 @@ def _results(summary: dict[str, Any], caveat: str) -> Section:
         figures = (
             PageFigure(gain_plot(summary), "Forest plot of paired Dice differences", "Paired Dice differences."),
         )
-    text = caveat + "Mean over test cases with its 95 % bootstrap interval.\n\n" + "\n".join(verdicts)
+    text = (
+        caveat
+        + "Mean over test cases with its 95 % bootstrap interval; those of gains are over cases and seeds.\n\n"
+        + "\n".join(verdicts)
+    )
     return Section("Results", text + ("\n\n" + "\n".join(notes) if notes else ""), figures, arms_table(summary))
 
 

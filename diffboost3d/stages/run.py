@@ -7,17 +7,27 @@ import time
 from importlib import import_module
 
 from diffboost3d.cases.workspace import Workspace
-from diffboost3d.config import to_yaml
+from diffboost3d.config import of_set, synthetic_sets, to_yaml
 from diffboost3d.schema import Config
 
-STAGES = ("prepare", "train-codec", "pretrain", "finetune", "synthesize", "train", "evaluate", "report")
-SYNTHESIS = ("train-codec", "pretrain", "finetune", "synthesize")
+STAGES = (
+    "prepare",
+    "train-codec",
+    "pretrain",
+    "finetune",
+    "train-pix2pix",
+    "synthesize",
+    "train",
+    "evaluate",
+    "report",
+)
+DIFFUSION = {"train-codec", "pretrain", "finetune"}
 
 
 def run(config: Config, workspace: Workspace) -> None:
-    """Run the stages; those of synthesis only where an arm merges synthetic volumes, train-codec only where it is used."""
+    """Run the stages; those of synthesis only where an arm uses what they make, train-codec only where it is used."""
     begun = time.monotonic()
-    for stage in stages_of(config):
+    for stage in needed_stages(config):
         started = time.monotonic()
         workspace.write_config(stage, to_yaml(config))
         import_module(f"diffboost3d.stages.{stage.replace('-', '_')}").run(config, workspace)
@@ -26,19 +36,23 @@ def run(config: Config, workspace: Workspace) -> None:
     workspace.log(f"all: {_minutes(time.monotonic() - begun)}")
 
 
-def stages_of(config: Config) -> tuple[str, ...]:
-    """The stages that a run of this configuration has, in order."""
+def needed_stages(config: Config) -> tuple[str, ...]:
+    """The stages that the arms asked for need, in order."""
     unused = _unused(config)
     return tuple(stage for stage in STAGES if stage not in unused)
 
 
-def _unused(config: Config) -> tuple[str, ...]:
+def _unused(config: Config) -> set[str]:
     """Stages that nothing after them would read; an arm that merges warped real volumes needs none of synthesis."""
-    if not any(config.arm[name].merge == "synthetic" for name in config.arms):
-        return SYNTHESIS
+    generators = {of_set(config, name).synthesize.generator for name in synthetic_sets(config)}
+    unused = set() if generators else {"synthesize"}
+    if "pix2pix" not in generators:
+        unused.add("train-pix2pix")
+    if "diffusion" not in generators:
+        return unused | DIFFUSION
     diffusion = config.diffusion
     given = diffusion.family == "stable_diffusion" or diffusion.start_from or diffusion.codec.weights
-    return () if diffusion.codec.name == "vae" and not given else ("train-codec",)
+    return unused if diffusion.codec.name == "vae" and not given else unused | {"train-codec"}
 
 
 def _wait_for_everyone(config: Config) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffboost3d.cases.atomic import write_json
-from diffboost3d.cases.records import Case, Manifest
+from diffboost3d.cases.records import IGNORED, Case, Manifest
 from diffboost3d.cases.workspace import SEGMENTER, Workspace
 from diffboost3d.config import digest
 from diffboost3d.errors import DataError
@@ -89,19 +89,21 @@ def decide(
 
 
 def _truth(workspace: Workspace, manifest: Manifest, case: Case) -> NDArray[np.uint8]:
-    """The label file of a case on its own grid, as 0, 1, 2, ... in the manifest's order."""
+    """The label file of a case on its own grid, as 0, 1, 2, ... in the manifest's order, and `IGNORED`."""
     assert case.label is not None  # validation cases are labelled: `splits` sees to it
     path = workspace.source(manifest, case.label)
     label = read(path)
     if difference := case.source_grid.difference(label.grid):
         raise DataError(f"{path}: its grid is not that of {case.id} any more ({difference}); run `prepare` again")
-    values = np.asarray([*manifest.labels.values()])
-    return np.searchsorted(values, label.array.round().astype(np.int64)).astype(np.uint8)
+    whole = label.array.round().astype(np.int64)
+    indexed = np.searchsorted(np.asarray([*manifest.labels.values()]), whole).astype(np.uint8)
+    return indexed if manifest.ignore_label is None else np.where(whole == manifest.ignore_label, IGNORED, indexed)
 
 
 def _dice(found: NDArray[np.uint8], truth: NDArray[np.uint8], manifest: Manifest) -> dict[str, float]:
-    """Dice of each label; 1 where it is in neither, as in `evaluation.metrics`."""
+    """Dice of each label over the voxels that are not ignored; 1 where it is in neither, as in `evaluation.metrics`."""
     scores = {}
+    found = np.where(truth == IGNORED, 0, found)
     for label, value in manifest.foreground.items():
         one, other = found == value, truth == value
         both = int(one.sum()) + int(other.sum())

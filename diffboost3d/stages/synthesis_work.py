@@ -13,6 +13,7 @@ from diffboost3d.diffusion.sampling import SamplingPlan
 from diffboost3d.errors import WorkspaceError
 from diffboost3d.imaging.files import ending_like, ending_of
 from diffboost3d.schema import SynthesizeConfig
+from diffboost3d.synthesis.translated import TranslatedVolumes
 from diffboost3d.synthesis.volumes import VolumeSampler
 
 MARGIN = 1.1  # synthetic volumes compress about as well as their sources
@@ -42,7 +43,7 @@ def groups_of(
     missing: Sequence[SyntheticRecord],
     manifest: Manifest,
     axis: int,
-    sampler: VolumeSampler,
+    sampler: VolumeSampler | TranslatedVolumes,
 ) -> list[Group]:
     """The groups that have something missing; `records` are in the order of their cases."""
     lacking = {(record.case, record.sample) for record in missing}

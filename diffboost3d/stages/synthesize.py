@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from diffboost3d.cases.atomic import write_json
 from diffboost3d.cases.records import Case, Manifest, SyntheticRecord
 from diffboost3d.cases.workspace import Workspace, now
-from diffboost3d.config import digest
+from diffboost3d.config import DEFAULT_SET, digest, of_set, synthetic_sets
 from diffboost3d.diffusion.looks import LOOKS
 from diffboost3d.diffusion.text import fill_templates, require_fitting
 from diffboost3d.diffusion.weights import load_generator
@@ -27,7 +27,7 @@ from diffboost3d.stages.anatomies import Anatomies
 from diffboost3d.stages.blueprints import Blueprint, blueprint_of, blueprint_of_case, control_of_blueprint
 from diffboost3d.stages.gating import clear_rejected, gate_digest, give_up, judged, open_gate, tally
 from diffboost3d.stages.generator_training import require_generator
-from diffboost3d.stages.inputs import accelerator_of, cases_of, second_axis, slice_axis
+from diffboost3d.stages.inputs import accelerator_of, cases_of, sampling_settings, second_axis, slice_axis
 from diffboost3d.stages.noise import with_measured_noise
 from diffboost3d.stages.synthesis_work import (
     Group,
@@ -38,17 +38,23 @@ from diffboost3d.stages.synthesis_work import (
     sampling_plan,
     shares,
 )
+from diffboost3d.stages.translators import as_translated, require_translator, translated_volumes
 from diffboost3d.synthesis.gate import Gate
+from diffboost3d.synthesis.translated import TranslatedVolumes
 from diffboost3d.synthesis.units import KeepPlan, RealVolume, in_source_units, real_of_anatomy, real_of_file
 from diffboost3d.synthesis.volumes import NoisePlan, SampleRequest, SecondPlanePlan, SlabPlan, VolumeSampler
 
 
 def run(config: Config, workspace: Workspace) -> None:
-    """Synthesize for every fold; `finetune` must have finished. Finished samples are kept."""
+    """Synthesize for every fold the sets that the arms use, the default one if none; finished samples are kept.
+
+    `finetune` must have finished, and `train-pix2pix` for a set that it makes.
+    """
     manifest = workspace.read_manifest()
     accelerator = accelerator_of(config)
-    for fold in config.folds:
-        _run_fold(config, workspace, manifest, accelerator, fold)
+    for name in synthetic_sets(config) or [DEFAULT_SET]:
+        for fold in config.folds:
+            _run_fold(of_set(config, name), workspace.of_set(name), manifest, accelerator, fold)
 
 
 def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelerator: Any, fold: int) -> None:
@@ -57,20 +63,25 @@ def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelera
     started = now()
     split = workspace.read_split(fold)
     cases = cases_of(manifest, split.training)
-    config = with_measured_noise(config, workspace, manifest, cases)
     anatomies = Anatomies(config, workspace, manifest, split, fold)
-    model = require_generator(config, workspace, workspace.finetuned(fold), "finetune")
+    title = f"synthesize {workspace.synthetic_set} fold {fold}".replace("  ", " ")
+    if _translates(config):
+        model = require_translator(config, workspace, fold)
+    else:
+        config = with_measured_noise(config, workspace, manifest, cases)
+        model = require_generator(config, workspace, workspace.finetuned(fold), "finetune")
     judged_by = gate_digest(config, manifest, workspace.read_split(fold), model)
     records = [
         _record(config, manifest, case, fold, sample, model, anatomies.digest(case, sample), judged_by)
         for case in cases
         for sample in range(config.synthesize.samples)
     ]
-    open_records = [record for record in records if not _is_done(workspace, record)]
     own = digest([record.digest for record in records])
+    current = workspace.is_current(workspace.synthetic(fold), own)
+    open_records = [record for record in records if not _is_done(workspace, record)]
     accelerator.wait_for_everyone()  # nobody makes what another still counts
-    if workspace.is_current(workspace.synthetic(fold), own) and not open_records:
-        workspace.log(f"synthesize fold {fold}: {len(records)} volumes done already")
+    if current and not open_records:
+        workspace.log(f"{title}: {len(records)} volumes done already")
         return
     needed = disk_needed(workspace, manifest, open_records)
     free = require_disk(workspace, needed)
@@ -81,11 +92,11 @@ def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelera
     done = len(records) - len(open_records)
     if rank == 0:
         said = forecast(parts, _seconds_a_voxel(sampler, parts[0], axis), needed, free, done)
-        workspace.log(f"synthesize fold {fold}: {said}")
+        workspace.log(f"{title}: {said}")
     sampled = partial(_sampled, config, workspace, manifest, sampler, fold, model)
     gate = open_gate(config, workspace, manifest, accelerator, fold, model, sampled)
     bar = tqdm(
-        desc=f"synthesize fold {fold}, {len(records)} volumes of {len(cases)} cases",
+        desc=f"{title}, {len(records)} volumes of {len(cases)} cases",
         unit="volume",
         initial=done,
         total=done + sum(len(group.missing) for group in parts[rank]),
@@ -102,7 +113,7 @@ def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelera
     accelerator.wait_for_everyone()
 
 
-def _seconds_a_voxel(sampler: VolumeSampler, groups: list[Group], axis: int) -> float:
+def _seconds_a_voxel(sampler: VolumeSampler | TranslatedVolumes, groups: list[Group], axis: int) -> float:
     """Of denoising, by a short trial of the first group."""
     if not groups:
         return 0.0
@@ -125,12 +136,10 @@ def _record(
     Args:
         anatomy: digest of what decides its shapes. judged_by: digest of the gate; "": there is none.
     """
-    settings = dataclasses.asdict(config.synthesize) | {"anatomy": anatomy}
-    for nothing_about_a_volume in ("samples", "memory_gb"):
-        settings.pop(nothing_about_a_volume)
+    settings = sampling_settings(config.synthesize) | {"anatomy": anatomy}
     seed = seed_of(config.seed, "synthesize", fold, case.id, sample)
     made_of = [settings, model, case.digest, manifest.prompt, seed, config.runtime.precision]
-    return SyntheticRecord(
+    record = SyntheticRecord(
         case=case.id,
         fold=fold,
         sample=sample,
@@ -147,10 +156,18 @@ def _record(
         unit=case.intensity.unit,
         noise=config.synthesize.noise,
     )
+    return as_translated(record) if _translates(config) else record
+
+
+def _translates(config: Config) -> bool:
+    """Whether it is the GAN that makes the volumes."""
+    return config.synthesize.generator == "pix2pix"
 
 
 def _look(config: Config, seed: int) -> str:
     """The appearance word of a sample, or ""."""
+    if _translates(config):
+        return ""  # the GAN reads no text
     random = generator(seed, "look")
     return str(random.choice(list(LOOKS))) if random.random() < config.synthesize.looks else ""
 
@@ -165,7 +182,11 @@ def _is_done(workspace: Workspace, record: SyntheticRecord) -> bool:
     return found["digest"] == record.digest and all((path.parent / name).is_file() for name in files)
 
 
-def _sampler(config: Config, workspace: Workspace, manifest: Manifest, accelerator: Any, fold: int) -> VolumeSampler:
+def _sampler(
+    config: Config, workspace: Workspace, manifest: Manifest, accelerator: Any, fold: int
+) -> VolumeSampler | TranslatedVolumes:
+    if _translates(config):
+        return translated_volumes(config, workspace, accelerator, fold, _scratch(config, workspace))
     denoiser, scheduler, codec = load_generator(workspace.finetuned(fold))
     denoiser.spare_memory(config.diffusion.attention_slicing, gradient_checkpointing=False)
     settings = config.synthesize
@@ -207,7 +228,7 @@ def _synthesize(
     config: Config,
     workspace: Workspace,
     manifest: Manifest,
-    sampler: VolumeSampler,
+    sampler: VolumeSampler | TranslatedVolumes,
     anatomies: Anatomies,
     gate: Gate | None,
     group: Group,
@@ -267,7 +288,7 @@ def _sampled(
     config: Config,
     workspace: Workspace,
     manifest: Manifest,
-    sampler: VolumeSampler,
+    sampler: VolumeSampler | TranslatedVolumes,
     fold: int,
     model: str,
     case: Case,

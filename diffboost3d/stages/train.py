@@ -6,17 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from diffboost3d.augmentation.classical import ClassicalPlan, ClassicalStack
 from diffboost3d.cases.records import Case, Manifest, Split
-from diffboost3d.cases.workspace import SEGMENTER, Workspace, now
-from diffboost3d.config import digest
-from diffboost3d.errors import ConfigError
+from diffboost3d.cases.workspace import LAST_SEGMENTER, SEGMENTER, Workspace, now
+from diffboost3d.config import digest, of_set
+from diffboost3d.errors import ConfigError, DataError
 from diffboost3d.schema import ArmConfig, Config
-from diffboost3d.seeds import seed_of
-from diffboost3d.segmentation.batches import PatchDataset, Size, TrainingCase, patch_size
+from diffboost3d.segmentation.batches import PatchDataset, TrainingCase
 from diffboost3d.segmentation.learning import SegmentationLearner
-from diffboost3d.segmentation.networks import build_network
+from diffboost3d.segmentation.networks import NetworkSpec
+from diffboost3d.segmentation.weights import save_segmenter
 from diffboost3d.stages.anatomies import Anatomies, in_anatomy
+from diffboost3d.stages.arms import augmentations_of
 from diffboost3d.stages.inputs import (
     accelerator_of,
     accepted_records,
@@ -28,7 +28,8 @@ from diffboost3d.stages.inputs import (
     training_plan,
     without_intervals,
 )
-from diffboost3d.training import fit, save_tensors
+from diffboost3d.stages.segmenters import network_spec, new_network, segmenter_loss, training_patch
+from diffboost3d.training import fit, last_weights
 
 
 def run(config: Config, workspace: Workspace) -> None:
@@ -55,7 +56,8 @@ def _run_cell(
     started = now()
     arm = config.arm[name]
     folder = workspace.segmenter(fold, name, seed)
-    synthetic = _synthetic_records(config, workspace, split, fold) if arm.merge == "synthetic" else {}
+    workspace, config = workspace.of_set(arm.synthetic_set), of_set(config, arm.synthetic_set)
+    synthetic = _synthetic_records(config, workspace, split, fold) if arm.merge in ("synthetic", "instead") else {}
     without = [case for case, records in synthetic.items() if not records]
     anatomies = Anatomies(config, workspace, manifest, split, fold) if arm.merge == "warped" else None
     own = _digest(config, manifest, split, arm, seed, workspace, fold, synthetic, anatomies)
@@ -64,34 +66,28 @@ def _run_cell(
         workspace.log(f"{title}: done already")
         return
     if without:
-        workspace.log(f"{title}: no accepted synthetic volume of {', '.join(without)}; merged with nothing")
+        instead = "left out" if arm.merge == "instead" else "merged with nothing"
+        workspace.log(f"{title}: no accepted synthetic volume of {', '.join(without)}; {instead}")
     training = [
         _warped(config, workspace, case, anatomies)
         if anatomies
         else _load(workspace, manifest, case, [*synthetic.get(case.id, {}).values()])
         for case in cases_of(manifest, split.training)
     ]
+    if arm.merge == "instead":
+        training = _without_real(training, title)
     validation = [_load(workspace, manifest, case, []) for case in cases_of(manifest, split.validation)]
-    wanted = config.train
-    patch = patch_size(
-        [case.label.shape for case in training],
-        config.network.divisor,
-        wanted.max_patch,
-        wanted.patch_share,
-        wanted.patch,
-    )
-    learner = _learner(config, manifest, arm, training, validation, patch, seed)
+    patch = training_patch(config.train, config.network, [case.label.shape for case in training])
+    spec = network_spec(config, manifest, patch)
+    learner = _learner(config, manifest, arm, training, validation, spec, seed)
     plan = training_plan(config.train, seed, config.runtime.workers)
-    facts = fit(learner, plan, folder, own, accelerator, title, workspace.log)
+    hparams = {"network": spec.name, "loss": config.train.loss, "arm": name, "fold": fold, "patch": str(patch)}
+    facts = fit(learner, plan, folder, own, accelerator, title, workspace.log, hparams)
     if accelerator.is_main_process:
-        description: dict[str, Any] = {
-            "network": config.network.name,
-            "arguments": config.network.arguments,
-            "patch": patch,
-        }
-        description |= {"classes": manifest.label_count + 1, "spatial_dims": manifest.spatial_dims}
-        save_tensors(folder / SEGMENTER, learner.network.state_dict(), description)
-        facts |= {"preparation": digest(manifest.preparation), **description}
+        save_segmenter(folder / SEGMENTER, learner.network.state_dict(), spec)
+        last = {name.removeprefix("network."): one for name, one in last_weights(folder).items()}
+        save_segmenter(folder / LAST_SEGMENTER, {**learner.network.state_dict(), **last}, spec)
+        facts |= {"preparation": digest(manifest.preparation), **spec.facts()}
         workspace.finish(folder, "train", own, started, arm=name, fold=fold, seed=seed, **facts)
     accelerator.wait_for_everyone()
 
@@ -121,8 +117,9 @@ def _digest(
         without_intervals(config.train),
         config.network,
         arm,
-        config.merge if arm.merge != "none" else None,
+        config.merge if arm.merge not in ("none", "instead") else None,
         config.classical if arm.classical else None,
+        *([config.augmentations] if arm.augmentations else []),
         seed,
         config.runtime.precision,
         [case.digest for case in cases],
@@ -152,10 +149,22 @@ def _load(workspace: Workspace, manifest: Manifest, case: Case, synthetic: list[
         prepared(workspace, case, "label"),
         tuple(prepared_again(folder / record["path"], case) for folder, record in found),
         tuple(
-            label_again(folder / record["label"], case, list(manifest.labels.values())) if record.get("label") else None
+            label_again(folder / record["label"], case, manifest.values) if record.get("label") else None
             for folder, record in found
         ),
     )
+
+
+def _without_real(cases: list[TrainingCase], title: str) -> list[TrainingCase]:
+    """The synthetic volumes as cases of their own."""
+    alone = [
+        TrainingCase(image, case.label if own is None else own)
+        for case in cases
+        for image, own in zip(case.synthetic, case.synthetic_labels, strict=True)
+    ]
+    if not alone:
+        raise DataError(f"{title}: the gate accepted no synthetic volume, and this arm trains on nothing else")
+    return alone
 
 
 def _warped(config: Config, workspace: Workspace, case: Case, anatomies: Anatomies) -> TrainingCase:
@@ -172,37 +181,23 @@ def _learner(
     arm: ArmConfig,
     training: list[TrainingCase],
     validation: list[TrainingCase],
-    patch: Size,
+    spec: NetworkSpec,
     seed: int,
 ) -> SegmentationLearner:
-    import torch
-
     spacing_mm = manifest.cases[0].grid.spacing_mm
-    classical = config.classical
-    source = "synthetic" if arm.merge == "warped" else arm.merge
-    plan = merge_plan(config.merge, source, manifest)
-    stack = ClassicalPlan(
-        classical.rotation_degrees,
-        (classical.scale[0], classical.scale[1]),
-        classical.spatial_probability,
-        classical.elastic_probability,
-        (classical.elastic_magnitude[0], classical.elastic_magnitude[1]),
-        tuple(classical.mirror_axes),
-    )
+    source = {"warped": "synthetic", "instead": "none"}.get(arm.merge, arm.merge)
+    patches = config.train.steps * config.train.accumulation * config.train.batch
+    plan = merge_plan(config.merge, source, manifest, patches)
     dataset = PatchDataset(
         training,
-        patch,
+        spec.patch,
         spacing_mm,
         plan,
-        ClassicalStack(stack, spacing_mm, manifest.spatial_dims) if arm.classical else None,
+        augmentations_of(config, arm, spec.patch, spacing_mm, manifest.spatial_dims),
         config.train.foreground_probability,
         seed,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(seed, "segmenter"))
-        network = build_network(
-            config.network.name, manifest.spatial_dims, manifest.label_count + 1, patch, config.network.arguments
-        )
+    network, labels = new_network(spec, seed), list(manifest.foreground)
     return SegmentationLearner(
-        network, dataset, validation, list(manifest.foreground), config.train.overlap, config.train.include_background
+        network, dataset, validation, labels, config.train.overlap, **segmenter_loss(config.train, manifest)
     )

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffboost3d.cases.records import IGNORED
 from diffboost3d.evaluation.memorisation import DetailIndex, Places, correlation, shared_detail, upper_limit
 
 Float = NDArray[np.float32]
@@ -127,8 +128,12 @@ class Gate:
 
 # --- figures ---------------------------------------------------------------------------------------------------------
 def label_dice(predicted: NDArray[Any], truth: NDArray[Any], labels: Mapping[str, int]) -> dict[str, float]:
-    """{"dice": mean, "dice LABEL": of each}; labels that are in neither are left out, and the mean where none is left."""
+    """{"dice": mean, "dice LABEL": of each}; labels that are in neither are left out, and the mean where none is left.
+
+    Voxels that are to be ignored in the truth count in none.
+    """
     found = {}
+    predicted = np.where(truth == IGNORED, 0, predicted)
     for name, value in labels.items():
         one, other = predicted == value, truth == value
         if size := int(one.sum()) + int(other.sum()):

@@ -247,3 +247,13 @@ def test_scoring_prints_no_warnings(recwarn):
     for a, b in itertools.product([volume(), volume((1, 1, 1))], repeat=2):
         score(a, b)
     assert not [str(w.message) for w in recwarn]
+
+
+def test_voxels_to_ignore_are_in_no_score():
+    truth = np.zeros((6, 4, 3), int)
+    truth[:2], truth[4:] = 1, 255
+    prediction = np.where(truth == 255, 1, truth)
+    labels = {"background": 0, "ball": 1}
+    found = score_labels(prediction, truth, labels, (1.0, 1.0, 2.0), 1.0, ignored=255)
+    assert found == {"ball": {"dice": 1.0, "hd95": 0.0, "assd": 0.0, "nsd": 1.0}}
+    assert score_labels(prediction, truth, labels, (1.0, 1.0, 2.0), 1.0)["ball"]["dice"] == pytest.approx(2 / 3)

@@ -128,3 +128,14 @@ def test_control_made_slice_by_slice_is_that_of_the_whole_volume(axis, control, 
         else:
             middle = np.moveaxis(edge, axis, 0)[first:stop] + boundaries[first:stop].sum(axis=1)
             np.testing.assert_array_equal(part[:, neighbours], np.clip(middle, 0, 1))
+
+
+@pytest.mark.parametrize("neighbours", [0, 1])
+def test_edges_alone_follow_no_label(neighbours):
+    edge = np.random.default_rng(0).random((6, 5, 4)).astype(np.float32)
+    label = np.zeros((6, 5, 4), np.uint8)
+    label[2:4, 2:4, 1:3] = 1
+    made = control_image(edge, label, [1, 2], 2, neighbours, "edges")
+    assert made.shape[0] == control_channels(2, neighbours, "edges") == 2 * neighbours + 1
+    assert np.array_equal(made[neighbours], edge)
+    assert np.array_equal(made, control_image(edge, None, [1, 2], 2, neighbours, "edges"))

@@ -84,6 +84,7 @@ class PlaneLearner:
 def run(folder, accelerator, learner=None, plan=PLAN, digest="d", log=lambda line: None):
     learner = learner or PlaneLearner()
     facts = fit(learner, plan, folder, digest, accelerator, "toy", log)
+    facts.pop("data_wait_share")  # the clock on the wall is of this very run
     return learner, facts
 
 

@@ -18,7 +18,7 @@ SPACING = (1.2, 1.0, 2.5)
 NONE = MergePlan("none", 0.6, (4,), None, 0.0, "image")
 SYNTHETIC = MergePlan("synthetic", 0.5, (4,), None, 0.0, "image")
 REAL = MergePlan("real", 0.5, (4,), None, 0.0, "image")
-CLASSICAL = ClassicalStack(ClassicalPlan(30.0, (0.7, 1.4), 0.5, 0.0, (0.0, 1.0), (0, 1, 2)), SPACING, 3)
+CLASSICAL = ClassicalStack(ClassicalPlan(rotation_probability=0.5), (8, 8, 4), SPACING, 3)
 
 
 def case(number, shape=(16, 18, 8), synthetic=2):
@@ -33,7 +33,7 @@ def case(number, shape=(16, 18, 8), synthetic=2):
 
 def patches(merge=NONE, classical=None, foreground=0.5, seed=0, patch=(8, 8, 4), cases=None):
     cases = cases or [case(0), case(1), case(2)]
-    return PatchDataset(cases, patch, SPACING, merge, classical, foreground, seed)
+    return PatchDataset(cases, patch, SPACING, merge, [classical] if classical else [], foreground, seed)
 
 
 def same(first, second):
@@ -58,6 +58,28 @@ def test_the_classical_stack_is_keyed_by_the_number_too():
     first, again = patches(SYNTHETIC, CLASSICAL), patches(SYNTHETIC, CLASSICAL)
     for number in (3, 1, 3):
         assert same(first[number], again[number])
+
+
+def test_augmentation_reads_what_really_lies_around_the_patch():
+    """Nothing moves, so the patch is the one without augmentation, whatever is read around it."""
+    still = replace(ClassicalPlan(), rotation_degrees=0.0, scale=(1.0, 1.0), rotation_probability=1.0, mirror_axes=())
+    names = ("noise", "blur", "brightness", "contrast", "low_resolution", "inverted_gamma", "gamma")
+    still = replace(still, **{f"{name}_probability": 0.0 for name in names})
+    stack = ClassicalStack(still, (8, 8, 4), SPACING, 3)
+    assert stack.reach != (8, 8, 4)
+    for number in range(10):
+        moved, alone = patches(SYNTHETIC, stack)[number], patches(NONE)[number]
+        assert torch.equal(moved["label"], alone["label"])  # synthetic ones have it too
+        torch.testing.assert_close(patches(NONE, stack)[number]["image"], alone["image"], rtol=1e-4, atol=0)
+
+
+def test_the_share_of_merged_patches_may_fall_through_the_training():
+    plan = replace(SYNTHETIC, alpha=0.0, probability=1.0, last_probability=0.0, patches=200)
+    assert [plan.probability_at(number) for number in (0, 199, 500)] == [1.0, 0.0, 0.0]
+    items = patches(plan)
+    merged = [bool((items[number]["image"] < -1.5).any()) for number in range(200)]
+    assert sum(merged[:50]) > 35
+    assert sum(merged[150:]) < 15
 
 
 def test_a_sample_leaves_torchs_generator_as_it_was():
@@ -218,7 +240,7 @@ def test_types_are_those_of_the_loss():
 
 def test_two_dimensional_cases_stay_flat():
     flat = [case(number, (16, 18, 1)) for number in range(3)]
-    stack = ClassicalStack(ClassicalPlan(30.0, (0.7, 1.4), 0.5, 0.5, (0.0, 1.0), (0, 1)), (1.0, 1.0, 1.0), 2)
+    stack = ClassicalStack(ClassicalPlan(elastic_probability=0.5), (8, 8, 1), (1.0, 1.0, 1.0), 2)
     for merge in (NONE, SYNTHETIC, REAL):
         sample = patches(merge, stack, cases=flat, patch=(8, 8, 1))[0]
         assert sample["image"].shape == sample["label"].shape == (1, 8, 8, 1)

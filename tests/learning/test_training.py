@@ -14,7 +14,16 @@ import torch
 from plane_learner import PLAN, CutOffError, Plane, PlaneLearner, checkpoint, run, same
 
 from diffboost3d.errors import ConfigError
-from diffboost3d.training import AveragedWeights, fit, load_tensors, make_accelerator, save_tensors
+from diffboost3d.training import (
+    AveragedWeights,
+    fit,
+    last_weights,
+    load_tensors,
+    make_accelerator,
+    make_optimizer,
+    save_tensors,
+    scalars,
+)
 
 
 @pytest.mark.parametrize("cut", range(PLAN.steps))
@@ -253,12 +262,12 @@ def test_a_batch_that_processes_cannot_share_is_refused_in_one_line(tmp_path):
 
 @pytest.mark.parametrize(("processes", "batch"), [(2, 4), (3, 6)])
 def test_processes_share_every_batch_without_overlap(tmp_path, accelerator, monkeypatch, processes, batch):
-    from diffboost3d import training
+    from diffboost3d.training import loop
 
     plan = replace(PLAN, batch=batch, accumulation=2)
     shares = []
     for rank in range(processes):
-        one = training._Run(PlaneLearner(), plan, tmp_path, "d", accelerator)
+        one = loop._Run(PlaneLearner(), plan, tmp_path, "d", accelerator)
         one.accelerator = SimpleNamespace(
             process_index=rank, num_processes=processes, device=torch.device("cpu"), is_main_process=False
         )
@@ -313,3 +322,67 @@ def test_a_device_that_is_not_there_is_refused_in_one_line(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"runtime\.device=cuda is not on this machine; there is: cpu"):
         make_accelerator("cuda", "no")
+
+
+# --- SGD, poly, waiting ----------------------------------------------------------------------------------------------
+def test_a_power_of_the_share_left_follows_the_warm_up():
+    plan = replace(PLAN, steps=12, warmup_steps=2, learning_rate=0.8, schedule="poly", poly_power=0.5)
+    assert [plan.rate_at(step) for step in (0, 1, 2)] == pytest.approx([0.4, 0.8, 0.8])
+    assert plan.rate_at(7) == pytest.approx(0.8 * math.sqrt(0.5))
+    assert plan.rate_at(12) == 0.0
+
+
+def test_sgd_takes_nesterov_steps_of_known_size():
+    weight = torch.nn.Parameter(torch.tensor(1.0))
+    plan = replace(PLAN, optimizer="sgd", learning_rate=0.1, momentum=0.5, weight_decay=0.0)
+    optimizer = make_optimizer(plan, [weight])
+    for _ in range(2):
+        weight.grad = torch.tensor(2.0)
+        optimizer.step()
+    # the first step: gradient 2, velocity 2, 2 + 0.5 * 2; the second: velocity 3, 2 + 0.5 * 3
+    assert float(weight.detach()) == pytest.approx(1 - 0.1 * 3 - 0.1 * 3.5)
+
+
+@pytest.mark.parametrize("cut", [1, 4, 6])
+def test_a_run_by_sgd_cut_off_and_resumed_ends_bit_identical(tmp_path, accelerator, cut):
+    plan = replace(PLAN, optimizer="sgd", schedule="poly", ema_decay=0.0)
+    undisturbed, facts = run(tmp_path / "whole", accelerator, plan=plan)
+    with pytest.raises(CutOffError):
+        run(tmp_path / "cut", accelerator, PlaneLearner(cut_at=cut * plan.batch), plan)
+    resumed, resumed_facts = run(tmp_path / "cut", accelerator, plan=plan)
+    assert same(undisturbed.module.state_dict(), resumed.module.state_dict())
+    assert resumed_facts == facts
+    assert same(checkpoint(tmp_path / "whole")[0], checkpoint(tmp_path / "cut")[0])
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_the_last_weights_are_those_that_the_last_validation_saw(tmp_path, accelerator, decay):
+    scores = [{"score": 0.9}, {"score": 0.2}, {"score": 0.2}, {"score": 0.1}]
+    learner, _ = run(tmp_path, accelerator, PlaneLearner(scores=scores), replace(PLAN, ema_decay=decay))
+    assert same(last_weights(tmp_path), learner.validated[-1])
+    assert not same(learner.module.state_dict(), last_weights(tmp_path))
+
+
+def test_the_share_of_waiting_is_that_of_the_clock(monkeypatch):
+    now = iter([0.0, 1.0, 4.0, 10.0, 10.0, 10.0, 10.0, 20.0])
+    monkeypatch.setattr(scalars.time, "perf_counter", lambda: next(now))
+    waiting = scalars.Waiting()
+    assert waiting.share is None
+    for _ in range(2):  # of 10 seconds each; 3 and 0 of them waiting
+        with waiting.step(), waiting.data():
+            pass
+    assert waiting.share == pytest.approx(3 / 20)
+
+
+def test_the_record_says_how_much_was_waited(tmp_path, accelerator):
+    facts = fit(PlaneLearner(), PLAN, tmp_path, "d", accelerator, "toy", print)
+    assert 0 < facts["data_wait_share"] < 1
+    again = fit(PlaneLearner(), PLAN, tmp_path, "d", accelerator, "toy", print)
+    assert again["data_wait_share"] is None  # it was finished
+
+
+def test_settings_are_in_tensorboard(tmp_path, accelerator):
+    fit(PlaneLearner(), PLAN, tmp_path, "d", accelerator, "toy", print, {"network": "plane", "patch": [1, 2]})
+    content = events(tmp_path).SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    for word in (b"learning_rate", b"adamw", b"plane", b"[1, 2]"):
+        assert word in content

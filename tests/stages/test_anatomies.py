@@ -202,7 +202,7 @@ def test_the_whole_way_with_own_labels_and_without_a_generator(tmp_path):
             written, real = nib.load(label), nib.load(workspace.source(manifest, case.image))
             assert_array_equal(written.affine, real.affine)
             assert set(np.unique(np.asarray(written.dataobj))) == set(LABELS.values())
-            again = label_again(label, case, list(manifest.labels.values()))
+            again = label_again(label, case, manifest.values)
             assert_array_equal(again, in_anatomy(workspace, case, drawn)[1])
     assert owned > 3
     before = {path: path.read_bytes() for path in workspace.synthetic(0).rglob("*.nii.gz")}

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import pytest
+import torch
 import yaml
 from tiny_folders import GATE, NETWORK, TINY, write_pictures, write_volumes
 
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.cli import main
-from diffboost3d.config import compose, read_plan, to_plain, with_values
+from diffboost3d.config import compose, configs_folder, read_plan, to_plain, with_values
 from diffboost3d.errors import ConfigError
+from diffboost3d.planning import trials
 from diffboost3d.planning.machine import Machine
 from diffboost3d.stages.plan import cost_lines
-from diffboost3d.stages.plan_choices import Plan, choose_grid
+from diffboost3d.stages.plan_choices import Plan, choose_grid, choose_segmenter, segmenter_patch
+from diffboost3d.stages.plan_trials import patches
 
 WORDS = tuple(word for word in TINY if word not in (NETWORK, "network.divisor=4")) + GATE
 
@@ -86,6 +90,69 @@ def test_a_planned_segmenter_trains_and_evaluates(planned) -> None:
     words = [*words, f"plan={workspace.plan_path}", "arms=[none]"]
     assert main(["train", *words]) == 0
     assert main(["evaluate", *words]) == 0
+
+
+def test_sets_of_both_generators_and_arms_of_every_kind_are_reckoned(planned, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(trials, "SECONDS", 0.0)  # one step each
+    workspace, words = planned["volumes"]
+    shutil.copytree(workspace.root, tmp_path / "ws")
+    words = [
+        *words,
+        f"workspace={tmp_path / 'ws'}",
+        "arms=[none,classical,cutmix,warp_only,diffboost,diffboost_anatomy,synthetic_only_classical,pix2pix,blur]",
+        "synthesize.anatomy={same: 0.5, warped: 0.5}",
+        "pix2pix.channels=4",
+        "evaluate.postprocessing=validated",
+    ]
+    assert main(["plan", *words]) == 0
+    record = json.loads((tmp_path / "ws" / "plan.json").read_text(encoding="utf-8"))
+    stages = [cost["stage"] for cost in record["costs"] if cost["seconds"] > 0]
+    assert stages == ["pretrain", "finetune", "train-pix2pix", "synthesize", "train", "evaluate", "run"]
+    assert set(record["trials"]["sets"]) == {"default", "anatomy", "pix2pix"}
+    assert all(one["slice_seconds"] > 0 for one in record["trials"]["sets"].values())
+
+
+def test_a_run_of_pix2pix_alone_needs_no_generator(planned, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(trials, "SECONDS", 0.0)
+    workspace, words = planned["pictures"]
+    shutil.copytree(workspace.root, tmp_path / "ws")
+    assert main(["plan", *words, f"workspace={tmp_path / 'ws'}", "arms=[pix2pix]", "train.whole=true"]) == 0
+    record = json.loads((tmp_path / "ws" / "plan.json").read_text(encoding="utf-8"))
+    assert [cost["stage"] for cost in record["costs"]] == [
+        "prepare",
+        "train-pix2pix",
+        "synthesize",
+        "train",
+        "evaluate",
+        "run",
+    ]
+    assert any("train.whole" in note for note in record["notes"])
+    assert not any(choice["key"] == "train.patch" for choice in record["choices"])
+
+
+def test_patches_of_every_arm_can_be_tried(planned) -> None:
+    for workspace, words in planned.values():
+        config, manifest = compose(words), workspace.read_manifest()
+        size = (8, 8, 8 if manifest.spatial_dims == 3 else 1)
+        for at in ("image", "prediction"):
+            merged = with_values(config, {"merge.at": at})
+            for arm in config.arm.values():
+                assert patches(merged, manifest, arm, size)[0]["image"].shape == (1, *size)
+
+
+NETWORKS = sorted(path.stem for path in (configs_folder() / "network").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_can_be_planned(network, planned, monkeypatch) -> None:
+    monkeypatch.setattr(trials, "SECONDS", 0.0)
+    machine = Machine(2, 10**10, 10**10, "cpu", None, 10**10)
+    for workspace, words in planned.values():
+        plan = Plan(compose([*words, f"network={network}"]), workspace.read_manifest(), machine)
+        trial, samples = choose_segmenter(plan, torch.device("cpu"))
+        assert trial.seconds > 0
+        assert samples > 0
+        assert segmenter_patch(plan) == tuple(plan.config.train.patch)
 
 
 def test_without_prepare_it_says_so(tmp_path, capsys) -> None:

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from tiny_folders import TINY, write_volumes
 
-from diffboost3d import training
 from diffboost3d.cli import main
 from diffboost3d.config import compose
 from diffboost3d.diffusion.autoencoder import AutoencoderCodec
 from diffboost3d.diffusion.weights import load_generator
 from diffboost3d.stages import run
+from diffboost3d.training import load_tensors, loop
 
 CODEC = (
     "diffusion.codec.name=vae",
@@ -94,7 +94,7 @@ def test_a_run_cut_off_and_resumed_ends_with_the_same_bytes(prepared, codec, wor
     copy = prepared / "cut"
     shutil.copytree(prepared / "ws", copy, ignore=shutil.ignore_patterns("codec"))
     again = [*(word for word in words if not word.startswith("workspace=")), f"workspace={copy}"]
-    step = training._Run._step
+    step = loop._Run._step
 
     def cut(self, number, batches):
         if number == 5:
@@ -102,7 +102,7 @@ def test_a_run_cut_off_and_resumed_ends_with_the_same_bytes(prepared, codec, wor
         return step(self, number, batches)
 
     with monkeypatch.context() as patched:
-        patched.setattr(training._Run, "_step", cut)
+        patched.setattr(loop._Run, "_step", cut)
         assert main(["train-codec", *again]) == 130
     assert not (copy / "diffusion" / "codec" / "fold0" / "record.json").exists()
     assert main(["train-codec", *again]) == 0
@@ -121,7 +121,7 @@ def test_pretrain_diffuses_its_maps_and_keeps_it_beside_the_generator(prepared, 
     assert isinstance(loaded, AutoencoderCodec)
     assert torch.equal(loaded.encode(images), AutoencoderCodec.load(codec / "vae").encode(images))
     assert denoiser.unet.config.in_channels == loaded.channels == 4
-    assert not [name for name in training.load_tensors(folder / "checkpoint" / "state.safetensors")[0] if "vae" in name]
+    assert not [name for name in load_tensors(folder / "checkpoint" / "state.safetensors")[0] if "vae" in name]
 
 
 def test_a_codec_can_be_named_instead(prepared, codec, words, capsys):

@@ -1,0 +1,135 @@
+"""How much each arm gains with few labelled cases: `diffboost3d compare` on real data, all other training images unlabelled.
+
+    python benchmarks/low_data.py --set hippocampus --data PATH/hippocampus --workspace study-hippocampus
+    python benchmarks/low_data.py --set breast_us --data PATH/busi --workspace study-breast
+
+Sizes 3, 5, 10, 20 (breast_us: 20, 40, 80), three seeds, one fold with a third of the patients as test cases. Resumable: the
+same command goes on. Writes `results/SET_low_data.json` {n: {arm: {dice, ci}}, "gains": {"diffboost-none@5": [mean, low,
+high], ...}} (Dice as fractions; ci: 95 % bootstrap over patients; gains: 95 % over cases and seeds) and the tidy CSV of the
+same name. `--name` writes other results' files, so that a trial leaves the committed ones alone. The files hold the cells
+that are finished so far.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from diffboost3d.cases.workspace import versions
+
+RESULTS = Path(__file__).resolve().parent / "results"
+ARMS = "none,classical,cutmix,cutmix_classical,pix2pix,diffboost,diffboost_classical"
+SETS: dict[str, dict[str, Any]] = {
+    "hippocampus": {
+        "sizes": [3, 5, 10, 20],
+        "overrides": ["data=hippocampus", "prompt=Hippocampus, MRI", "preset=quick"],
+    },
+    "breast_us": {
+        "sizes": [20, 40, 80],
+        "overrides": [
+            "prompt=Breast, Ultrasound",
+            "preset=quick",
+            "data.name=Breast",
+            "data.modality=Ultrasound",
+            "data.labels={background:0,lesion:255}",
+        ],
+    },
+}
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """The arguments that scripts on such a study take."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--set", choices=list(SETS), default="hippocampus")
+    parser.add_argument("--data", type=Path, required=True, help="the folder of that set")
+    parser.add_argument("--workspace", type=Path, required=True, help="the study's folder")
+    parser.add_argument("--sizes", type=int, nargs="+", help="labelled training cases; those of the set")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", default=ARMS, help="names with commas between")
+    parser.add_argument("--validation", type=int, default=4, help="validation cases, the same for all sizes")
+    parser.add_argument("--name", help="of the results' files; SET_low_data")
+    parser.add_argument("overrides", nargs="*", help="more overrides, e.g. train.steps=3000 compare.processes=2")
+    return parser
+
+
+def overrides_of(given: argparse.Namespace) -> list[str]:
+    """The study's overrides, but for its folders."""
+    settings = SETS[given.set]
+    sizes = given.sizes or settings["sizes"]
+    return [
+        *settings["overrides"],
+        f"arms=[{given.arms}]",
+        f"seeds={_list(given.seeds)}",
+        f"compare.sizes={_list(sizes)}",
+        f"compare.validation={given.validation}",
+        *given.overrides,
+    ]
+
+
+def _list(values: Sequence[int]) -> str:
+    return f"[{','.join(map(str, values))}]"
+
+
+def main() -> int:
+    given = arguments(__doc__).parse_args()
+    overrides = overrides_of(given)
+    command = [sys.executable, "-m", "diffboost3d", "compare", *overrides]
+    status = subprocess.run(
+        [*command, f"data.root={given.data}", f"workspace={given.workspace}"], check=False
+    ).returncode
+    if not (given.workspace / "study.json").is_file():
+        return status
+    summary = json.loads((given.workspace / "study.json").read_text())
+    name = given.name or f"{given.set}_low_data"
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps({**figures(summary), **about(given, summary)}, indent=1) + "\n")
+    shutil.copyfile(given.workspace / "scores.csv", RESULTS / f"{name}.csv")
+    return status
+
+
+def figures(summary: dict[str, Any]) -> dict[str, Any]:
+    """{n: {arm: {dice, ci}}} and the gains."""
+    found: dict[str, Any] = {}
+    gains: dict[str, list[float | None]] = {}
+    for part in summary["parts"]:
+        of_size = found[str(part["size"])] = {}
+        for arm, result in part["arms"].items():
+            dice = result["dice"]
+            of_size[arm] = {"dice": dice["mean"], "ci": [dice["low"], dice["high"]], "seed_sd": dice["seed_sd"]}
+        for row in part["comparisons"]:
+            if row["metric"] == "dice":
+                gain = row["difference"]
+                gains[f"{row['arm']}-{row['reference']}@{part['size']}"] = [gain["mean"], gain["low"], gain["high"]]
+    return {**found, "gains": gains}
+
+
+def about(given: argparse.Namespace, summary: dict[str, Any]) -> dict[str, Any]:
+    """Where the figures are from."""
+    dice = [row for part in summary["parts"] for row in part["comparisons"] if row["metric"] == "dice"]
+    return {
+        "verdicts": [
+            f"n = {part['size']}: {row['verdict']}"
+            for part in summary["parts"]
+            for row in part["comparisons"]
+            if row.get("verdict")
+        ],
+        "test_cases": max((row["cases"] for row in dice), default=0),
+        "test_patients": max((row["patients"] for row in dice), default=0),
+        "finished": f"{summary['cells'] - len(summary['unfinished'])} of {summary['cells']} cells",
+        "command": "diffboost3d compare "
+        + " ".join(f'"{w}"' if " " in w or "[" in w else w for w in overrides_of(given)),
+        "machine": {"cores": os.cpu_count(), "processor": platform.machine()},
+        "versions": versions(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""Do the verdicts of `diffboost3d compare` find a planted effect, and none where two arms are the same?
+
+    python benchmarks/statistics_calibration.py
+
+Simulates studies of five arms with scores like the committed ones of `results/hippocampus_quick.csv`: that file's case means
+and their scatter between cases, seeds and arms (as estimated from it, in the result), 50 test cases, 3 seeds. In each study
+
+- `null` is `none` trained again: the same arm by construction, with training luck of its own (seeds, and cases x seeds);
+- `planted` is `none` with 2 Dice points more in truth; `classical` and `cutmix` differ from `none` as in the file.
+
+The right verdict on null against none is "no detectable gain", on planted against none "helps". Writes
+`results/statistics_calibration.json`: the share of right verdicts over all studies, by the present rule and by an interval
+and test over cases alone (bootstrap and Wilcoxon with Holm's adjustment, seeds averaged away), for training luck as in the
+file, none, and twice as much. About two minutes on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffboost3d.evaluation.comparisons import SIGNIFICANCE
+from diffboost3d.evaluation.study import RULE, Comparison, claim, compare, study_pairs
+from diffboost3d.seeds import generator
+
+RESULTS = Path(__file__).resolve().parent / "results"
+ARMS = ("none", "classical", "cutmix", "null", "planted")
+CASES, SEEDS, EFFECT = 50, 3, 0.02
+Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What the committed scores are made of: mean Dice of both labels by arm, case and seed.
+
+    Attributes:
+        cases: Dice of every case in the arm none, over seeds; means: of the arms, as differences from none.
+        arm_sd: how cases differ in what an arm does to them; seed_sd: of an arm's mean between seeds; rest_sd: of a case
+            between seeds beside that.
+    """
+
+    cases: Float
+    means: dict[str, float]
+    arm_sd: float
+    seed_sd: float
+    rest_sd: float
+
+
+def structure(path: Path) -> Structure:
+    """Estimate it by analysis of variance from (arms, seeds, cases)."""
+    values: dict[tuple[str, int, str], list[float]] = defaultdict(list)
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["metric"] == "dice":
+                values[row["arm"], int(row["seed"]), row["case"]].append(float(row["value"]))
+    arms, seeds, cases = (list(dict.fromkeys(key[at] for key in values)) for at in range(3))
+    table = np.array([[[np.mean(values[a, s, c]) for c in cases] for s in seeds] for a in arms])
+    of_runs = table.mean(axis=2)
+    rest = table - table.mean(axis=1, keepdims=True) - of_runs[:, :, None] + table.mean(axis=(1, 2), keepdims=True)
+    rest_var = float((rest**2).sum()) / (len(arms) * (len(seeds) - 1) * (len(cases) - 1))
+    seed_var = float(of_runs.var(axis=1, ddof=1).mean()) - rest_var / len(cases)
+    by_case = table.mean(axis=1)
+    difference = by_case[1:] - by_case[0]
+    arm_var = float(difference.var(axis=1, ddof=1).mean()) - 2 * rest_var / len(seeds)
+    means = {arm: float(one.mean()) for arm, one in zip(arms[1:], difference, strict=True)}
+    return Structure(by_case[0], means, max(arm_var, 0) ** 0.5, max(seed_var, 0) ** 0.5, rest_var**0.5)
+
+
+def simulate(given: Structure, number: int, luck: float) -> dict[str, dict[str, dict[tuple[int, int, str], float]]]:
+    """Scores {arm: {case: {(fold, seed, label): Dice}}} of one study.
+
+    `luck` multiplies the standard deviation of an arm's mean between seeds.
+    """
+    random = generator(number, "calibration")
+    base = random.choice(given.cases, CASES)  # as hard as those of the file
+    gains = {"none": 0.0, "null": 0.0, "planted": EFFECT, **{arm: given.means[arm] for arm in ("classical", "cutmix")}}
+    scores = {}
+    for arm in ARMS:
+        own = 0.0 if arm in ("none", "null") else random.normal(0, given.arm_sd, CASES)
+        runs = random.normal(0, luck * given.seed_sd, SEEDS)
+        table = (base + gains[arm] + own)[:, None] + runs + random.normal(0, given.rest_sd, (CASES, SEEDS))
+        table = np.clip(table, 0, 1)
+        scores[arm] = {f"case{c:02d}": {(0, s, "both"): float(table[c, s]) for s in range(SEEDS)} for c in range(CASES)}
+    return scores
+
+
+def verdicts(given: Structure, number: int, luck: float) -> dict[str, tuple[str, str]]:
+    """{arm: (by the present rule, by cases alone)} against none, for the null and the planted arm."""
+    scores = simulate(given, number, luck)
+    pairs = study_pairs(ARMS, ["none", "classical"])
+    patients = {case: case for case in scores["none"]}
+    found = compare({(arm, other): (scores[arm], scores[other]) for arm, other in pairs}, patients, seed=number)
+    return {
+        one.arm: (claim(one, len(found)), _over_cases(one))
+        for one in found
+        if one.reference == "none" and one.arm in ("null", "planted")
+    }
+
+
+def _over_cases(one: Comparison) -> str:
+    """The verdict of an interval and a test over cases alone."""
+    if one.p_holm < SIGNIFICANCE and (one.over_cases.low > 0 or one.over_cases.high < 0):
+        return "helps" if one.over_cases.low > 0 else "hurts"
+    return "no detectable gain"
+
+
+def shares(given: Structure, studies: int, luck: float) -> dict[str, Any]:
+    """Share of right verdicts, by both rules."""
+    right = {"null": "no detectable gain", "planted": "helps"}
+    found = [verdicts(given, number, luck) for number in range(studies)]
+    return {
+        rule: {arm: sum(one[arm][at] == wanted for one in found) / studies for arm, wanted in right.items()}
+        for at, rule in enumerate(("present_rule", "cases_alone"))
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", type=int, default=200)
+    given = parser.parse_args()
+    found = structure(RESULTS / "hippocampus_quick.csv")
+    by_luck = {str(luck): shares(found, given.studies, luck) for luck in (1.0, 0.0, 2.0)}
+    present = by_luck["1.0"]["present_rule"]
+    result = {
+        "command": "python benchmarks/statistics_calibration.py",
+        "right_verdict_null": present["null"],
+        "right_verdict_planted": present["planted"],
+        "studies": given.studies,
+        "rule": RULE,
+        "effect_planted": EFFECT,
+        "cases": CASES,
+        "seeds": SEEDS,
+        "arms": list(ARMS),
+        "structure": {name: round(getattr(found, name), 5) for name in ("arm_sd", "seed_sd", "rest_sd")},
+        "by_training_luck": by_luck,
+    }
+    (RESULTS / "statistics_calibration.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

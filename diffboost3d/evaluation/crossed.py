@@ -1,0 +1,177 @@
+"""The mean of a score over test cases and training seeds, and an interval that holds the luck of both.
+
+Every case is scored by the segmenter of every seed, so the two sources of chance are crossed: other cases would have
+moved the mean, and so would other seeds. An interval over cases alone, with the seeds averaged away, takes the few
+trainings that were run for all there could be, and finds differences between two arms that are the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffboost3d.evaluation.statistics import Interval
+
+Run = tuple[int, int]  # fold, seed
+
+
+@dataclass(frozen=True)
+class CrossedMean:
+    """A mean over cases and runs.
+
+    Attributes:
+        interval: t interval of the mean; nan bounds where no spread can be estimated.
+        se_cases: standard error that the choice of the cases makes (of patients, where they have several).
+        se_seeds: standard error that the choice of the seeds makes beside that; nan with one seed.
+        seed_sd: standard deviation of the mean between seeds, as it is seen; nan with one seed.
+        patients: how many independent cases there are.
+    """
+
+    interval: Interval
+    se_cases: float
+    se_seeds: float
+    seed_sd: float
+    patients: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the variance of the mean and the degrees of freedom that its estimate has."""
+
+    variance: float
+    freedom: float
+
+
+def crossed_mean(
+    values: Mapping[str, Mapping[Run, float]],
+    patients: Mapping[str, str] | None = None,
+    level: float = 0.95,
+    luck: Sequence[Part] | None = None,
+) -> CrossedMean:
+    """The mean of `values`, {case: {(fold, seed): value}}, over cases, each averaged over its runs, with its interval.
+
+    Variance of the mean by cases: that between patients, whose cases are summed (clusters), on patients - 1 degrees of
+    freedom. By seeds: in each fold the variance between the means of its runs, less what the cases' own scatter
+    between runs explains, never below 0. The interval has a t quantile at Satterthwaite's degrees of freedom (Satterthwaite
+    1946; Cameron, Gelbach and Miller 2011 for errors that are clustered in two ways). With one seed it is over cases alone.
+
+    Args:
+        patients: case -> patient; None: every case is its own.
+        luck: the variance by seeds, known better from elsewhere (`luck_of_seeds`); None: that of these values.
+
+    Raises:
+        ValueError: a value that isn't finite, a case without any, or a level outside (0, 1).
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"need a level between 0 and 1, got {level}")
+    if not values:
+        return CrossedMean(Interval(math.nan, math.nan, math.nan), math.nan, math.nan, math.nan, 0)
+    means = {case: _mean_of(case, runs) for case, runs in values.items()}
+    mean = float(np.mean(list(means.values())))
+    cases, count = _between_patients(means, patients or {case: case for case in means})
+    folds = [one for fold in _folds(values) if (one := _fold_parts(fold, len(means))) is not None]
+    seed_sd = math.sqrt(float(np.mean([spread for _, _, spread in folds]))) if folds else math.nan
+    if luck is None:
+        luck = [part for runs, rest, _ in folds if runs.variance > rest.variance for part in (runs, _less(rest))]
+    seeds = sum(part.variance for part in luck)
+    interval = _interval(mean, [cases, *luck], level)
+    return CrossedMean(interval, math.sqrt(cases.variance), math.sqrt(seeds) if folds else math.nan, seed_sd, count)
+
+
+def luck_of_seeds(arms: Sequence[Mapping[str, Mapping[Run, float]]]) -> list[Part]:
+    """The variance that seeds give the mean difference of two arms, estimated from all arms of a table together.
+
+    Three seeds say little about the luck of one pair of arms. It is taken to be alike in all of them, as in an analysis of
+    variance: twice the mean of what each arm has, on the degrees of freedom of all. Luck that arms share, such as equal first
+    weights of a seed, makes this too large rather than too small.
+
+    Args:
+        arms: of each {case: {(fold, seed): value}}.
+    """
+    tables = [_folds(values) for values in arms if values]
+    found: list[Part] = []
+    for at in range(max((len(folds) for folds in tables), default=0)):
+        parts = [_fold_parts(folds[at], sum(map(len, folds))) for folds in tables if at < len(folds)]
+        known = [one for one in parts if one is not None]
+        if not known:
+            continue
+        runs, rest = _doubled([one[0] for one in known]), _doubled([one[1] for one in known])
+        if runs.variance > rest.variance:
+            found += [runs, _less(rest)]
+    return found
+
+
+def _doubled(parts: Sequence[Part]) -> Part:
+    """Twice the mean of parts, on the degrees of freedom of all."""
+    return Part(2 * float(np.mean([one.variance for one in parts])), sum(one.freedom for one in parts))
+
+
+def _less(part: Part) -> Part:
+    """A part that is subtracted."""
+    return Part(-part.variance, part.freedom)
+
+
+def _mean_of(case: str, runs: Mapping[Run, float]) -> float:
+    array = np.asarray(list(runs.values()), dtype=float)
+    if not array.size or not np.isfinite(array).all():
+        raise ValueError(f"case {case!r} needs one finite value or more, has {array.tolist()}")
+    return float(array.mean())
+
+
+def _between_patients(means: Mapping[str, float], patients: Mapping[str, str]) -> tuple[Part, int]:
+    """The variance of the mean of cases that patients make, and how many there are."""
+    overall = float(np.mean(list(means.values())))
+    sums: dict[str, float] = {}
+    for case, value in means.items():
+        sums[patients[case]] = sums.get(patients[case], 0.0) + value - overall
+    count = len(sums)
+    if count < 2:
+        return Part(math.nan, 0.0), count
+    total = sum(one**2 for one in sums.values())
+    return Part(count / (count - 1) * total / len(means) ** 2, count - 1.0), count
+
+
+def _folds(values: Mapping[str, Mapping[Run, float]]) -> list[NDArray[np.float64]]:
+    """One array (cases, seeds) a fold, of the cases that were scored on all seeds of the fold."""
+    folds = sorted({fold for runs in values.values() for fold, _ in runs})
+    tables = []
+    for fold in folds:
+        seeds = sorted({seed for runs in values.values() for one, seed in runs if one == fold})
+        rows = [
+            [runs[fold, seed] for seed in seeds] for runs in values.values() if all((fold, s) in runs for s in seeds)
+        ]
+        tables.append(np.asarray(rows, dtype=np.float64).reshape(len(rows), len(seeds)))
+    return tables
+
+
+def _fold_parts(table: NDArray[np.float64], cases: int) -> tuple[Part, Part, float] | None:
+    """Of the variance of the mean of all cases: what the runs of a fold seem to make, what of it is the scatter of cases
+    between runs, and the variance between the runs' own means. None with fewer than two runs or cases.
+    """
+    rows, runs = table.shape
+    if rows < 2 or runs < 2:
+        return None
+    of_runs = table.mean(axis=0)
+    between = float(of_runs.var(ddof=1))
+    scatter = table - table.mean(axis=1, keepdims=True) - of_runs + table.mean()
+    freedom = (rows - 1) * (runs - 1)
+    residual = float((scatter**2).sum()) / freedom
+    share = (rows / cases) ** 2 / runs
+    return Part(share * between, runs - 1.0), Part(share * residual / rows, float(freedom)), between
+
+
+def _interval(mean: float, parts: Sequence[Part], level: float) -> Interval:
+    from scipy.stats import t
+
+    variance = sum(part.variance for part in parts)
+    if math.isnan(variance):
+        return Interval(mean, math.nan, math.nan)
+    if variance <= 0:
+        return Interval(mean, mean, mean)
+    freedom = variance**2 / sum(part.variance**2 / part.freedom for part in parts)
+    half = float(t.ppf((1 + level) / 2, freedom)) * math.sqrt(variance)
+    return Interval(mean, mean - half, mean + half)

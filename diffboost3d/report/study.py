@@ -1,0 +1,202 @@
+"""Tables of a study in Markdown and LaTeX: arms, comparisons with verdicts, effects by label and size of the label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from diffboost3d.report.tables import MISSING, Table, interval_text, name_of, number_text, p_text, to_markdown
+
+THIRDS = ("small", "middle", "large")
+
+
+def arms_of_study(summary: Mapping[str, Any], metric: str = "dice") -> Table:
+    """A row an arm and part: mean with interval, SD between seeds, cases."""
+    unit = _unit(summary, metric)
+    rows = [
+        (
+            *_part_cells(summary, part),
+            arm,
+            interval_text(result[metric], metric),
+            number_text(result[metric]["seed_sd"], metric),
+            str(result[metric]["cases"]),
+        )
+        for part in summary["parts"]
+        for arm, result in part["arms"].items()
+        if metric in result
+    ]
+    columns = (*_part_columns(summary), "arm", f"{name_of(metric)} ({unit}) [95 %]", "SD between seeds", "cases")
+    return Table(columns, tuple(rows), len(columns) - 3)
+
+
+def comparisons_of_study(summary: Mapping[str, Any], metric: str = "dice") -> Table:
+    """A row a comparison and part: difference with interval, standard errors by source, p, claim."""
+    unit = "points" if _unit(summary, metric) == "%" else _unit(summary, metric)
+    rows = [
+        (*_part_cells(summary, part), row["arm"], row["reference"], *_difference_cells(row, metric))
+        for part in summary["parts"]
+        for row in part["comparisons"]
+        if row["metric"] == metric
+    ]
+    columns = (*_part_columns(summary), "arm", "against", *_difference_columns(metric, unit))
+    return Table(columns, tuple(rows), len(columns) - 6)
+
+
+def between_variants(summary: Mapping[str, Any], metric: str = "dice") -> Table:
+    """A row an arm, variant and size: its difference from itself in the first variant."""
+    unit = "points" if _unit(summary, metric) == "%" else _unit(summary, metric)
+    rows = [
+        (_size(row["size"]), row["arm"], row["reference"], *_difference_cells(row, metric))
+        for row in summary["between_variants"]
+        if row["metric"] == metric
+    ]
+    return Table(("n", "variant/arm", "against", *_difference_columns(metric, unit)), tuple(rows), 3)
+
+
+def effects_of_study(summary: Mapping[str, Any]) -> Table:
+    """A row a comparison, part and label: the Dice difference of all cases and of each third by the label's volume."""
+    rows = [
+        (
+            *_part_cells(summary, part),
+            row["arm"],
+            row["reference"],
+            label,
+            interval_text(effect, "dice", sign=True),
+            *(interval_text(row["terciles"].get(label, {}).get(third), "dice", sign=True) for third in THIRDS),
+        )
+        for part in summary["parts"]
+        for row in part["comparisons"]
+        if row["metric"] == "dice"
+        for label, effect in row["labels"].items()
+    ]
+    columns = (*_part_columns(summary), "arm", "against", "label", "all (points)", *(f"{third}" for third in THIRDS))
+    return Table(columns, tuple(rows), len(columns) - 4)
+
+
+def markdown_of_study(title: str, summary: Mapping[str, Any], notes: Sequence[str]) -> str:
+    """The whole study as a page of Markdown."""
+    blocks = [
+        f"# {title}",
+        *(f"- {note}" for note in notes),
+        "## Verdicts",
+        f"Rule: {summary['rule']}.",
+        _verdicts(summary),
+    ]
+    for heading, text, table in _tables(summary):
+        blocks += [f"## {heading}", text, to_markdown(table)]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def latex_of_study(title: str, summary: Mapping[str, Any]) -> str:
+    """The tables as LaTeX (booktabs), each a `table` with caption and label."""
+    blocks = [f"% {title}; \\usepackage{{booktabs}}"]
+    for number, (heading, text, table) in enumerate(_tables(summary), 1):
+        blocks.append(to_latex(table, f"{heading}. {text}", f"tab:study{number}"))
+    return "\n\n".join(blocks) + "\n"
+
+
+def to_latex(table: Table, caption: str, label: str) -> str:
+    """A table in LaTeX's `table` environment with rules of booktabs; words left, numbers right."""
+    kinds = "l" * table.text_columns + "r" * (len(table.columns) - table.text_columns)
+    lines = [
+        "\\begin{table}",
+        "\\centering",
+        f"\\caption{{{_escaped(caption)}}}",
+        f"\\label{{{label}}}",
+        f"\\begin{{tabular}}{{{kinds}}}",
+        "\\toprule",
+        _latex_row(table.columns),
+        "\\midrule",
+        *(_latex_row(row) for row in table.rows),
+        "\\bottomrule",
+        "\\end{tabular}",
+        "\\end{table}",
+    ]
+    return "\n".join(lines)
+
+
+def _latex_row(cells: Iterable[str]) -> str:
+    return " & ".join(f"{{{cell}}}" if cell.startswith("[") else cell for cell in map(_escaped, cells)) + " \\\\"
+
+
+def _escaped(text: str) -> str:
+    text = text.replace("\\", "\\textbackslash ")
+    for sign in "&%$#_{}":
+        text = text.replace(sign, f"\\{sign}")
+    return text.replace("~", "\\textasciitilde ").replace("^", "\\textasciicircum ").replace("<", "$<$")
+
+
+def verdict_lines(summary: Mapping[str, Any]) -> list[str]:
+    """One sentence a comparison, with the part it is of where there are several."""
+    lines = []
+    for part in summary["parts"]:
+        cells = zip(_part_columns(summary), _part_cells(summary, part), strict=True)
+        where = ", ".join(f"n = {cell}" if name == "n" else cell for name, cell in cells)
+        lines += [
+            f"{where + ': ' if where else ''}{row['verdict']}" for row in part["comparisons"] if row.get("verdict")
+        ]
+    for row in summary["between_variants"]:
+        if row.get("verdict"):
+            where = f"n = {_size(row['size'])}: " if len(summary["sizes"]) > 1 else ""
+            lines.append(where + row["verdict"])
+    return lines
+
+
+def _verdicts(summary: Mapping[str, Any]) -> str:
+    return "\n".join(f"- {line}" for line in verdict_lines(summary)) or "There is nothing to compare yet."
+
+
+def _tables(summary: Mapping[str, Any]) -> list[tuple[str, str, Table]]:
+    """(heading, what it shows, table), without empty ones."""
+    found = []
+    for metric in (one["name"] for one in summary["metrics"]):
+        found.append(
+            (
+                f"{name_of(metric)} by arm",
+                "Mean over test cases, 95 % bootstrap over patients.",
+                arms_of_study(summary, metric),
+            )
+        )
+        text = (
+            "Arm minus reference on the same cases: 95 % interval over cases and seeds, the standard errors that each makes, "
+            "Wilcoxon's p and Holm's adjustment of it."
+        )
+        found.append((f"{name_of(metric)} differences", text, comparisons_of_study(summary, metric)))
+        found.append((f"{name_of(metric)} between variants", text, between_variants(summary, metric)))
+    text = "Differences in Dice points; thirds of the test cases by the label's volume. Described, not tested."
+    found.append(("Effect by label and by size of the label", text, effects_of_study(summary)))
+    return [one for one in found if one[2].rows]
+
+
+def _difference_columns(metric: str, unit: str) -> tuple[str, ...]:
+    return (f"{name_of(metric)} difference ({unit}) [95 %]", "SE cases", "SE seeds", "p", "p (Holm)", "verdict")
+
+
+def _difference_cells(row: Mapping[str, Any], metric: str) -> tuple[str, ...]:
+    return (
+        interval_text(row["difference"], metric, sign=True),
+        number_text(row["se_cases"], metric, digits=1),
+        number_text(row["se_seeds"], metric, digits=1),
+        p_text(row["p_value"]),
+        p_text(row["p_holm"]),
+        row.get("claim") or MISSING,
+    )
+
+
+def _part_columns(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    """Which columns tell the parts apart."""
+    return (*(("variant",) if len(summary["variants"]) > 1 else ()), *(("n",) if len(summary["sizes"]) > 1 else ()))
+
+
+def _part_cells(summary: Mapping[str, Any], part: Mapping[str, Any]) -> tuple[str, ...]:
+    cells = {"variant": part["variant"], "n": _size(part["size"])}
+    return tuple(cells[column] for column in _part_columns(summary))
+
+
+def _size(size: int | None) -> str:
+    return "all" if size is None else str(size)
+
+
+def _unit(summary: Mapping[str, Any], metric: str) -> str:
+    unit = next((str(one["unit"]) for one in summary["metrics"] if one["name"] == metric), "")
+    return unit or "%"

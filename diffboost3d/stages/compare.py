@@ -1,0 +1,240 @@
+"""`compare`: sizes x variants x folds x seeds x arms as one study that can be stopped at any moment and goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffboost3d.cases.atomic import replacing, write_json, write_text
+from diffboost3d.cases.study import BASE, Study, StudyScore, job_failure, settle_job
+from diffboost3d.cases.workspace import Workspace
+from diffboost3d.config import compose, to_yaml
+from diffboost3d.errors import ConfigError, StudyError
+from diffboost3d.evaluation.study import summarise_study
+from diffboost3d.report.study import latex_of_study, markdown_of_study, verdict_lines
+from diffboost3d.schema import Config
+from diffboost3d.stages.evaluate import case_scores
+from diffboost3d.stages.launching import (
+    LOG,
+    Schedule,
+    Task,
+    refuse_torchrun,
+    run_by_hydra,
+    run_here,
+    run_in_processes,
+)
+from diffboost3d.stages.study_data import is_laid_out, label_volumes, prepare_study, sizes_of
+from diffboost3d.stages.study_jobs import Job, is_done, jobs_of, run_job, write_job
+
+KEPT = ("workspace", "seeds", "folds", "seed", "cohort", "data.root", "data.labelled", "data.folds", "data.splits")
+
+
+def start(config: Config, overrides: Sequence[str] = ()) -> None:
+    """Do what is unfinished of a study, then write its scores, tables and figures; `compare.status` only lists it.
+
+    Args:
+        overrides: those that `config` was composed of, to which each variant adds its own.
+
+    Raises:
+        StudyError: something failed; all else has been done.
+    """
+    refuse_torchrun()
+    configs = variants_of(config, overrides)
+    study = Study(config.workspace, tuple(configs))
+    workspace = Workspace(config.workspace)
+    if config.compare.status:
+        workspace.main = False  # a listing leaves no trace, and disturbs no run in progress
+        print(status_table(_laid_out_jobs(configs, study), study))
+        return
+    with workspace.opened(clear=config.compare.launcher == "local"):
+        workspace.write_config("compare", to_yaml(config))
+        workspace.log(f"diffboost3d compare {' '.join(overrides)}")
+        prepare_study(configs, study, workspace)
+        jobs = _laid_out_jobs(configs, study)
+        workspace.log(status_table(jobs, study))
+        errors = _launch(config, study, jobs, workspace)
+        _write_results(config, study, jobs, workspace, errors)
+        workspace.log(status_table(jobs, study))
+    if errors:
+        first = next(iter(errors))
+        raise StudyError(
+            f"{len(errors)} of {len(jobs)} jobs of the study failed: {', '.join(errors)}; the first: {errors[first]} "
+            f"({study.job(first) / LOG}); the same command tries them again"
+        )
+
+
+def variants_of(config: Config, overrides: Sequence[str]) -> dict[str, Config]:
+    """Variant -> its configuration; without variants the one given.
+
+    Raises:
+        ConfigError: a variant that changes what all have to share.
+    """
+    made = {}
+    for name, more in config.compare.variants.items():
+        keys = [word.lstrip("+~").split("=")[0] for word in more]
+        if refused := [key for key in keys if key in KEPT or key.split(".")[0] == "compare"]:
+            raise ConfigError(
+                f"compare.variants.{name} sets {refused[0]}, which all variants share; set it for the study"
+            )
+        try:
+            made[name] = compose([*overrides, *more])
+        except ConfigError as error:
+            raise ConfigError(f"compare.variants.{name}: {error}") from error
+    return made or {BASE: config}
+
+
+def _laid_out_jobs(configs: dict[str, Config], study: Study) -> list[Job]:
+    """All jobs of the workspaces that there are; the first to start come first."""
+    jobs = [
+        job
+        for variant, config in configs.items()
+        for size in sizes_of(config)
+        if is_laid_out(study.workspace(variant, size))
+        for job in jobs_of(config, study, variant, size)
+    ]
+    rank = {"pretrain": 0, "synthesize": 1, "cell": 2}
+    return sorted(jobs, key=lambda job: rank[job.kind])
+
+
+def status_table(jobs: Sequence[Job], study: Study) -> str:
+    """How many jobs are done, and the names of those that aren't, with what the last try failed with."""
+    if not jobs:
+        return f"study {study.root}: nothing is prepared yet; all is to do"
+    lines, kinds = [], {"pretrain": "generators", "synthesize": "synthetic sets", "cell": "cells"}
+    for kind, words in kinds.items():
+        of_kind = [job for job in jobs if job.kind == kind]
+        left = [job for job in of_kind if not is_done(job, study)]
+        if of_kind:
+            lines.append(f"{words}: {len(of_kind) - len(left)} of {len(of_kind)} done")
+        for job in left:
+            error = job_failure(study.job(job.name), job.digest)
+            lines.append(f"  {job.name}: {'failed: ' + error if error else 'to do'}")
+    return f"study {study.root}\n" + "\n".join(lines)
+
+
+# --- running ---------------------------------------------------------------------------------------------------------
+def _launch(config: Config, study: Study, jobs: list[Job], workspace: Workspace) -> dict[str, str]:
+    """Run what isn't done; {name of a job: what it failed with}."""
+    by_name = {job.name: job for job in jobs}
+    undone = {job.name: job for job in jobs if not is_done(job, study)}
+    wanted = _needed(undone, by_name)
+    roots = list(dict.fromkeys(Path(job.config.workspace) for job in jobs))
+    leaders: dict[str, str] = {}
+    tasks = []
+    for job in wanted:
+        lenders = [root for root in roots if root != Path(job.config.workspace)]
+        folder = write_job(_sharing_cores(job, config), study, lenders)
+        leader = leaders.setdefault(job.own, job.name)
+        tasks.append(Task(job.name, folder, job.needs, () if leader == job.name else (leader,)))
+    over: Counter[str] = Counter()
+
+    def settled(task: Task) -> str | None:
+        job = by_name[task.name]
+        return None if is_done(job, study) else job_failure(task.folder, job.digest) or "it left no result"
+
+    def report(event: str, task: Task, error: str | None) -> None:
+        over[event] += event != "starts"
+        count = f"{over['done'] + over['failed']} of {len(tasks)}"
+        if event == "failed" and job_failure(task.folder, by_name[task.name].digest) is None:
+            settle_job(task.folder, by_name[task.name].digest, error)
+        workspace.log(
+            f"{task.name} {event}" + (f": {error}" if error else "") + (f" ({count})" if event != "starts" else "")
+        )
+
+    schedule = Schedule(tasks, settled, report)
+    _run(config, schedule, study)
+    return {name: error for name, error in schedule.errors.items() if error}
+
+
+def _run(config: Config, schedule: Schedule, study: Study) -> None:
+    compare = config.compare
+    if not schedule.tasks:
+        return
+    if compare.launcher != "local":
+        run_by_hydra(schedule, compare.launcher, compare.launcher_options, study.root / "launcher")
+    elif compare.processes == 0:
+        run_here(schedule, run_job)
+    else:
+        run_in_processes(schedule, run_job, min(compare.processes, len(schedule.tasks)))
+
+
+def _needed(undone: dict[str, Job], by_name: dict[str, Job]) -> list[Job]:
+    """The unfinished cells and, of the jobs before them, the unfinished ones; without a cell that needs them nothing."""
+    kept: set[str] = set()
+
+    def add(job: Job) -> None:
+        if job.name in undone:
+            kept.add(job.name)
+        for name in job.needs:
+            add(by_name[name])
+
+    for job in undone.values():
+        if job.kind == "cell":
+            add(job)
+    return [job for name, job in undone.items() if name in kept]
+
+
+def _sharing_cores(job: Job, config: Config) -> Job:
+    """With the cores shared by the processes that run at the same time; the number of threads is no part of a result's digest."""
+    processes = config.compare.processes
+    if config.compare.launcher != "local" or processes < 2 or job.config.runtime.threads:
+        return job
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    runtime = dataclasses.replace(job.config.runtime, threads=threads)
+    return dataclasses.replace(job, config=dataclasses.replace(job.config, runtime=runtime))
+
+
+# --- results ---------------------------------------------------------------------------------------------------------
+def _write_results(config: Config, study: Study, jobs: list[Job], workspace: Workspace, errors: dict[str, str]) -> None:
+    """scores.csv, study.json, tables and figures, of the cells that are done."""
+    cells = [job for job in jobs if job.kind == "cell"]
+    done = [job for job in cells if is_done(job, study)]
+    scores = [score for job in done for score in _scores_of(job, study)]
+    study.write_scores(scores)
+    summary = summarise_study(scores, config.compare.references, seed=config.seed)
+    unfinished = [job.name for job in cells if job not in done]
+    write_json(study.summary_path, {**summary, "cells": len(cells), "unfinished": unfinished})
+    if not scores:
+        return
+    notes = [f"{len(done)} of {len(cells)} cells are finished"]
+    notes += [f"{name} failed: {error}" for name, error in errors.items()]
+    title = f"Study {study.root.resolve().name}"
+    write_text(study.report("md"), markdown_of_study(title, summary, notes))
+    write_text(study.report("tex"), latex_of_study(title, summary))
+    _write_figures(study, summary)
+    for line in verdict_lines(summary):
+        workspace.log(line)
+    workspace.log(f"study: {study.report('md')}, {study.scores_path}")
+
+
+def _scores_of(job: Job, study: Study) -> list[StudyScore]:
+    workspace = Workspace(job.config.workspace)
+    manifest = workspace.read_manifest()
+    tested = list(workspace.read_split(job.fold).test)
+    patients = {case.id: case.patient for case in manifest.cases}
+    volumes = label_volumes(study, workspace, manifest, tested)
+    folder = job.results()[0].parent
+    return [
+        StudyScore(
+            job.variant, job.size, one.arm, one.fold, one.seed, one.case, patients[one.case], one.label,
+            volumes[one.case][one.label], one.metric, one.value, one.unit,
+        )
+        for case in tested
+        for one in case_scores(folder, case)
+    ]  # fmt: skip
+
+
+def _write_figures(study: Study, summary: dict[str, object]) -> None:
+    from diffboost3d.report.study_figures import forest_plot, learning_curve
+
+    for name, draw in (("forest", forest_plot), ("learning_curve", learning_curve)):
+        try:
+            files = draw(summary)
+        except ValueError:  # nothing of that kind to draw: one arm, one size
+            continue
+        for ending, content in files.items():
+            with replacing(study.figure(name, ending)) as temporary:
+                temporary.write_bytes(content)

@@ -1,0 +1,51 @@
+"""What every stage that trains a segmenter makes of the configuration: network, patch and loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from diffboost3d.cases.records import Manifest
+from diffboost3d.schema import Config, NetworkConfig, TrainConfig
+from diffboost3d.seeds import seed_of
+from diffboost3d.segmentation.batches import Size, largest_shape, patch_size
+from diffboost3d.segmentation.losses import make_loss
+from diffboost3d.segmentation.networks import NetworkSpec, VolumeNetwork, build_network
+
+
+def training_patch(section: TrainConfig, network: NetworkConfig, shapes: Sequence[tuple[int, ...]]) -> Size:
+    """Patch (I, J, K) of a training on volumes of these shapes."""
+    if section.whole:
+        return largest_shape(shapes)
+    return patch_size(shapes, network.divisor, section.max_patch, section.patch_share, section.patch)
+
+
+def network_spec(config: Config, manifest: Manifest, patch: Size) -> NetworkSpec:
+    """How the network that `network` asks for is built for the data set."""
+    network = config.network
+    return NetworkSpec(
+        name=network.name,
+        spatial_dims=manifest.spatial_dims,
+        classes=manifest.label_count + 1,
+        patch=patch,
+        arguments=network.arguments,
+        spacing_mm=manifest.cases[0].grid.spacing_mm,
+        target=network._target_,
+        divisor=network.divisor,
+    )
+
+
+def new_network(spec: NetworkSpec, seed: int) -> VolumeNetwork:
+    """A network with the random weights of a seed."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed, "segmenter"))
+        return build_network(spec)
+
+
+def segmenter_loss(section: TrainConfig, manifest: Manifest) -> dict[str, Any]:
+    """The loss, as arguments of `SegmentationLearner`."""
+    ignores = manifest.ignore_label is not None
+    loss = make_loss(section.loss, section.include_background, section.loss_arguments, ignores)
+    return {"include_background": section.include_background, "loss": loss, "ignores": ignores}

@@ -1,0 +1,98 @@
+"""The report of a study: tables that LaTeX takes, sentences, and figures that are equal where the numbers are."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from diffboost3d.cases.study import Study, StudyScore, read_study_scores
+from diffboost3d.evaluation.study import summarise_study
+from diffboost3d.report.study import latex_of_study, markdown_of_study, to_latex, verdict_lines
+from diffboost3d.report.study_figures import forest_plot, learning_curve
+from diffboost3d.report.tables import Table
+
+
+def scores(sizes=(3, 10), variants=("base",)):
+    return [
+        StudyScore(
+            variant, size, arm, 0, seed, f"c{case}", f"c{case}", "left_part", 10.0 + case, metric,
+            (0.5 + 0.01 * (size or 0) + gain + 0.003 * ((7 * case + 5 * seed) % 11)) * (1 if metric == "dice" else 9),
+            "" if metric == "dice" else "mm",
+        )
+        for variant in variants
+        for size in sizes
+        for arm, gain in (("none", 0.0), ("cutmix_classical", 0.05 + 0.01 * variants.index(variant)))
+        for seed in range(2)
+        for case in range(12)
+        for metric in ("dice", "hd95")
+    ]  # fmt: skip
+
+
+SUMMARY = summarise_study(scores(), ["none"])
+
+
+def test_the_page_has_a_sentence_for_every_dice_comparison_and_tables_of_every_metric():
+    text = markdown_of_study("Study x", SUMMARY, ["4 of 4 cells are finished"])
+    assert [line.split(":")[0] for line in verdict_lines(SUMMARY)] == ["n = 3", "n = 10"]
+    assert "- n = 3: cutmix_classical helps: +5.0 Dice points over none" in text
+    for heading in ("## Dice by arm", "## Dice differences", "## HD95 differences", "## Effect by label and by size"):
+        assert heading in text
+    assert "4 of 4 cells" in text
+    assert "small" in text
+
+
+def test_columns_that_would_say_one_thing_only_are_left_out():
+    whole = markdown_of_study("x", summarise_study(scores(sizes=(None,)), ["none"]), [])
+    assert not re.search(r"\| (n|variant) +\|", whole)
+    assert "| variant" in markdown_of_study("x", summarise_study(scores(variants=("a", "b")), ["none"]), [])
+
+
+def test_latex_has_closed_environments_and_no_naked_sign():
+    text = latex_of_study("Study 50%", SUMMARY)
+    assert text.count("\\begin{table}") == text.count("\\end{table}") == text.count("\\toprule") == 5
+    assert "cutmix\\_classical" in text
+    body = re.sub(r"\\[&%$#_{}]|\\label\{[^}]*\}|^%.*$", "", text, flags=re.MULTILINE)
+    assert not re.search(r"[%#_$]", body.replace("$<$", ""))
+    rows = [line for line in text.splitlines() if line.endswith("\\\\")]
+    assert all(len(re.findall(r"(?<!\\)&", row)) >= 4 for row in rows)
+
+
+def test_a_table_in_latex_by_hand():
+    table = Table(("arm", "p"), (("a_b", "< 0.001"),))
+    assert to_latex(table, "100 %", "tab:x").splitlines()[2:8] == [
+        "\\caption{100 \\%}",
+        "\\label{tab:x}",
+        "\\begin{tabular}{lr}",
+        "\\toprule",
+        "arm & p \\\\",
+        "\\midrule",
+    ]
+    assert "a\\_b & $<$ 0.001 \\\\" in to_latex(table, "", "")
+
+
+def test_figures_come_as_png_and_svg_and_are_equal_bytes_for_equal_numbers():
+    for draw in (forest_plot, learning_curve):
+        first, again = draw(SUMMARY), draw(SUMMARY)
+        assert first["png"][:4] == b"\x89PNG"
+        assert b"<svg" in first["svg"]
+        assert first == again
+    assert b"cutmix_classical" in forest_plot(SUMMARY)["svg"]
+
+
+def test_a_curve_needs_sizes_and_a_forest_comparisons():
+    with pytest.raises(ValueError, match="two training sizes"):
+        learning_curve(summarise_study(scores(sizes=(3,)), ["none"]))
+    with pytest.raises(ValueError, match="no comparisons"):
+        forest_plot(summarise_study([], ["none"]))
+
+
+def test_scores_go_to_csv_and_back(tmp_path):
+    kept = scores(sizes=(3, None))
+    study = Study(tmp_path)
+    study.write_scores(kept)
+    again = read_study_scores(study.scores_path)
+    assert [(one.size, one.arm, one.case, one.volume) for one in again] == [
+        (one.size, one.arm, one.case, one.volume) for one in kept
+    ]
+    assert [one.value for one in again] == pytest.approx([one.value for one in kept], abs=1e-5)

@@ -1,0 +1,76 @@
+"""Launching: what needs another waits for it, what fails takes only what needs it along, and a dying process only its task."""
+
+from __future__ import annotations
+
+import pytest
+from working_jobs import work
+
+from diffboost3d.errors import ConfigError
+from diffboost3d.stages.launching import LOG, Schedule, Task, run_by_hydra, run_here, run_in_processes
+
+
+def schedule(tmp_path, *tasks):
+    """Tasks given as (name, needs, after); and the list of what happens."""
+    happened = []
+    made = []
+    for name, needs, after in tasks:
+        (tmp_path / name).mkdir()
+        made.append(Task(name, tmp_path / name, needs, after))
+
+    def settled(task):
+        return None if (task.folder / "result.txt").is_file() else "it left no result"
+
+    return Schedule(made, settled, lambda event, task, error: happened.append((task.name, event, error))), happened
+
+
+def test_tasks_run_in_order_after_what_they_need(tmp_path):
+    plan, happened = schedule(tmp_path, ("c", ("b",), ()), ("b", ("a",), ()), ("a", (), ()), ("d", (), ()))
+    run_here(plan, work)
+    assert [name for name, event, _ in happened if event == "done"] == ["a", "b", "c", "d"]
+    assert plan.errors == dict.fromkeys("abcd")
+
+
+def test_what_needs_a_failed_task_is_not_tried_and_the_rest_is_done(tmp_path):
+    plan, happened = schedule(
+        tmp_path, ("fails", (), ()), ("next", ("fails",), ()), ("last", ("next",), ()), ("other", (), ("fails",))
+    )
+    run_here(plan, work)
+    assert plan.errors == {
+        "fails": "it left no result",
+        "next": "needs fails, which has failed",
+        "last": "needs next, which has failed",
+        "other": None,
+    }
+    assert ("next", "starts", None) not in happened
+
+
+def test_needs_outside_the_schedule_are_done_already(tmp_path):
+    plan, _ = schedule(tmp_path, ("a", ("done before",), ()))
+    run_here(plan, work)
+    assert plan.errors == {"a": None}
+
+
+def test_a_process_that_dies_fails_its_task_only(tmp_path):
+    plan, _ = schedule(tmp_path, ("dies", (), ()), ("a", (), ("dies",)), ("b", (), ("dies",)))
+    run_in_processes(plan, work, 1)
+    assert "was killed by signal 9" in plan.errors.pop("dies")
+    assert plan.errors == {"a": None, "b": None}
+    workers = {(tmp_path / name / "result.txt").read_text() for name in "ab"}
+    assert len(workers) == 1  # a new process, which stays
+    assert "works in a" in (tmp_path / "a" / LOG).read_text()
+
+
+def test_nothing_to_do_starts_nothing(tmp_path):
+    plan, happened = schedule(tmp_path)
+    run_here(plan, work)
+    run_in_processes(plan, work, 2)
+    assert happened == []
+
+
+def test_a_launcher_that_is_not_installed_is_refused_with_what_to_install(tmp_path, monkeypatch):
+    from hydra.core.plugins import Plugins
+
+    plan, _ = schedule(tmp_path, ("a", (), ()))
+    monkeypatch.setattr(Plugins, "discover", lambda self, kind: [])
+    with pytest.raises(ConfigError, match=r"submitit_slurm is not installed: pip install diffboost3d\[slurm\]"):
+        run_by_hydra(plan, "submitit_slurm", {}, tmp_path)

@@ -1,0 +1,183 @@
+"""`compare`: one study, killed at any moment, listed, with a failing cell, over sizes that share what they can."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_folders import TINY, write_volumes
+
+from diffboost3d.cases.study import Study, read_study_scores
+from diffboost3d.cases.workspace import Workspace
+from diffboost3d.cli import main
+
+pytestmark = pytest.mark.slow
+STUDY = (
+    *TINY,
+    "arms=[none,classical]",
+    "train.steps=2",
+    "train.validate_every=1",
+    "train.checkpoint_every=1",
+    "prepare.workers=1",
+    "compare.sizes=[3,2]",
+    "compare.validation=2",
+    "compare.processes=0",
+)
+KILLS = [
+    (r"n002/manifest\.json$", 1),
+    (r"n002/segmentation/fold0/none/seed0/checkpoint/state\.safetensors$", 1),
+    (r"predictions/[^/]+\.json$", 4),
+    (r"jobs/n003-f0-none-s0/done\.json$", 1),
+    (r"scores\.csv$", 1),
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_volumes(tmp_path_factory.mktemp("compare") / "data", 9)
+
+
+@pytest.fixture(scope="module")
+def studies(data):
+    """An undisturbed study, and one that was killed all along."""
+    folder = data.parent
+
+    def words(name):
+        return ["compare", f"data.root={data}", f"workspace={folder / name}", *STUDY]
+
+    steps = [{"arguments": words("killed"), "kill": pattern, "count": count} for pattern, count in KILLS]
+    steps += [{"arguments": words(name), "kill": None, "count": 0} for name in ("killed", "whole")]
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("killed_runs.py")), json.dumps(steps)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    codes = json.loads(done.stdout.rpartition("codes: ")[2])
+    assert codes == [-9] * len(KILLS) + [0, 0], done.stderr[-3000:]
+    return folder / "whole", folder / "killed"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes, which this system doesn't have")
+@pytest.mark.parametrize(
+    "name", ["scores.csv", "study.json", "study.md", "study.tex", "figures/forest.svg", "volumes.json"]
+)
+def test_a_study_killed_five_times_ends_in_the_bytes_of_an_undisturbed_one(studies, name):
+    whole, killed = ((folder / name).read_text() for folder in studies)
+    assert whole.replace("Study whole", "") == killed.replace("Study killed", "")
+
+
+def test_what_was_finished_before_a_kill_is_not_done_again(studies):
+    said = (studies[1] / "log.txt").read_text()
+    for cell in ("n002-f0-none-s0", "n002-f0-classical-s0", "n003-f0-classical-s0"):
+        assert len(re.findall(f"{cell} done", said)) == 1, cell
+    assert "goes on from step 0" not in said
+
+
+def test_sizes_are_nested_share_their_test_cases_and_keep_images_on_the_disk_once(studies):
+    study = Study(studies[0])
+    small, large = (Workspace(study.workspace("base", size)) for size in (2, 3))
+    assert set(small.read_split(0).training) < set(large.read_split(0).training)
+    assert small.read_split(0).test == large.read_split(0).test
+    case = small.read_split(0).test[0]
+    paths = [one.prepared(case) for one in (small, large, Workspace(study.data(0)))]
+    assert len({path.stat().st_ino for path in paths}) == 1
+    assert small.source(small.read_manifest(), small.read_manifest().cases[0].image).is_file()
+
+
+def test_the_csv_holds_every_cell_and_the_volume_of_every_label(studies):
+    scores = read_study_scores(Study(studies[0]).scores_path)
+    cells = {(one.size, one.arm, one.seed) for one in scores}
+    assert cells == {(size, arm, 0) for size in (2, 3) for arm in ("none", "classical")}
+    assert {one.metric for one in scores} == {"dice", "hd95", "assd", "nsd"}
+    assert all(round(one.volume / 3) * 3 == pytest.approx(one.volume) for one in scores)  # voxels of 1.2 x 1 x 2.5 mm
+    summary = json.loads((studies[0] / "study.json").read_text())
+    assert summary["unfinished"] == []
+    assert [part["size"] for part in summary["parts"]] == [2, 3]
+
+
+def test_the_status_lists_what_is_left_and_leaves_no_trace(studies, data, capsys):
+    before = sorted(studies[0].rglob("*"))
+    words = ["compare", f"data.root={data}", f"workspace={studies[0]}", *STUDY, "compare.status=true"]
+    assert main(words) == 0
+    assert "cells: 4 of 4 done" in capsys.readouterr().out
+    assert main([*words, "train.steps=3"]) == 0
+    assert "n002-f0-none-s0: to do" in capsys.readouterr().out
+    assert sorted(studies[0].rglob("*")) == before
+
+
+def test_one_failing_cell_stops_no_other_and_is_named_with_an_exit_status(data, tmp_path, monkeypatch, capsys):
+    from diffboost3d.stages import train
+
+    original = train.run
+
+    def failing(config, workspace):
+        if config.arms == ["none"]:
+            raise RuntimeError("out of luck")
+        original(config, workspace)
+
+    words = ["compare", f"data.root={data}", f"workspace={tmp_path / 'study'}", *STUDY, "compare.sizes=[2]"]
+    monkeypatch.setattr(train, "run", failing)
+    assert main(words) == 1
+    said = capsys.readouterr()
+    assert "1 of 2 jobs of the study failed: n002-f0-none-s0; the first: RuntimeError: out of luck" in said.err
+    assert "cells: 1 of 2 done" in said.out
+    assert "n002-f0-none-s0: failed: RuntimeError: out of luck" in said.out
+    monkeypatch.setattr(train, "run", original)
+    assert main(words) == 0
+    assert "cells: 2 of 2 done" in capsys.readouterr().out
+
+
+def test_variants_train_once_what_they_have_in_common(data, tmp_path, capsys):
+    words = ["compare", f"data.root={data}", f"workspace={tmp_path / 'study'}", *STUDY, "compare.sizes=[2]"]
+    words += ["arms=[none,cutmix]", '+compare.variants={half: ["merge.alpha=0.5"], most: ["merge.alpha=0.9"]}']
+    assert main(words) == 0
+    study = Study(tmp_path / "study", ("half", "most"))
+    of = {
+        (variant, arm): (Workspace(study.workspace(variant, 2)).segmenter(0, arm, 0) / "model.safetensors")
+        .stat()
+        .st_ino
+        for variant in study.variants
+        for arm in ("none", "cutmix")
+    }
+    assert of["half", "none"] == of["most", "none"]
+    assert of["half", "cutmix"] != of["most", "cutmix"]
+    found = json.loads(study.summary_path.read_text())["between_variants"]
+    assert {(one["arm"], one["reference"]) for one in found} == {("most/cutmix", "half/cutmix")}
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ('+compare.variants={a: ["data.root=x"]}', "compare.variants.a sets data.root, which all variants share"),
+        ('+compare.variants={a: ["merge.alpha=7"]}', "compare.variants.a: merge.alpha=7.0 is refused"),
+        ("compare.sizes=[99]", "the study asks for 99; lower compare.sizes"),
+        ("compare.launcher=rocket", "compare.launcher=rocket is not installed"),
+    ],
+)
+def test_a_study_that_can_not_be_is_refused_in_a_line(data, tmp_path, capsys, override, words):
+    given = ["compare", f"data.root={data}", f"workspace={tmp_path / 'study'}", *STUDY, override]
+    assert main(given) in (1, 2)
+    assert words in capsys.readouterr().err
+
+
+def test_a_study_runs_through_submitit(data, tmp_path, capsys):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra diffboost3d[slurm] isn't installed")
+    words = [
+        "compare",
+        f"data.root={data}",
+        f"workspace={tmp_path / 'study'}",
+        *STUDY,
+        "compare.sizes=[2]",
+        "arms=[none]",
+    ]
+    assert main([*words, "compare.launcher=submitit_local", "+compare.launcher_options.timeout_min=20"]) == 0
+    assert "cells: 1 of 1 done" in capsys.readouterr().out
