@@ -29,7 +29,7 @@ from diffboost3d.diffusion.weights import load_generator
 from diffboost3d.seeds import seed_of
 from diffboost3d.stages.inputs import cases_of, control_of, prepared, slice_axis
 from diffboost3d.stages.noise import with_measured_noise
-from diffboost3d.stages.synthesize import sampling_plan
+from diffboost3d.stages.synthesis_work import sampling_plan
 from diffboost3d.synthesis.volumes import NoisePlan, SampleRequest, SlabPlan, VolumeSampler
 
 Float = NDArray[np.float32]

@@ -39,7 +39,8 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     """The typed, validated configuration.
 
     Args:
-        overrides: Hydra overrides: `key=value`, `group=choice`, `+arm@arm.mine=none`.
+        overrides: Hydra overrides: `key=value`, `group=choice`, `+arm@arm.mine=none`; `plan=FILE` puts the values of a file
+            written by `diffboost3d plan` after the preset and before all other overrides.
 
     Raises:
         ConfigError: one line naming the key or value refused and what is allowed.
@@ -49,9 +50,10 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    chosen = _with_plan(overrides)
     with initialize_config_dir(str(configs_folder()), version_base="1.3"):
         try:
-            raw = hydra_compose("config", [_quoted(override) for override in overrides])
+            raw = hydra_compose("config", [_quoted(override) for override in chosen])
         except Exception as error:  # Hydra raises many types; each is a refused override
             raise ConfigError(_hydra_message(error, overrides)) from error
     try:
@@ -61,6 +63,56 @@ def compose(overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(_typed_message(error, overrides)) from error
     validate(config)
     return config
+
+
+def _with_plan(overrides: Sequence[str]) -> list[str]:
+    """The overrides with `plan=FILE` as a choice that Hydra knows: its content is stored as an option of the group `plan`."""
+    given = [override.partition("=")[2] for override in overrides if override.lstrip("+").startswith("plan=")]
+    others = [override for override in overrides if not override.lstrip("+").startswith("plan=")]
+    if not given or given[-1] in ("", "null", "none"):
+        return others
+    from hydra.core.config_store import ConfigStore
+
+    path = given[-1].strip("'\"")
+    node = {**read_plan(Path(path).expanduser()), "plan": path}
+    ConfigStore.instance().store(group="plan", name=PLAN_CHOICE, node=node, package="_global_")
+    return [f"plan={PLAN_CHOICE}", *others]
+
+
+PLAN_CHOICE = "given_file"
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """The values of a file that `diffboost3d plan` wrote, or of one written like it: the configuration's keys, nested.
+
+    Raises:
+        ConfigError: no such file, no YAML, or a key that the configuration lacks.
+    """
+    from omegaconf import OmegaConf
+    from yaml import YAMLError
+
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, YAMLError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise ConfigError(f"plan={path} can't be read ({reason}); `diffboost3d plan` writes such a file") from error
+    if not isinstance(content, dict) or not content:
+        raise ConfigError(f"plan={path} holds no keys; it takes YAML such as `train: {{batch: 2}}`")
+    known = {name for name, _ in _leaves(Config())}
+    for name in _names(content, known):
+        if name not in known:
+            raise ConfigError(f"plan={path}: {_unknown_key(name)}")
+    return {str(name): value for name, value in content.items()}
+
+
+def _names(content: dict[Any, Any], known: set[str], prefix: str = "") -> Iterator[str]:
+    """Dotted names of the keys of a nested dictionary; what is below a known key is its value."""
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value and name not in known:
+            yield from _names(value, known, f"{name}.")
+        else:
+            yield name
 
 
 def _quoted(override: str) -> str:
@@ -78,7 +130,9 @@ def _text_keys() -> set[str]:
     return {
         path
         for path, one in _leaves(Config())
-        if str(one.type) in ("str", "str | None") and one.metadata.get("choices") is None and path != "preset"
+        if str(one.type) in ("str", "str | None")
+        and one.metadata.get("choices") is None
+        and path not in ("preset", "plan")
     }
 
 
@@ -482,6 +536,22 @@ def _check_patient_pattern(pattern: str) -> None:
             f"data.patients={pattern!r} is refused; allowed: case, consecutive_numbers, or a regular expression with "
             "a group, e.g. '(patient\\d+)_'"
         )
+
+
+def with_values(config: Config, values: dict[str, Any]) -> Config:
+    """The configuration with other values, by dotted key, validated. Raises ConfigError as `compose` does."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    changed = OmegaConf.structured(config)
+    try:
+        for name, value in values.items():
+            OmegaConf.update(changed, name, value, merge=isinstance(value, dict))
+        made: Config = OmegaConf.to_object(changed)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise ConfigError(_typed_message(error, list(values))) from error
+    validate(made)
+    return made
 
 
 def to_plain(section: Any) -> Any:

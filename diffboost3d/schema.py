@@ -873,6 +873,9 @@ class Config:
     workspace: str = key("ws", "Folder that holds every result.")
     prompt: str | None = key(None, "Text of the data set, e.g. 'Hippocampus, MRI'; null: name and modality.")
     preset: str = key("standard", "The preset that was composed.")
+    plan: str | None = key(
+        None, "File of values that `diffboost3d plan` wrote, or one like it; it goes after the preset; null: none."
+    )
     cohort: str = key("mr", "Built-in cohort of `demo`.", choices=("mr", "ct", "ultrasound"))
     seed: int = key(0, "Seed of splits, generator and synthetic volumes.", low=0)
     seeds: list[int] = key([0], "Seeds of the segmenters; one training each.", low=0)

@@ -15,12 +15,13 @@ LAYERS = {
     "cases": 1, "imaging": 1, "cohort": 1,
     "augmentation": 2, "training": 2,
     "diffusion": 3, "translation": 3, "segmentation": 3, "evaluation": 3,
-    "synthesis": 4, "report": 4,
+    "synthesis": 4, "report": 4, "planning": 4,
     "stages": 5,
     "cli": 6, "__init__": 6, "__main__": 6,
 }  # fmt: skip
 COMMANDS = {
     "prepare",
+    "plan",
     "train_codec",
     "pretrain",
     "finetune",

@@ -76,6 +76,10 @@ class Workspace:
         return self.root / "findings.json"
 
     @property
+    def plan_path(self) -> Path:
+        return self.root / "plan.yaml"
+
+    @property
     def prepared_folder(self) -> Path:
         return self.root / "prepared"
 

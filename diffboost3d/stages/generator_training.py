@@ -76,7 +76,9 @@ def first_generator(config: Config, workspace: Workspace, manifest: Manifest, fo
     if config.diffusion.start_from is None:
         codec = None if _is_family(config) else first_codec(config, workspace, fold)
         with _keyed(config):
-            made = _stable_diffusion(config, manifest) if codec is None else _untrained(config, manifest, codec)
+            made = (
+                _stable_diffusion(config, manifest) if codec is None else untrained_generator(config, manifest, codec)
+            )
             return _mixing(config, made)
     folder = _start_folder(config.diffusion.start_from)
     denoiser, scheduler, codec = load_generator(folder)
@@ -224,8 +226,8 @@ def _check_schedule(config: Config, scheduler: Any, source: Path) -> None:
             )
 
 
-def _untrained(config: Config, manifest: Manifest, codec: Codec) -> Generator:
-    """A generator as `diffusion` describes it."""
+def untrained_generator(config: Config, manifest: Manifest, codec: Codec) -> Generator:
+    """A generator of random weights as `diffusion` describes it, without layers along the slices."""
     denoiser = config.diffusion.denoiser
     plan = DenoiserPlan(
         channels=tuple(denoiser.channels),

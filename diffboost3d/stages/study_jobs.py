@@ -23,7 +23,19 @@ from diffboost3d.stages.run import needed_stages
 
 PRETRAINING = ("train-codec", "pretrain")
 CELL = ("train", "evaluate")
-NOT_OF_A_JOB = ("workspace", "preset", "cohort", "compare", "export", "runtime", "folds", "seeds", "arms", "arm")
+NOT_OF_A_JOB = (
+    "workspace",
+    "preset",
+    "plan",
+    "cohort",
+    "compare",
+    "export",
+    "runtime",
+    "folds",
+    "seeds",
+    "arms",
+    "arm",
+)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 from diffboost3d.cases.records import Case, Manifest, SyntheticRecord
 from diffboost3d.cases.workspace import Workspace
+from diffboost3d.diffusion.sampling import SamplingPlan
 from diffboost3d.errors import WorkspaceError
 from diffboost3d.imaging.files import ending_like, ending_of
+from diffboost3d.schema import SynthesizeConfig
 from diffboost3d.synthesis.translated import TranslatedVolumes
 from diffboost3d.synthesis.volumes import VolumeSampler
 
@@ -77,8 +79,8 @@ def forecast(
     on = f" with {len(parts)} processes" if len(parts) > 1 else ""
     there = f" ({done} are there)" if done else ""
     return (
-        f"{count} volume{'' if count == 1 else 's'} to make{there}, about {_duration(longest * seconds_a_voxel)}{on}, "
-        f"{_size(needed_bytes)} of disk ({_size(free_bytes)} free)"
+        f"{count} volume{'' if count == 1 else 's'} to make{there}, about {duration(longest * seconds_a_voxel)}{on}, "
+        f"{size_in_words(needed_bytes)} of disk ({size_in_words(free_bytes)} free)"
     )
 
 
@@ -100,20 +102,39 @@ def require_disk(workspace: Workspace, needed_bytes: int) -> int:
     there = shutil.disk_usage(workspace.root).free
     if needed_bytes > there:
         raise WorkspaceError(
-            f"synthesize needs about {_size(needed_bytes)} and the disk of {workspace.root} has {_size(there)} free; "
-            "free some, or lower synthesize.samples"
+            f"synthesize needs about {size_in_words(needed_bytes)} and the disk of {workspace.root} has "
+            f"{size_in_words(there)} free; free some, or lower synthesize.samples"
         )
     return there
 
 
-def _duration(seconds: float) -> str:
+def sampling_plan(settings: SynthesizeConfig) -> SamplingPlan:
+    """The numbers that sampling needs."""
+    return SamplingPlan(
+        steps=settings.steps,
+        sampler=settings.sampler,
+        step_power=settings.step_power,
+        guidance_scale=settings.guidance_scale,
+        control_guidance_scale=settings.control_guidance_scale,
+        guidance_rescale=settings.guidance_rescale,
+        guidance_range=(settings.guidance_range[0], settings.guidance_range[1]),
+        control_strength=settings.control_strength,
+        guess_mode=settings.guess_mode,
+        strength=settings.strength,
+        eta=settings.eta,
+    )
+
+
+def duration(seconds: float) -> str:
+    """In words: s, min, h."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _size(count: int) -> str:
+def size_in_words(count: int) -> str:
+    """Bytes in words: kB, MB, GB."""
     for unit, size in (("GB", 1e9), ("MB", 1e6)):
         if count >= size:
             return f"{count / size:.3g} {unit}"

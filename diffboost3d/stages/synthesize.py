@@ -17,12 +17,11 @@ from diffboost3d.cases.records import Case, Manifest, SyntheticRecord
 from diffboost3d.cases.workspace import Workspace, now
 from diffboost3d.config import DEFAULT_SET, digest, of_set, synthetic_sets
 from diffboost3d.diffusion.looks import LOOKS
-from diffboost3d.diffusion.sampling import SamplingPlan
 from diffboost3d.diffusion.text import fill_templates, require_fitting
 from diffboost3d.diffusion.weights import load_generator
 from diffboost3d.imaging.files import ending_like, read, synthetic_note, write_label_like, write_like
 from diffboost3d.imaging.scratch import Scratch
-from diffboost3d.schema import Config, SynthesizeConfig
+from diffboost3d.schema import Config
 from diffboost3d.seeds import generator, seed_of
 from diffboost3d.stages.anatomies import Anatomies
 from diffboost3d.stages.blueprints import Blueprint, blueprint_of, blueprint_of_case, control_of_blueprint
@@ -30,7 +29,15 @@ from diffboost3d.stages.gating import clear_rejected, gate_digest, give_up, judg
 from diffboost3d.stages.generator_training import require_generator
 from diffboost3d.stages.inputs import accelerator_of, cases_of, sampling_settings, second_axis, slice_axis
 from diffboost3d.stages.noise import with_measured_noise
-from diffboost3d.stages.synthesis_work import Group, disk_needed, forecast, groups_of, require_disk, shares
+from diffboost3d.stages.synthesis_work import (
+    Group,
+    disk_needed,
+    forecast,
+    groups_of,
+    require_disk,
+    sampling_plan,
+    shares,
+)
 from diffboost3d.stages.translators import as_translated, require_translator, translated_volumes
 from diffboost3d.synthesis.gate import Gate
 from diffboost3d.synthesis.translated import TranslatedVolumes
@@ -215,23 +222,6 @@ def _second_plane(config: Config, manifest: Manifest) -> SecondPlanePlan | None:
 
 def _scratch(config: Config, workspace: Workspace) -> Scratch:
     return Scratch(config.synthesize.memory_gb * 1e9, workspace.root)
-
-
-def sampling_plan(settings: SynthesizeConfig) -> SamplingPlan:
-    """The numbers that sampling needs."""
-    return SamplingPlan(
-        steps=settings.steps,
-        sampler=settings.sampler,
-        step_power=settings.step_power,
-        guidance_scale=settings.guidance_scale,
-        control_guidance_scale=settings.control_guidance_scale,
-        guidance_rescale=settings.guidance_rescale,
-        guidance_range=(settings.guidance_range[0], settings.guidance_range[1]),
-        control_strength=settings.control_strength,
-        guess_mode=settings.guess_mode,
-        strength=settings.strength,
-        eta=settings.eta,
-    )
 
 
 def _synthesize(

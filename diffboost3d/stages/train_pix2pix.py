@@ -8,7 +8,6 @@ from typing import Any
 from diffboost3d.cases.records import Case, Manifest
 from diffboost3d.cases.workspace import Workspace, now
 from diffboost3d.config import digest
-from diffboost3d.imaging.edges import control_channels
 from diffboost3d.schema import Config
 from diffboost3d.seeds import seed_of
 from diffboost3d.stages.inputs import (
@@ -20,14 +19,12 @@ from diffboost3d.stages.inputs import (
     training_plan,
     without_intervals,
 )
-from diffboost3d.stages.translators import shape_of_translator
+from diffboost3d.stages.translators import shape_of_translator, translator_sizes
 from diffboost3d.training import fit
-from diffboost3d.translation.batches import PairedSlices, PairedVolume, Size, multiples, window_size
+from diffboost3d.translation.batches import PairedSlices, PairedVolume, Size
 from diffboost3d.translation.learning import TranslationLearner
-from diffboost3d.translation.networks import TranslatorPlan, build, fitting_depth, fitting_levels
+from diffboost3d.translation.networks import TranslatorPlan, build
 from diffboost3d.translation.weights import save_translator
-
-LEAST_SIDE = 8  # of training slices
 
 
 def run(config: Config, workspace: Workspace) -> None:
@@ -53,7 +50,7 @@ def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelera
     if workspace.is_current(folder, own):
         workspace.log(f"{title}: done already")
         return
-    size, plan = _sizes(config, manifest, training)
+    size, plan = translator_sizes(config, manifest, [case.grid.shape for case in training])
     seed = seed_of(config.seed, "pix2pix", fold)
     learner = _learner(config, workspace, manifest, plan, size, (training, validation or training), seed)
     numbers = training_plan(wanted.training, seed, config.runtime.workers)
@@ -65,18 +62,6 @@ def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelera
         facts |= {"shape": shape_of_translator(config), "plan": dataclasses.asdict(plan)}
         workspace.finish(folder, "train-pix2pix", own, started, **facts)
     accelerator.wait_for_everyone()
-
-
-def _sizes(config: Config, manifest: Manifest, training: list[Case]) -> tuple[Size, TranslatorPlan]:
-    """Of the training slices, and of networks that fit them."""
-    a, b = window_size([case.grid.shape for case in training], slice_axis(config, manifest), config.diffusion.max_size)
-    least = (max(a, LEAST_SIDE), max(b, LEAST_SIDE))
-    depth = fitting_depth(least, config.pix2pix.depth)
-    size = multiples(least, 2**depth)
-    denoiser = config.diffusion.denoiser
-    channels = control_channels(manifest.label_count, denoiser.neighbours, denoiser.control)
-    levels = fitting_levels(size, config.pix2pix.discriminator_levels)
-    return size, TranslatorPlan(channels, config.pix2pix.channels, depth, config.pix2pix.dropout, levels)
 
 
 def _learner(

@@ -1,17 +1,38 @@
-"""The trained translator of a fold, for the sets of synthetic volumes that are made by it."""
+"""The translator of a fold: its sizes, and the trained one for the sets of synthetic volumes that are made by it."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
-from diffboost3d.cases.records import SyntheticRecord
+from diffboost3d.cases.records import Manifest, SyntheticRecord
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.errors import ConfigError
+from diffboost3d.imaging.edges import control_channels
 from diffboost3d.imaging.scratch import Scratch
 from diffboost3d.schema import Config
+from diffboost3d.stages.inputs import slice_axis
 from diffboost3d.synthesis.translated import TranslatedVolumes
+from diffboost3d.translation.batches import Size, multiples, window_size
+from diffboost3d.translation.networks import TranslatorPlan, fitting_depth, fitting_levels
 from diffboost3d.translation.weights import load_translator
+
+LEAST_SIDE = 8  # of training slices
+
+
+def translator_sizes(
+    config: Config, manifest: Manifest, shapes: Sequence[tuple[int, ...]]
+) -> tuple[Size, TranslatorPlan]:
+    """Of the slices that a translator trains on, from volumes of these shapes, and of networks that fit them."""
+    a, b = window_size(shapes, slice_axis(config, manifest), config.diffusion.max_size)
+    least = (max(a, LEAST_SIDE), max(b, LEAST_SIDE))
+    depth = fitting_depth(least, config.pix2pix.depth)
+    size = multiples(least, 2**depth)
+    denoiser = config.diffusion.denoiser
+    channels = control_channels(manifest.label_count, denoiser.neighbours, denoiser.control)
+    levels = fitting_levels(size, config.pix2pix.discriminator_levels)
+    return size, TranslatorPlan(channels, config.pix2pix.channels, depth, config.pix2pix.dropout, levels)
 
 
 def shape_of_translator(config: Config) -> dict[str, Any]:
