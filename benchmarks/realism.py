@@ -21,7 +21,7 @@ import numpy as np
 from held_out import RECIPE, Float, HeldOut, parser, slices_of, smallest_size, write
 
 from diffboost3d.diffusion.sampling import SamplingPlan
-from diffboost3d.evaluation.texture import texture_auc
+from diffboost3d.evaluation.texture import grid_excess, texture_auc
 from diffboost3d.evaluation.two_sample import draw_patches, two_sample_auc
 
 JUDGES = {"auc": 10, "auc_long": 40}  # epochs
@@ -79,6 +79,7 @@ def main() -> None:
         auc_default=table["default"].get("auc_long"),
         auc_released_recipe=table.get("released recipe", {}).get("auc_long"),
         auc_texture=table["default"]["auc_texture"],
+        grid_excess_of_real=grid(real, axis=held_out.axis),
         auc_3d_patches=patches(real, held_out.samples(default), given.seed) if given.judges else None,
         judges={name: {"epochs": epochs, "seeds": given.judges} for name, epochs in JUDGES.items()},
         plan=dataclasses.asdict(default),
@@ -89,7 +90,7 @@ def main() -> None:
 
 def judged(real: list[Float], synthetic: list[Float], axis: int, seeds: int) -> dict[str, Any]:
     """What both judges find, and how near the samples are to the volumes they were made from (correlation)."""
-    found: dict[str, Any] = {"auc_texture": texture(real, synthetic, axis)}
+    found: dict[str, Any] = {"auc_texture": texture(real, synthetic, axis), "grid_excess": grid(synthetic, axis)}
     for name, epochs in JUDGES.items() if seeds else ():
         every = [auc_of(real, synthetic, axis, seed, epochs)["auc"] for seed in range(seeds)]
         found |= {name: round(float(np.mean(every)), 4), f"{name}_by_seed": every}
@@ -102,6 +103,12 @@ def texture(real: list[Float], synthetic: list[Float], axis: int) -> float:
     size = smallest_size(real, axis)
     (of_real, groups), (of_synthetic, _) = (slices_of(volumes, axis, size, step=2) for volumes in (real, synthetic))
     return round(texture_auc(of_real, of_synthetic, groups, groups), 4)
+
+
+def grid(volumes: list[Float], axis: int) -> float:
+    """Mean over cases of `grid_excess`: 0 where the codec's grid does not show."""
+    found = [grid_excess(np.moveaxis(volume, axis, 0)).mean() for volume in volumes]
+    return round(float(np.mean(found)), 4)
 
 
 def yardstick(real: list[Float], axis: int, seeds: int) -> dict[str, Any]:

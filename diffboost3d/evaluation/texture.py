@@ -73,6 +73,15 @@ def texture_figures(slices: Array) -> Figures:
     return np.concatenate([_grids(whole), _rings(whole), _distribution(whole)], axis=1)
 
 
+def grid_excess(slices: Array) -> Figures:
+    """How much stronger diagonal detail is on the grid of 2 x 2 voxels from the corner than on that one voxel further, (N,).
+
+    Of slices (N, A, B), as the natural logarithm of the ratio of energies: 0 without a grid.
+    """
+    grids = _grids(slices.astype(np.float64))
+    return grids[:, 2] - grids[:, 11]
+
+
 def _grids(slices: Figures) -> Figures:
     """(N, 12): log energy of the three Haar details on each of the four grids of 2 x 2 voxels."""
     found = []

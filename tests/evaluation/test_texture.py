@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from diffboost3d.evaluation.texture import texture_auc, texture_figures
+from diffboost3d.evaluation.texture import grid_excess, texture_auc, texture_figures
 
 GROUPS = np.repeat(np.arange(10), 12)
 
@@ -38,6 +38,11 @@ def test_draws_of_one_kind_are_not_told_apart():
 
 def test_a_grid_is_seen_that_changes_no_spectrum_much():
     assert judged(slices(0), with_grid(slices(1))) > 0.9
+
+
+def test_a_grid_is_measured_by_its_excess():
+    assert grid_excess(slices(0)).mean() == pytest.approx(0, abs=0.02)
+    assert grid_excess(with_grid(slices(0))).mean() < -0.1  # the detail on it is fainter
 
 
 def test_a_little_blur_and_what_is_cut_off_are_seen():
