@@ -41,7 +41,7 @@ def test_a_grid_is_seen_that_changes_no_spectrum_much():
 
 
 def test_a_grid_is_measured_by_its_excess():
-    assert grid_excess(slices(0)).mean() == pytest.approx(0, abs=0.02)
+    assert grid_excess(slices(0)).mean() == pytest.approx(0, abs=0.05)  # three standard errors
     assert grid_excess(with_grid(slices(0))).mean() < -0.1  # the detail on it is fainter
 
 
