@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -172,10 +173,19 @@ class VolumeSampler:
         grid = SliceGrid(shape, axis, *slab)
         made = [self._scratch.empty(shape) for _ in requests]
         self._fill(grid, self._at_once(shape, axis), spacing_mm, requests, made)
-        return [
-            with_spectrum_of(volume, request.image, self._match_spectrum, in_place=True, scratch=self._scratch)
-            for volume, request in zip(made, requests, strict=True)
-        ]
+        match = partial(
+            with_spectrum_of,
+            share=self._match_spectrum,
+            in_place=True,
+            scratch=self._scratch,
+            block_axes=self._block_axes(axis),
+        )
+        return [match(volume, request.image) for volume, request in zip(made, requests, strict=True)]
+
+    def _block_axes(self, axis: int) -> list[int]:
+        """Axes along which what is diffused are blocks of voxels."""
+        planes = [axis] if self._second is None else [axis, self._second.axis]
+        return [along for along in range(3) if self._codec.factor % 2 == 0 and any(along != one for one in planes)]
 
     def _fill(
         self,
