@@ -121,6 +121,7 @@ class HeldOut:
         self.axis = slice_axis(self.config, self.manifest)
         self.default = sampling_plan(self.config.synthesize)
         self.generator = load_generator(self.workspace.finetuned(0))
+        self.model: str = json.loads((self.workspace.finetuned(0) / "record.json").read_text())["digest"]
 
     def real(self, case: Case) -> Float:
         """The prepared image (I, J, K) in [-1, 1]."""
@@ -169,12 +170,14 @@ class HeldOut:
             neighbours: whether a slice sees the edges of its neighbours; else its own in their place.
         """
         ids = [case.id for case in self.cases]
-        model = json.loads((self.workspace.finetuned(0) / "record.json").read_text())["digest"]
+        prepared_as = [case.digest for case in self.cases]
         settings = self.config.synthesize
         noise = noise or NoisePlan(settings.noise, settings.rho or 0.0, settings.correlation_mm)
         match_spectrum = settings.match_spectrum if match_spectrum is None else match_spectrum
         named = [dataclasses.asdict(noise), match_spectrum, settings.negative_prompt]
-        own = digest(dataclasses.asdict(plan), named, self.seed, ids, model, code_digest(), neighbours)
+        own = digest(
+            dataclasses.asdict(plan), named, self.seed, ids, prepared_as, self.model, code_digest(), neighbours
+        )
         kept = self.workspace.root / "benchmarks" / f"{own}.npz"
         if kept.is_file():
             with np.load(kept, allow_pickle=False) as arrays:
@@ -195,7 +198,7 @@ def code_digest() -> str:
     return digest(
         [
             path.read_text(encoding="utf-8")
-            for name in ("diffusion", "synthesis")
+            for name in ("diffusion", "synthesis", "imaging")
             for path in sorted((folder / name).glob("*.py"))
         ]
     )

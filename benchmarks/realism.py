@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from held_out import RECIPE, Float, HeldOut, parser, slices_of, smallest_size, write
+from held_out import RECIPE, Float, HeldOut, code_digest, parser, slices_of, smallest_size, write
 
 from diffboost3d.diffusion.sampling import SamplingPlan
 from diffboost3d.evaluation.texture import grid_excess, texture_auc
@@ -83,6 +83,7 @@ def main() -> None:
         auc_3d_patches=patches(held_out, real, held_out.samples(default), given.seed) if given.judges else None,
         judges={name: {"epochs": epochs, "seeds": given.judges} for name, epochs in JUDGES.items()},
         plan=dataclasses.asdict(default),
+        of={"model": held_out.model, "code": code_digest()},
         match_spectrum=held_out.config.synthesize.match_spectrum,
         table=table,
     )
