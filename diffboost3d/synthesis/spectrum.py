@@ -27,6 +27,7 @@ Bonds = dict[tuple[int, int], Float]
 SMOOTHING = (
     2.5  # bins (standard deviation); spectra are compared, not the single waves, which are the anatomy of the case
 )
+ROUNDS = 2  # powers that fall steeply are not yet right after one: smoothing spills them to their neighbours
 STRONGEST = 4.0  # amplitudes change by this factor at most
 FREE_BELOW, FULL_FROM = 0.15, 0.3  # of the Nyquist frequency: what is slower is anatomy and shading, and is left alone
 RIDGE = 0.02  # bonds are taken as weaker by this share, so that they are never perfect
@@ -44,8 +45,8 @@ def with_spectrum_of(
 ) -> Float:
     """The synthetic volume (I, J, K) in [-1, 1] with the fine part of its power spectrum brought to that of the real one.
 
-    Each wave of the cosine transform (mirrored at the borders, so that nothing wraps round) is scaled by (P_real / P_synthetic) ^
-    (share / 2), with both powers smoothed over neighbouring frequencies. Where both volumes are empty
+    Each wave of the cosine transform (mirrored at the borders, so that nothing wraps round) is scaled so that the power, smoothed over
+    neighbouring frequencies, becomes P_synthetic (P_real / P_synthetic) ^ share. Where both volumes are empty
     (-1: air, a mask) nothing changes.
 
     Args:
@@ -64,17 +65,15 @@ def with_spectrum_of(
     floor = (real <= -1.0) & (synthetic <= -1.0 + _EMPTY)  # cut off or masked in both: a filter would ring there
     at_floor = synthetic[floor]
     axes = [axis for axis in block_axes if synthetic.shape[axis] > 2]
-    gain = _waves(scratch.copy(real), axes, scratch)
+    wanted = _waves(scratch.copy(real), axes, scratch)
     waves = _waves(synthetic if in_place else scratch.copy(synthetic), axes, scratch)
-    if axes:
-        _rebind(_partners(waves, axes), _bonds(_partners(gain, axes), scratch)[0], share, scratch)
-    _smoothed_power(gain)
-    gain /= _smoothed_power(scratch.copy(waves))
-    for plane, freedom in zip(gain, _freedom(gain.shape, axes), strict=True):
-        np.sqrt(plane, out=plane)
-        np.clip(plane, 1 / STRONGEST, STRONGEST, out=plane)
-        np.power(plane, share * freedom, out=plane)
-    waves *= gain
+    bonds = _wanted_bonds(waves, wanted, axes, share, scratch)
+    _want_power(_smoothed_power(wanted), _smoothed_power(scratch.copy(waves)), axes, share)
+    for _ in range(ROUNDS):
+        _rebind(_partners(waves, axes), bonds, scratch)
+        gain = _smoothed_power(scratch.copy(waves))
+        np.divide(wanted, gain, out=gain)
+        waves *= np.sqrt(gain, out=gain)
     matched = _volume(waves, axes, synthetic.shape, scratch)
     matched[floor] = at_floor
     np.clip(matched, -1.0, 1.0, out=matched)
@@ -148,6 +147,26 @@ def _smoothed(values: Float) -> Float:
     return values
 
 
+def _want_power(real: Float, own: Float, axes: Sequence[int], share: float) -> None:
+    """The power that is wanted takes the place of that of the real volume."""
+    for wanted, plane, freedom in zip(real, own, _freedom(real.shape, axes), strict=True):
+        wanted /= plane
+        np.clip(wanted, STRONGEST**-2, STRONGEST**2, out=wanted)
+        np.power(wanted, share * freedom, out=wanted)
+        wanted *= plane
+
+
+def _wanted_bonds(own: Float, real: Float, axes: Sequence[int], share: float, scratch: Scratch) -> Bonds:
+    """Between those of two volumes' waves. None without axes."""
+    if not axes:
+        return {}
+    bonds = _bonds(_partners(real, axes), scratch)[0]
+    if share < 1.0:
+        for pair, bond in _bonds(_partners(own, axes), scratch)[0].items():
+            bonds[pair] += (1.0 - share) * (bond - bonds[pair])
+    return bonds
+
+
 def _bonds(partners: Sequence[Float], scratch: Scratch) -> tuple[Bonds, list[Float]]:
     """Correlations of each pair of partners, and the amplitude of each partner, over neighbouring frequencies."""
     amplitudes = [_smoothed_power(scratch.copy(partner)) for partner in partners]
@@ -165,12 +184,14 @@ def _bonds(partners: Sequence[Float], scratch: Scratch) -> tuple[Bonds, list[Flo
     return bonds, amplitudes
 
 
-def _rebind(partners: Sequence[Float], wanted: Bonds, share: float, scratch: Scratch) -> None:
+def _rebind(partners: Sequence[Float], wanted: Bonds, scratch: Scratch) -> None:
     """Give partners the bonds that are wanted, in place; the power of each stays.
 
     Divided by their amplitudes, partners x have the correlations C = L L' (Cholesky); wanted are C_r = L_r L_r'. They become
     L_r L^-1 x: the slowest stays as it is, and each faster one loses what it shares with slower ones and gets what it should.
     """
+    if not wanted:
+        return
     bonds, amplitudes = _bonds(partners, scratch)
     for at in range(partners[0].shape[0]):  # plane by plane: the factors of a whole volume would be large
         own, target = (
@@ -182,7 +203,7 @@ def _rebind(partners: Sequence[Float], wanted: Bonds, share: float, scratch: Scr
             free.append((partner[at] / amplitudes[row][at] - shared) / own[row, row])
         for row, partner in enumerate(partners):
             bound = sum((target[row, column] * free[column] for column in range(row + 1)), np.float32(0))
-            partner[at] += share * (amplitudes[row][at] * bound - partner[at])
+            partner[at] = amplitudes[row][at] * bound
 
 
 def _cholesky(correlations: Bonds, size: int) -> Bonds:
