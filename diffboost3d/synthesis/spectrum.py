@@ -45,9 +45,9 @@ def with_spectrum_of(
 ) -> Float:
     """The synthetic volume (I, J, K) in [-1, 1] with the fine part of its power spectrum brought to that of the real one.
 
-    Each wave of the cosine transform (mirrored at the borders, so that nothing wraps round) is scaled so that the power, smoothed over
-    neighbouring frequencies, becomes P_synthetic (P_real / P_synthetic) ^ share. Where both volumes are empty
-    (-1: air, a mask) nothing changes.
+    Each wave of the cosine transform (mirrored at the borders, so that nothing wraps round) is scaled so that the power, smoothed
+    over neighbouring frequencies, becomes P_synthetic (P_real / P_synthetic) ^ share. Where both volumes are empty (-1: air, a
+    mask) nothing changes.
 
     Args:
         share: 0 leaves the volume as it is, 1 takes all of the real one's spectrum.
