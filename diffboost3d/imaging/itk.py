@@ -227,7 +227,9 @@ def write_itk_like(
     """
     is_nrrd = _is_nrrd(path)
     if is_nrrd != _is_nrrd(template):
-        raise ValueError(f"{path.name} in the form of {template.name}: NRRD and MetaImage are not made from one another")
+        raise ValueError(
+            f"{path.name} in the form of {template.name}: NRRD and MetaImage are not made from one another"
+        )
     found = read_header(template)
     lines, _ = _text_header(template)
     dtype = np.dtype(found.dtype) if own_type is None else own_type
