@@ -44,7 +44,7 @@ def section(kind: type, **values: Any) -> Any:
 class BidsConfig:
     images: list[str] = key(
         [],
-        "Kinds of images, one a channel, in order: suffix, maybe after entities, e.g. [T1w] or [T1w, ce-gd_T1w]; []: the only "
+        "Kinds of images, one a channel, in order: suffix after all entities but sub, ses and run, e.g. [T1w] or [T1w, ce-gd_T1w]; []: the only "
         "kind there is.",
     )
     label: str | None = key(

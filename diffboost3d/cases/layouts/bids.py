@@ -111,7 +111,7 @@ def _described(
     kind: str | None,
 ) -> Folder:
     facts = read_json(root / "dataset_description.json")
-    datatypes = Counter(file.datatype for file in raw if _fits(file, wanted[0]))
+    datatypes = Counter(file.datatype for file in raw if file.kind == wanted[0])
     datatype = datatypes.most_common(1)[0][0] if datatypes else ""
     return Folder(
         "bids",
@@ -155,26 +155,16 @@ def _only_kind(root: Path, raw: Sequence[_File]) -> str:
     )
 
 
-def _fits(file: _File, name: str) -> bool:
-    *entities, suffix = name.split("_")
-    return file.suffix == suffix and set(entities) <= set(file.entities)
-
-
 def _grouped(root: Path, raw: Sequence[_File], wanted: Sequence[str]) -> dict[str, dict[str, _File]]:
-    """Case id -> name of the channel -> file. A file belongs to the most particular of the wanted kinds that it fits."""
+    """Case id -> kind -> file. The id is made of the entities that are no part of the kind."""
     groups: dict[str, dict[str, _File]] = {}
     for file in raw:
-        fitting = [name for name in wanted if _fits(file, name)]
-        if not fitting:
+        if file.kind not in wanted:
             continue
-        name = max(fitting, key=lambda one: one.count("_"))
-        own = set(name.split("_")[:-1])
-        case = "_".join(entity for entity in file.entities if entity not in own)
-        if name in groups.get(case, {}):
-            raise DataError(
-                f"{root}: {groups[case][name].path.name} and {file.path.name} could both be {name} of {case}"
-            )
-        groups.setdefault(case, {})[name] = file
+        case = "_".join(entity for entity in file.entities if entity not in file.kind.split("_"))
+        if other := groups.setdefault(case, {}).get(file.kind):
+            raise DataError(f"{root}: {other.path.name} and {file.path.name} could both be {file.kind} of {case}")
+        groups[case][file.kind] = file
     if not groups:
         known = ", ".join(sorted({file.kind for file in raw})) or "none"
         raise DataError(f"{root}: no image of kind {', '.join(wanted)} (data.bids.images); there are: {known}")

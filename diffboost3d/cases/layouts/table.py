@@ -39,7 +39,7 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: can't be read as a UTF-8 table ({error})") from error
     head = text.partition("\n")[0]
-    lines = list(csv.reader(text.splitlines(), delimiter=max("\t;,", key=head.count)))
+    lines = list(csv.reader(text.splitlines(), delimiter=max(",;\t", key=head.count)))
     columns = [cell.strip() for cell in lines[0]] if lines else []
     if not any(columns):
         raise DataError(f"{path}: has no header; {EXPECTED}")
