@@ -66,7 +66,8 @@ class BidsChoice:
     """Which files of a BIDS data set are meant, where it holds several kinds.
 
     Attributes:
-        images: one a channel, in order: suffix after all entities but sub, ses and run (`T1w`, `ce-gd_T1w`); (): the only kind there is.
+        images: one a channel, in order: suffix after all entities but sub, ses and run (`T1w`, `ce-gd_T1w`); (): the only
+            kind there is.
         label: what the label's name has besides its image's (`dseg`, `label-lesion_mask`), maybe after its folder in
             derivatives (`manual/dseg`); None: the only kind there is.
     """
