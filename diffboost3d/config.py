@@ -527,14 +527,18 @@ def _check_mixture(texts: Sequence[str], weights: Sequence[float]) -> None:
 
 
 def _check_patient_pattern(pattern: str) -> None:
+    if pattern.lower().endswith((".csv", ".tsv")):
+        if not Path(pattern).expanduser().is_file():
+            raise ConfigError(f"data.patients={pattern}: no such file")
+        return
     try:
         groups = re.compile(pattern).groups
     except re.error as error:
         raise ConfigError(f"data.patients={pattern!r} is no regular expression ({error})") from error
     if groups < 1:
         raise ConfigError(
-            f"data.patients={pattern!r} is refused; allowed: case, consecutive_numbers, or a regular expression with "
-            "a group, e.g. '(patient\\d+)_'"
+            f"data.patients={pattern!r} is refused; allowed: case, consecutive_numbers, a CSV file with columns id, "
+            "patient, or a regular expression with a group, e.g. '(patient\\d+)_'"
         )
 
 

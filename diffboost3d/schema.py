@@ -41,13 +41,30 @@ def section(kind: type, **values: Any) -> Any:
 
 
 @dataclass
+class BidsConfig:
+    images: list[str] = key(
+        [],
+        "Kinds of images, one a channel, in order: suffix after all entities but sub, ses and run, e.g. [T1w] or [T1w, ce-gd_T1w]; []: the only "
+        "kind there is.",
+    )
+    label: str | None = key(
+        None,
+        "Kind of label, e.g. dseg, label-lesion_mask or manual/dseg (its folder in derivatives first); null: the only kind "
+        "there is.",
+    )
+
+
+@dataclass
 class DataConfig:
-    root: str | None = key(None, "Folder with the images and labels.")
+    root: str | None = key(None, "Folder with the images and labels, or a CSV file of their paths.")
     name: str | None = key(None, "Name of the data set; null takes it from dataset.json or the folder.")
     modality: str | None = key(None, "CT, MRI, Ultrasound, ...; null takes it from dataset.json.")
     layout: str = key(
-        "auto", "How the folder is laid out; auto recognises it.", choices=("auto", "msd", "nnunet", "plain")
+        "auto",
+        "How the folder is laid out; auto recognises it.",
+        choices=("auto", "msd", "nnunet", "plain", "flat", "folder_per_case", "bids", "csv"),
     )
+    bids: BidsConfig = section(BidsConfig)
     labels: dict[str, int] | None = key(
         None, "Label names and values, background 0 included; null: dataset.json, else the values found."
     )
@@ -58,8 +75,8 @@ class DataConfig:
     )
     patients: str = key(
         "case",
-        "What makes a patient: 'case' (every case), 'consecutive_numbers' (runs of following file numbers are one), or a "
-        "regular expression whose first group is the patient.",
+        "What makes a patient: 'case' (as the folder tells, as BIDS does, else every case), 'consecutive_numbers' (runs of following "
+        "file numbers are one), a regular expression whose first group is the patient, or a CSV file with columns id, patient.",
     )
     folds: int = key(3, "Number of cross-validation folds.", low=2)
     labelled: int | None = key(

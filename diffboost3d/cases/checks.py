@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffboost3d.cases.layouts import Pair
+from diffboost3d.cases.layouts import SKIPPED, Pair
 from diffboost3d.cases.records import Finding
 from diffboost3d.errors import DataError
 from diffboost3d.imaging.files import Volume, read
 
 KEPT_UNLABELLED = "the image is used unlabelled"
-SKIPPED = "the case is skipped"
 
 
 @dataclass(frozen=True)

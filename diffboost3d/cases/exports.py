@@ -19,6 +19,7 @@ from diffboost3d.imaging.files import PICTURE_ENDINGS, ending_of
 
 TRAINING, VALIDATION, TEST = "Tr", "Val", "Ts"
 IGNORE = "ignore"
+ONE_FILE = {".nhdr": ".nrrd", ".mhd": ".mha"}
 
 
 @dataclass(frozen=True)
@@ -110,11 +111,15 @@ def renumbering(manifest: Manifest) -> dict[int, int]:
 
 
 def file_ending(entries: Iterable[Entry]) -> str:
-    """The one ending of all files: .png for pictures, .nii where all are so, else .nii.gz. Raises DataError for a mixture."""
-    endings = {ending_of(entry.case.image) for entry in entries}
+    """The one ending of all files. Raises DataError where pictures and volumes are mixed.
+
+    .png for pictures; .nii, .nrrd or .mha where all are so (.nhdr and .mhd, of two files each, become .nrrd and .mha), which
+    nnU-Net reads, too; else .nii.gz.
+    """
+    endings = {ONE_FILE.get(found := ending_of(entry.case.image), found) for entry in entries}
     pictures = endings & set(PICTURE_ENDINGS)
     if pictures and endings - pictures:
-        raise DataError(f"the data set mixes {' and '.join(sorted(endings))}; keep pictures and NIfTI files apart")
+        raise DataError(f"the data set mixes {' and '.join(sorted(endings))}; keep pictures and volumes apart")
     if pictures:
         return ".png"
     return endings.pop() if len(endings) == 1 else ".nii.gz"

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from diffboost3d.cases.layouts.table import is_table, read_patients
 from diffboost3d.cases.records import SPLIT_PARTS, Case, Split
 from diffboost3d.errors import DataError
 from diffboost3d.seeds import generator
 
 
-def patients_of(ids: Sequence[str], rule: str) -> dict[str, str]:
+def patients_of(ids: Sequence[str], rule: str, told: Mapping[str, str] | None = None) -> dict[str, str]:
     """Case id -> patient.
 
     Args:
         ids: case ids.
-        rule: "case" (each its own), "consecutive_numbers" (ids whose last numbers follow each other are one patient), or a
-            regular expression whose first group is the patient.
+        rule: "case" (each its own), "consecutive_numbers" (ids whose last numbers follow each other are one patient), a
+            regular expression whose first group is the patient, or the name of a CSV file with columns `id` and `patient`.
+        told: patients that the data folder tells of itself; they count where the rule is "case".
 
     Raises:
-        DataError: an id doesn't match the rule.
+        DataError: an id doesn't match the rule, or isn't in the table.
     """
+    if is_table(rule):
+        table = read_patients(Path(rule).expanduser())
+        if absent := [case for case in ids if case not in table]:
+            raise DataError(f"data.patients={rule}: {len(absent)} cases are not in it, the first {absent[0]!r}")
+        return {case: table[case] for case in ids}
     if rule == "case":
-        return {case: case for case in ids}
+        return {case: (told or {}).get(case, case) for case in ids}
     if rule == "consecutive_numbers":
         return _runs(ids)
     patients = {}

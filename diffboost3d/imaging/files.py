@@ -1,4 +1,4 @@
-"""Reading and writing images: NIfTI volumes and grey 2D pictures, with the header, type and units of a template kept.
+"""Reading and writing images: NIfTI, NRRD and MetaImage volumes and grey 2D pictures, with a template's header, type and units.
 
 Arrays are (I, J, K) in the file's voxel order; a picture is (width, height, 1) on an identity affine.
 """
@@ -6,7 +6,7 @@ Arrays are (I, J, K) in the file's voxel order; a picture is (width, height, 1) 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 
 from diffboost3d.cases.atomic import replacing
 from diffboost3d.errors import DataError
-from diffboost3d.imaging.geometry import Grid
+from diffboost3d.imaging.geometry import Grid, settled
+from diffboost3d.imaging.itk import ITK_ENDINGS, parts_of, read_header, read_itk, write_itk_like
 from diffboost3d.imaging.scratch import IN_MEMORY, Scratch
+from diffboost3d.imaging.slabs import SLAB, fitting, slabs_of, stored
 
-VOLUME_ENDINGS = (".nii.gz", ".nii")
+NIFTI_ENDINGS = (".nii.gz", ".nii")
+VOLUME_ENDINGS = NIFTI_ENDINGS + ITK_ENDINGS
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 ENDINGS = VOLUME_ENDINGS + PICTURE_ENDINGS
 PICTURE_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L", "I;16N")
-SLAB = 16  # slices that are read or written at once
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,10 @@ def read(path: Path) -> Volume:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    return _read_nifti(path) if ending_of(path) in VOLUME_ENDINGS else _read_picture(path)
+    if ending_of(path) in ITK_ENDINGS:
+        array, header = read_itk(path)
+        return Volume(array, header.grid, header.dtype)
+    return _read_nifti(path) if ending_of(path) in NIFTI_ENDINGS else _read_picture(path)
 
 
 def _read_nifti(path: Path) -> Volume:
@@ -86,7 +91,12 @@ def _read_nifti(path: Path) -> Volume:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: can't be read ({reason}); the file is damaged or no NIfTI") from error
     array = array.reshape((*shape, 1, 1)[:3])
-    return Volume(array, Grid.of(array.shape, image.affine), str(image.get_data_dtype()))
+    return Volume(array, _grid_of(image), str(image.get_data_dtype()))
+
+
+def _grid_of(image: Any) -> Grid:
+    """The grid of an image of nibabel."""
+    return Grid.of((*image.shape, 1, 1)[:3], settled(image.affine, image.header["pixdim"][1:4]))
 
 
 def read_grid(path: Path) -> Grid:
@@ -95,8 +105,7 @@ def read_grid(path: Path) -> Grid:
         raise DataError(f"{path}: no such file")
     if ending_of(path) not in VOLUME_ENDINGS:
         return read(path).grid
-    image = _template(path)
-    return Grid.of((*image.shape, 1, 1)[:3], image.affine)
+    return read_header(path).grid if ending_of(path) in ITK_ENDINGS else _grid_of(_template(path))
 
 
 def read_prepared(path: Path, scratch: Scratch = IN_MEMORY) -> NDArray[Any]:
@@ -142,6 +151,11 @@ def _read_picture(path: Path) -> Volume:
     return Volume(array, Grid.of(array.shape, np.eye(4)), str(array.dtype))
 
 
+def bytes_of(path: Path) -> int:
+    """Size of an image's files."""
+    return sum(part.stat().st_size for part in parts_of(path) if part.is_file())
+
+
 def ending_like(path: Path | str) -> str:
     """Ending of what is written in the form of an image; pictures are written as PNG, without loss."""
     ending = ending_of(path)
@@ -154,34 +168,46 @@ def synthetic_note(case: str, seed: int) -> str:
 
 
 def write_like(path: Path, array: NDArray[Any] | Iterable[NDArray[Any]], template: Path, note: str = "") -> None:
-    """Write an array (I, J, K) with the header, affine, type and scaling of `template`; atomic.
+    """Write an array (I, J, K) with the header, affine, type and scaling of `template`, in its format; atomic.
 
-    Integers are rounded and clipped to the type's range.
+    A volume is written as NIfTI, too, where the name of `path` says so; then the geometry of another format is taken over and
+    nothing else of its header. Volumes are written slab by slab, pictures whole. Of `.mhd` and `.nhdr` the voxels, in a file
+    of their own, are written before the header. Integers are rounded and clipped to the type's range.
 
     Args:
         array: or slabs (I, J, n) of it, in order along k, so that it need not be held whole.
-        note: takes the place of the NIfTI description; what goes beyond 79 bytes is cut off.
+        note: takes the place of NIfTI's description (what goes beyond 79 bytes is cut off), NRRD's content, MetaImage's comment.
 
     Raises:
         ValueError: another shape than the template's.
     """
-    slabs = _slabs(array) if isinstance(array, np.ndarray) else array
-    if ending_of(template) in VOLUME_ENDINGS:
+    slabs = slabs_of(array) if isinstance(array, np.ndarray) else array
+    if _is_itk(path, template):
+        write_itk_like(path, slabs, template, note)
+    elif ending_of(template) in VOLUME_ENDINGS:
         _write_nifti_like(path, slabs, template, note)
     else:
         _write_picture(path, np.concatenate(list(slabs), axis=2), read(template).array.dtype)
 
 
-def _slabs(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    for first in range(0, array.shape[2], SLAB):
-        yield array[:, :, first : first + SLAB]
+def _is_itk(path: Path, template: Path) -> bool:
+    """Whether it is written as NRRD or MetaImage: as the template is, but where NIfTI is asked for."""
+    return ending_of(template) in ITK_ENDINGS and ending_of(path) not in NIFTI_ENDINGS
 
 
 def _template(path: Path) -> Any:
-    """The NIfTI image whose header is taken over. Raises DataError where it can't be read."""
+    """The NIfTI image whose header is taken over; one without voxels of another format. Raises DataError."""
     import nibabel as nib
     from nibabel.filebasedimages import ImageFileError
 
+    if ending_of(path) in ITK_ENDINGS:
+        header = read_header(path)
+        empty = np.broadcast_to(np.zeros((), header.dtype), header.grid.shape)
+        image = nib.Nifti1Image(empty, header.grid.matrix, dtype=header.dtype)
+        image.set_sform(image.affine, code=1)
+        image.set_qform(image.affine, code=1)
+        image.header.set_xyzt_units("mm")
+        return image
     try:
         return nib.load(path, keep_file_open=True)  # a packed file is then unpacked once, not anew for each part
     except (ImageFileError, EOFError, OSError, zlib.error, ValueError) as error:
@@ -192,9 +218,11 @@ def _template(path: Path) -> Any:
 def write_probability_like(path: Path, slabs: Iterable[NDArray[Any]], template: Path) -> None:
     """Write a probability map, given in slabs (I, J, n) along k, in the geometry of the image `template`; atomic.
 
-    NIfTI as float32 (the format has no float16), a picture in 16 bits, of which 65535 is 1.
+    A volume as float32 (no format has float16), a picture in 16 bits, of which 65535 is 1.
     """
-    if ending_of(template) in VOLUME_ENDINGS:
+    if _is_itk(path, template):
+        write_itk_like(path, slabs, template, own_type=np.dtype(np.float32))
+    elif ending_of(template) in VOLUME_ENDINGS:
         _write_nifti_like(path, slabs, template, "", np.dtype(np.float32))
     else:
         _write_picture(path, np.concatenate(list(slabs), axis=2) * np.iinfo(np.uint16).max, np.uint16)
@@ -212,7 +240,7 @@ def _write_nifti_like(
     from nibabel.volumeutils import seek_tell
 
     source = _template(template)
-    dtype, slope, intercept = source.get_data_dtype(), source.dataobj.slope, source.dataobj.inter
+    dtype, slope, intercept = source.get_data_dtype(), *_scaling(source)
     image = type(source)(np.broadcast_to(np.zeros((), dtype), source.shape), None, source.header.copy())
     header = image.header
     if own_type is not None:
@@ -222,27 +250,16 @@ def _write_nifti_like(
     header.set_slope_inter(slope, intercept)  # the constructor forgets them
     if note:
         header["descrip"] = note.encode()[:79].decode(errors="ignore").encode()
-    i, j, k = (*source.shape, 1, 1)[:3]
-    written = 0
     with replacing(path) as temporary, ImageOpener(str(temporary), "wb") as file:
         header.write_to(file)
         seek_tell(file, header.get_data_offset(), write0=True)
-        for slab in slabs:
-            if slab.shape[:2] != (i, j):
-                raise ValueError(f"slices of {slab.shape[:2]} voxels; the template has {(i, j)}")
-            file.write(_stored(slab, dtype, slope, intercept).tobytes(order="F"))
-            written += slab.shape[2]
-        if written != k:
-            raise ValueError(f"{written} slices; the template has {k}")
+        for slab in fitting(slabs, (*source.shape, 1, 1)[:3]):
+            file.write(stored(slab, dtype, slope, intercept).tobytes(order="F"))
 
 
-def _stored(values: NDArray[Any], dtype: Any, slope: float, intercept: float) -> NDArray[Any]:
-    """The numbers that a file of that type and scaling holds for values."""
-    raw = (values.astype(np.float64) - intercept) / slope
-    if np.issubdtype(dtype, np.integer):
-        limits = np.iinfo(dtype)
-        raw = np.clip(np.round(raw), limits.min, limits.max)
-    return raw.astype(dtype)
+def _scaling(image: Any) -> tuple[float, float]:
+    """Slope and intercept of the voxels on disk; 1 and 0 where they are not on disk as NIfTI."""
+    return (image.dataobj.slope, image.dataobj.inter) if hasattr(image.dataobj, "slope") else (1.0, 0.0)
 
 
 def _write_picture(path: Path, array: NDArray[Any], dtype: Any) -> None:
@@ -255,13 +272,15 @@ def _write_picture(path: Path, array: NDArray[Any], dtype: Any) -> None:
 
 def write_label_like(path: Path, label: NDArray[Any], template: Path) -> None:
     """Write a label (I, J, K) in the geometry of the image `template`, in the smallest unsigned type; atomic."""
+    dtype = np.uint8 if label.max(initial=0) < 256 else np.uint16
     if ending_of(template) not in VOLUME_ENDINGS:
-        return _write_picture(path, label, np.uint8 if label.max(initial=0) < 256 else np.uint16)
+        return _write_picture(path, label, dtype)
+    if _is_itk(path, template):
+        return write_itk_like(path, slabs_of(label), template, own_type=np.dtype(dtype))
     import nibabel as nib
 
     source = _template(template)
     header = source.header.copy()
-    dtype = np.uint8 if label.max(initial=0) < 256 else np.uint16
     header.set_data_dtype(dtype)
     header.set_slope_inter(1, 0)
     header["cal_min"], header["cal_max"] = 0, 0

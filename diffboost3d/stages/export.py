@@ -33,7 +33,15 @@ from diffboost3d.cases.records import Manifest
 from diffboost3d.cases.workspace import Workspace, versions
 from diffboost3d.config import digest
 from diffboost3d.errors import ConfigError, DataError, WorkspaceError
-from diffboost3d.imaging.files import PICTURE_ENDINGS, ending_of, read, read_grid, write_label_like, write_like
+from diffboost3d.imaging.files import (
+    ITK_ENDINGS,
+    PICTURE_ENDINGS,
+    ending_of,
+    read,
+    read_grid,
+    write_label_like,
+    write_like,
+)
 from diffboost3d.schema import Config
 
 DESCRIPTION, ABOUT, SPLITS = "dataset.json", "diffboost3d.json", "splits_final.json"
@@ -170,10 +178,11 @@ def _write(workspace: Workspace, manifest: Manifest, entry: Entry, image: Path, 
 
 
 def _write_image(source: Path, target: Path, how: str) -> None:
-    """Unchanged where it can be; pictures become grey PNG without loss, and .nii is packed where .nii.gz is asked for."""
-    if ending_of(source) in PICTURE_ENDINGS:
+    """Unchanged where it can be; else without loss: pictures as grey PNG, .nii packed, other volumes as what is asked for."""
+    changes = ending_of(source) != ending_of(target)
+    if ending_of(source) in PICTURE_ENDINGS or (changes and ending_of(source) in ITK_ENDINGS):
         write_like(target, read(source).array, source)
-    elif ending_of(source) != ending_of(target):
+    elif changes:
         with (
             replacing(target) as temporary,
             source.open("rb") as plain,

@@ -28,6 +28,7 @@ from diffboost3d.imaging.files import (
     Volume,
     ending_like,
     ending_of,
+    parts_of,
     read,
     stem_of,
     write_label_like,
@@ -233,7 +234,7 @@ def _predict(task: _Task, path: Path) -> bool:
     values = [task.manifest.labels[name] for name in task.manifest.foreground]
     maps = [task.output / "probabilities" / f"{stem}_label{value}{ending}" for value in values]
     maps = maps if task.wants_probabilities else []
-    source = files_digest([path])
+    source = files_digest(_parts(path))
     own = digest(source, task.about | {"models": [model["digest"] for model in task.about["models"]]})
     before = _read_record(record)
     if before and before["digest"] == own and all(one.is_file() for one in (label, *maps)):
@@ -263,6 +264,14 @@ def _predict(task: _Task, path: Path) -> bool:
     }
     write_json(record, {**facts, **{name: told for name, told in task.about.items() if name != "preparation"}})
     return True
+
+
+def _parts(path: Path) -> list[Path]:
+    """The image's files. Raises DataError where one is missing."""
+    for part in (parts := parts_of(path)):
+        if not part.is_file():
+            raise DataError(f"{path}: its voxels' file {part.name} is missing")
+    return parts
 
 
 def _read(task: _Task, path: Path) -> Volume:

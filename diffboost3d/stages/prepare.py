@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from diffboost3d.cases.atomic import write_json
 from diffboost3d.cases.checks import KEPT_UNLABELLED, check_pair
-from diffboost3d.cases.layouts import Folder, Pair, read_folder
+from diffboost3d.cases.layouts import SKIPPED, BidsChoice, Choice, Folder, Pair, read_folder
 from diffboost3d.cases.preparation import Preparation
 from diffboost3d.cases.records import IGNORED, Case, Finding, Manifest
 from diffboost3d.cases.splits import draw_splits, patients_of, read_splits
 from diffboost3d.cases.workspace import RECORD, Workspace
 from diffboost3d.config import digest
 from diffboost3d.errors import ConfigError, DataError
-from diffboost3d.imaging.files import VOLUME_ENDINGS, ending_of, read, write_prepared
+from diffboost3d.imaging.files import VOLUME_ENDINGS, ending_of, parts_of, read, write_prepared
 from diffboost3d.imaging.geometry import Grid, resample
 from diffboost3d.schema import Config, PrepareConfig
 from diffboost3d.stages.edge_operator import device_of_prepare, edge_operator
@@ -63,14 +63,18 @@ def run(config: Config, workspace: Workspace) -> None:
     if config.data.root is None:
         raise ConfigError("data.root is missing: give the folder with the images, e.g. data.root=PATH/hippocampus")
     edges = edge_operator(config.prepare.edges, device_of_prepare(config))  # first: a wrong file of weights is refused
-    root = Path(config.data.root)
-    folder = read_folder(root, config.data.layout)
+    bids = BidsChoice(tuple(config.data.bids.images), config.data.bids.label)
+    folder = read_folder(Path(config.data.root).expanduser(), config.data.layout, Choice(bids))
+    _refuse_channels(folder)
+    root = folder.root
+    for note in folder.notes:
+        workspace.log(f"! {note}")
     if folder.unlisted:
         workspace.log(
             f"! {folder.unlisted} images in {root / 'imagesTr'} are not listed in dataset.json; they are left out"
         )
     labels, from_files = _labels(config, folder)
-    ignored = config.data.ignore_label
+    ignored = folder.ignore_label if config.data.ignore_label is None else config.data.ignore_label
     if ignored in labels.values():
         labels = {name: value for name, value in labels.items() if value != ignored}
     known = None if from_files else {*labels.values(), *([] if ignored is None else [ignored])}
@@ -88,9 +92,10 @@ def run(config: Config, workspace: Workspace) -> None:
         _edge_facts(config),
     )
     pairs = [one.pair for one in surveyed]
-    patients = patients_of([pair.id for pair in folder.pairs], config.data.patients)  # skipped ones join runs too
+    told = {pair.id: pair.patient for pair in folder.pairs if pair.patient is not None}
+    patients = patients_of([pair.id for pair in folder.pairs], config.data.patients, told)  # skipped ones join runs too
     cases, more = _prepare_all(config, workspace, root, pairs, patients, task)
-    _report_findings(workspace, [*findings, *more], len(cases))
+    _report_findings(workspace, [*folder.findings, *findings, *more], len(cases))
     name = config.data.name or folder.name
     manifest = Manifest(
         name=name,
@@ -109,6 +114,13 @@ def run(config: Config, workspace: Workspace) -> None:
     manifest.label_values(config.merge.mask_foreground_labels, "merge.mask_foreground_labels")  # now, not in hours
     workspace.write_manifest(manifest)
     _split(config, workspace, manifest)
+
+
+def _refuse_channels(folder: Folder) -> None:
+    several = [pair for pair in folder.pairs if pair.channels]
+    if several:
+        names = ", ".join(path.name for path in (several[0].image, *several[0].channels))
+        raise DataError(f"{folder.root}: {several[0].id} has several channels ({names}); only one a case is supported")
 
 
 # --- survey: which cases, labels, spacing ----------------------------------------------------------------------------
@@ -195,7 +207,7 @@ def _prepare_all(
         try:
             return _prepare(workspace, root, pair, patients[pair.id], task)
         except (DataError, ValueError) as error:
-            return Finding(pair.id, f"{pair.image}: {error}", "the case is skipped")
+            return Finding(pair.id, f"{pair.image}: {error}", SKIPPED)
 
     results = list(_in_parallel(config, one, pairs, "prepare"))
     cases = [result for result in results if isinstance(result, Case)]
@@ -211,8 +223,8 @@ def _prepare(workspace: Workspace, root: Path, pair: Pair, patient: str, task: _
     settings = task.settings
     intensity = task.preparation.intensity(image.array)
     own = digest(
-        _file_digest(pair.image),
-        None if pair.label is None else _file_digest(pair.label),
+        *map(_file_digest, parts_of(pair.image)),
+        *([None] if pair.label is None else map(_file_digest, parts_of(pair.label))),
         settings.image_interpolation,
         settings.label_interpolation,
         task.edge_facts,

@@ -11,7 +11,7 @@ from diffboost3d.cases.records import Case, Manifest, SyntheticRecord
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.diffusion.sampling import SamplingPlan
 from diffboost3d.errors import WorkspaceError
-from diffboost3d.imaging.files import ending_like, ending_of
+from diffboost3d.imaging.files import bytes_of, ending_like, ending_of
 from diffboost3d.schema import SynthesizeConfig
 from diffboost3d.synthesis.translated import TranslatedVolumes
 from diffboost3d.synthesis.volumes import VolumeSampler
@@ -93,7 +93,7 @@ def disk_needed(workspace: Workspace, manifest: Manifest, missing: Sequence[Synt
             path = workspace.source(manifest, case.image)
             i, j, k = case.source_grid.shape
             same = ending_like(case.image) == ending_of(case.image)
-            sizes[record.case] = path.stat().st_size if same and path.is_file() else i * j * k
+            sizes[record.case] = bytes_of(path) if same and path.is_file() else i * j * k
     return round(MARGIN * sum(sizes[record.case] for record in missing))
 
 

@@ -44,12 +44,6 @@ def test_nnunet_drops_the_channel_number(tmp_path: Path) -> None:
     assert [(pair.id, pair.missing) for pair in folder.pairs] == [("case_7", None)]
 
 
-def test_a_second_channel_is_refused_by_name(tmp_path: Path) -> None:
-    touch(tmp_path / "imagesTr" / "case_0000.nii.gz", tmp_path / "imagesTr" / "case_0001.nii.gz")
-    with pytest.raises(DataError, match=r"case_0001\.nii\.gz: a second channel"):
-        read_folder(tmp_path)
-
-
 @pytest.mark.parametrize("where", ["labels", "masks"])
 def test_plain_folders_pair_by_name_whatever_the_ending(where: str, tmp_path: Path) -> None:
     touch(tmp_path / "images" / "x.jpg", tmp_path / where / "x.png", tmp_path / "images" / ".hidden.png")
