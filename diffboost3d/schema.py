@@ -46,10 +46,19 @@ class DataConfig:
     name: str | None = key(None, "Name of the data set; null takes it from dataset.json or the folder.")
     modality: str | None = key(None, "CT, MRI, Ultrasound, ...; null takes it from dataset.json.")
     layout: str = key(
-        "auto", "How the folder is laid out; auto recognises it.", choices=("auto", "msd", "nnunet", "plain")
+        "auto", "How the folder is laid out; auto recognises it.", choices=("auto", "msd", "nnunet", "plain", "dicom")
+    )
+    series: list[str] = key(
+        [],
+        "Layout dicom: which series are used, a pattern (regular expression) on the series description or folder name for each "
+        "image channel, in order; a study is one case then; []: every series is a case.",
     )
     labels: dict[str, int] | None = key(
         None, "Label names and values, background 0 included; null: dataset.json, else the values found."
+    )
+    colours: dict[str, list[int]] = key(
+        {},
+        "Red, green and blue (0 to 255) of labels by name, for viewers, DICOM-SEG and the report; a palette for those not named.",
     )
     ignore_label: int | None = key(
         None,
@@ -808,6 +817,11 @@ class PredictConfig(InferenceConfig):
     folds: list[int] = key([0], "Folds whose segmenters predict together.", low=0)
     seeds: list[int] = key([0], "Seeds of these segmenters.", low=0)
     probabilities: bool = key(False, "Write a probability map for every label but the background too.")
+    dicom: str = key(
+        "nifti",
+        "What is written for DICOM series: nifti, dicom_seg (DICOM-SEG that refers to their slices), or both.",
+        choices=("nifti", "dicom_seg", "both"),
+    )
 
 
 @dataclass

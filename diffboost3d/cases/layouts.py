@@ -1,4 +1,4 @@
-"""Recognising how a data folder is laid out: MSD, nnU-Net, or plain images/ and labels/."""
+"""Recognising how a data folder is laid out: MSD, nnU-Net, plain images/ and labels/, or DICOM."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,28 @@ LABEL_FOLDERS = ("labels", "masks")
 
 @dataclass(frozen=True)
 class Pair:
-    """An image file and its label file (None: unlabelled); `missing` names a label that should be there and is not."""
+    """An image file and its label file (None: unlabelled); `missing` names a label that should be there and is not.
+
+    `image` may be a DICOM series (its folder, or one of its files) and `channels` further ones. masks: further files that are
+    joined with the label. patient: as the folder tells; None: it doesn't.
+    """
 
     id: str
     image: Path
     label: Path | None
     missing: str | None = None
+    channels: tuple[Path, ...] = ()
+    masks: tuple[Path, ...] = ()
+    patient: str | None = None
+    stratum: str | None = None
 
 
 @dataclass(frozen=True)
 class Folder:
-    """What a data folder says of itself. labels: name -> value or None; unlisted: images not in its list."""
+    """What a data folder says of itself. labels: name -> value or None; unlisted: images not in its list.
+
+    channel_names: of the image channels, in order; (): it doesn't say. notes: what its user should know of it, a line each.
+    """
 
     layout: str
     name: str
@@ -38,13 +49,16 @@ class Folder:
     licence: str
     pairs: tuple[Pair, ...]
     unlisted: int = 0
+    channel_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def read_folder(root: Path, layout: str = "auto") -> Folder:
+def read_folder(root: Path, layout: str = "auto", series: Sequence[str] = ()) -> Folder:
     """Recognise a data folder.
 
     Args:
-        layout: auto, or msd, nnunet, plain to insist on one.
+        layout: auto, or msd, nnunet, plain, dicom to insist on one.
+        series: which DICOM series are used, a channel each; see `layouts_dicom.dicom_cases`.
 
     Raises:
         DataError: no such folder, no images in it, or it isn't of that layout.
@@ -52,14 +66,18 @@ def read_folder(root: Path, layout: str = "auto") -> Folder:
     if not root.is_dir():
         raise DataError(f"data.root={root}: no such folder")
     found = layout if layout != "auto" else _recognise(root)
-    folder = READERS[found](root)
+    folder = _read_dicom(root, series) if found == "dicom" else READERS[found](root)
     if not folder.pairs:
         raise DataError(f"{root}: no images found; {EXPECTED}")
     _refuse_twins(root, folder.pairs)
     return folder
 
 
-EXPECTED = "expected imagesTr/ + labelsTr/ + dataset.json, or images/ + labels/, with files " + ", ".join(ENDINGS)
+EXPECTED = (
+    "expected imagesTr/ + labelsTr/ + dataset.json, or images/ + labels/, with files "
+    + ", ".join(ENDINGS)
+    + "; or DICOM series"
+)
 
 
 def _recognise(root: Path) -> str:
@@ -68,6 +86,10 @@ def _recognise(root: Path) -> str:
         return "msd" if isinstance(training, list) and training else "nnunet"
     if (root / "images").is_dir():
         return "plain"
+    from diffboost3d.cases.layouts_dicom import has_dicom
+
+    if has_dicom(root):
+        return "dicom"
     raise DataError(f"{root}: the layout isn't recognised; {EXPECTED}")
 
 
@@ -153,7 +175,27 @@ def _read_plain(root: Path) -> Folder:
     return _describe(root, "plain", _dataset_json(root), pairs)
 
 
-READERS: dict[str, Callable[[Path], Folder]] = {"msd": _read_msd, "nnunet": _read_nnunet, "plain": _read_plain}
+def _read_dicom(root: Path, series: Sequence[str] = ()) -> Folder:
+    """Patients, studies and series in folders of any depth; see `cases.layouts_dicom`."""
+    from diffboost3d.cases.layouts_dicom import dicom_pairs
+
+    found = dicom_pairs(root, series)
+    folder = _describe(root, "dicom", _dataset_json(root), list(found.pairs))
+    return dataclasses.replace(
+        folder,
+        modality=folder.modality or found.modality,
+        labels=folder.labels or found.labels,
+        channel_names=tuple(series) if len(series) > 1 else (),
+        notes=found.notes,
+    )
+
+
+READERS: dict[str, Callable[[Path], Folder]] = {
+    "msd": _read_msd,
+    "nnunet": _read_nnunet,
+    "plain": _read_plain,
+    "dicom": _read_dicom,
+}
 
 
 def _images_in(folder: Path) -> list[Path]:

@@ -23,10 +23,14 @@ from diffboost3d.cases.splits import draw_splits, patients_of, read_splits
 from diffboost3d.cases.workspace import RECORD, Workspace
 from diffboost3d.config import digest
 from diffboost3d.errors import ConfigError, DataError
-from diffboost3d.imaging.files import VOLUME_ENDINGS, ending_of, read, write_prepared
+from diffboost3d.imaging.colours import label_colours
+from diffboost3d.imaging.dicom import is_dicom
+from diffboost3d.imaging.files import PICTURE_ENDINGS, ending_of, read, write_prepared
 from diffboost3d.imaging.geometry import Grid, resample
 from diffboost3d.schema import Config, PrepareConfig
+from diffboost3d.stages.dicom_labels import with_label_files
 from diffboost3d.stages.edge_operator import device_of_prepare, edge_operator
+from diffboost3d.stages.inputs import files_digest
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,15 @@ def run(config: Config, workspace: Workspace) -> None:
         raise ConfigError("data.root is missing: give the folder with the images, e.g. data.root=PATH/hippocampus")
     edges = edge_operator(config.prepare.edges, device_of_prepare(config))  # first: a wrong file of weights is refused
     root = Path(config.data.root)
-    folder = read_folder(root, config.data.layout)
+    folder = read_folder(root, config.data.layout, config.data.series)
     if folder.unlisted:
         workspace.log(
             f"! {folder.unlisted} images in {root / 'imagesTr'} are not listed in dataset.json; they are left out"
         )
+    for note in folder.notes:
+        workspace.log(f"! {note}")
     labels, from_files = _labels(config, folder)
+    folder, unusable = with_label_files(workspace, folder, labels)
     ignored = config.data.ignore_label
     if ignored in labels.values():
         labels = {name: value for name, value in labels.items() if value != ignored}
@@ -88,9 +95,9 @@ def run(config: Config, workspace: Workspace) -> None:
         _edge_facts(config),
     )
     pairs = [one.pair for one in surveyed]
-    patients = patients_of([pair.id for pair in folder.pairs], config.data.patients)  # skipped ones join runs too
+    patients = _patients(config, folder)
     cases, more = _prepare_all(config, workspace, root, pairs, patients, task)
-    _report_findings(workspace, [*findings, *more], len(cases))
+    _report_findings(workspace, [*unusable, *findings, *more], len(cases))
     name = config.data.name or folder.name
     manifest = Manifest(
         name=name,
@@ -99,11 +106,12 @@ def run(config: Config, workspace: Workspace) -> None:
         labels=labels,
         source=os.path.relpath(root.resolve(), workspace.root.resolve()),
         spatial_dims=2 if all(case.grid.spatial_dims == 2 for case in cases) else 3,
-        physical=all(ending_of(case.image) in VOLUME_ENDINGS for case in cases),
+        physical=all(ending_of(case.image) not in PICTURE_ENDINGS for case in cases),
         licence=folder.licence,
         cases=tuple(cases),
         preparation=task.preparation,
         ignore_label=ignored,
+        colours=label_colours(labels, config.data.colours),
     )
     _refuse_mixed_dimensions(manifest)
     manifest.label_values(config.merge.mask_foreground_labels, "merge.mask_foreground_labels")  # now, not in hours
@@ -140,6 +148,13 @@ def _survey(config: Config, folder: Folder, known: set[int] | None) -> tuple[lis
         first = f"; the first: {findings[0]}" if findings else ""
         raise DataError(f"{folder.name}: none of {len(folder.pairs)} cases can be used{first}")
     return usable, findings
+
+
+def _patients(config: Config, folder: Folder) -> dict[str, str]:
+    """As the folder tells, unless a rule is asked for; skipped cases join runs too."""
+    told = {pair.id: pair.patient for pair in folder.pairs if pair.patient and config.data.patients == "case"}
+    others = [pair.id for pair in folder.pairs if pair.id not in told]
+    return patients_of(others, config.data.patients) | told
 
 
 def _found_labels(surveyed: list[_Surveyed], ignored: int | None) -> dict[str, int]:
@@ -211,7 +226,7 @@ def _prepare(workspace: Workspace, root: Path, pair: Pair, patient: str, task: _
     settings = task.settings
     intensity = task.preparation.intensity(image.array)
     own = digest(
-        _file_digest(pair.image),
+        _image_digest(pair.image),
         None if pair.label is None else _file_digest(pair.label),
         settings.image_interpolation,
         settings.label_interpolation,
@@ -225,7 +240,7 @@ def _prepare(workspace: Workspace, root: Path, pair: Pair, patient: str, task: _
         id=pair.id,
         patient=patient,
         image=os.path.relpath(pair.image, root),
-        label=None if pair.label is None else os.path.relpath(pair.label, root),
+        label=None if pair.label is None else _relative(pair.label, root),
         source_grid=image.grid,
         grid=grid,
         intensity=intensity,
@@ -274,6 +289,17 @@ def _indexed(label: NDArray[np.int64], values: tuple[int, ...], ignored: int | N
 
 def _pair_of(values: list[float]) -> tuple[float, float]:
     return (values[0], values[1])
+
+
+def _relative(path: Path, root: Path) -> str:
+    """As `Workspace.source` takes it; a label may lie in the workspace, and either be reached by a link."""
+    inside = path.is_relative_to(root)
+    return os.path.relpath(path, root) if inside else os.path.relpath(path.resolve(), root.resolve())
+
+
+def _image_digest(path: Path) -> str:
+    """Of the file, or of all slices of a DICOM series."""
+    return files_digest([path]) if is_dicom(path) else _file_digest(path)
 
 
 def _file_digest(path: Path) -> str:
