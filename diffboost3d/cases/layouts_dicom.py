@@ -122,9 +122,7 @@ def labels_of_segments(paths: Sequence[Path]) -> dict[str, int] | None:
         return None
     names, numbers = Counter(name for name, _ in set(described)), Counter(number for _, number in set(described))
     agree = max(names.values()) == 1 and max(numbers.values()) == 1
-    values = (
-        {name: number for name, number in described} if agree else {name: k for k, name in enumerate(sorted(names), 1)}
-    )
+    values = dict(described) if agree else {name: number for number, name in enumerate(sorted(names), 1)}
     return {"background": 0, **dict(sorted(values.items(), key=lambda one: one[1]))}
 
 

@@ -1,8 +1,8 @@
 """DICOM series: which there are in a folder, in what order their slices lie, and why one can't be read as a volume.
 
 Headers alone are read here; `dicom_pixels` reads voxels, `dicom_segments` label maps. Files are told by what they hold, not by
-their names, and slices are put in order by their positions. A series is named by its folder or, where a folder has several, by any
-of its files.
+their names, and slices are put in order by their positions. A series is named by its folder or, where that has several, by any of
+its files.
 """
 
 from __future__ import annotations
