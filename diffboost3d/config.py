@@ -307,7 +307,7 @@ def _check_dicom(config: Config) -> None:
             raise ConfigError(f"data.series: {pattern!r} is no regular expression ({error})") from error
     if len(set(config.data.series)) != len(config.data.series):
         raise ConfigError(f"data.series={config.data.series} is refused; it takes patterns, each once")
-    for name, colour in config.data.colours.items():
+    for name, colour in (config.data.colours or {}).items():
         if len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
             raise ConfigError(f"data.colours: {name}: {colour} is refused; allowed: red, green and blue of 0 to 255")
 

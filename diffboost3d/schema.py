@@ -56,9 +56,9 @@ class DataConfig:
     labels: dict[str, int] | None = key(
         None, "Label names and values, background 0 included; null: dataset.json, else the values found."
     )
-    colours: dict[str, list[int]] = key(
-        {},
-        "Red, green and blue (0 to 255) of labels by name, for viewers, DICOM-SEG and the report; a palette for those not named.",
+    colours: dict[str, list[int]] | None = key(
+        None,
+        "Red, green and blue (0 to 255) of labels by name, for viewers and DICOM-SEG; null: a palette, as for labels not named.",
     )
     ignore_label: int | None = key(
         None,

@@ -124,6 +124,12 @@ def is_dicom(path: Path) -> bool:
     return path.is_file() and _has_magic(path)
 
 
+def is_segmentation(path: Path) -> bool:
+    """Whether a file is a DICOM-SEG."""
+    header = read_header(path, ("SOPClassUID",))
+    return header is not None and _kind(header) == "segmentation"
+
+
 def _has_magic(path: Path) -> bool:
     try:
         with path.open("rb") as file:

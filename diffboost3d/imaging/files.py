@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from diffboost3d.cases.atomic import replacing
 from diffboost3d.errors import DataError
-from diffboost3d.imaging.dicom import is_dicom, series_of
+from diffboost3d.imaging.dicom import is_dicom, is_segmentation, series_of
 from diffboost3d.imaging.geometry import Grid
 from diffboost3d.imaging.scratch import IN_MEMORY, Scratch
 
@@ -74,7 +74,8 @@ def _read_dicom(path: Path) -> Volume:
 
 def files_of(path: Path) -> list[Path]:
     """The files that hold an image: those of a DICOM series in the order of its slices, else `path` alone."""
-    return list(series_of(path).files) if is_dicom(path) else [path]
+    alone = not is_dicom(path) or (path.is_file() and is_segmentation(path))
+    return [path] if alone else list(series_of(path).files)
 
 
 def _read_nifti(path: Path) -> Volume:

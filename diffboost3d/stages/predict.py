@@ -198,7 +198,7 @@ def _task(config: Config, workspace: Workspace, device: Any) -> _Task:
         output,
         about,
         device,
-        label_colours(manifest.labels, {**manifest.colours, **config.data.colours}),
+        label_colours(manifest.labels, {**manifest.colours, **(config.data.colours or {})}),
         section.dicom,
     )
 
