@@ -62,11 +62,20 @@ class DataConfig:
     layout: str = key(
         "auto",
         "How the folder is laid out; auto recognises it.",
-        choices=("auto", "msd", "nnunet", "plain", "flat", "folder_per_case", "bids", "csv"),
+        choices=("auto", "msd", "nnunet", "plain", "flat", "folder_per_case", "bids", "csv", "dicom"),
+    )
+    series: list[str] = key(
+        [],
+        "Layout dicom: which series are used, a pattern (regular expression) on the series description or folder name for each "
+        "image channel, in order; a study is one case then; []: every series is a case.",
     )
     bids: BidsConfig = section(BidsConfig)
     labels: dict[str, int] | None = key(
         None, "Label names and values, background 0 included; null: dataset.json, else the values found."
+    )
+    colours: dict[str, list[int]] | None = key(
+        None,
+        "Red, green and blue (0 to 255) of labels by name, for viewers and DICOM-SEG; null: a palette, as for labels not named.",
     )
     ignore_label: int | None = key(
         None,
@@ -825,6 +834,11 @@ class PredictConfig(InferenceConfig):
     folds: list[int] = key([0], "Folds whose segmenters predict together.", low=0)
     seeds: list[int] = key([0], "Seeds of these segmenters.", low=0)
     probabilities: bool = key(False, "Write a probability map for every label but the background too.")
+    dicom: str = key(
+        "nifti",
+        "What is written for DICOM series: nifti, dicom_seg (DICOM-SEG that refers to their slices), or both.",
+        choices=("nifti", "dicom_seg", "both"),
+    )
 
 
 @dataclass

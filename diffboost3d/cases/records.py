@@ -51,6 +51,7 @@ class Manifest:
         spatial_dims: 2 where every case is a single slice, else 3.
         physical: whether distances are in mm (NIfTI) or in pixels (pictures).
         preparation: how its images were prepared; None: written by a version that did not say.
+        colours: red, green and blue (0 to 255) of each label but the background; {}: written by a version that did not say.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Manifest:
     version: int = MANIFEST_VERSION
     preparation: Preparation | None = None
     ignore_label: int | None = None
+    colours: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
 
     @property
     def label_count(self) -> int:

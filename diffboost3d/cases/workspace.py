@@ -32,6 +32,7 @@ PACKAGES = (
     "transformers",
     "SimpleITK",
     "nibabel",
+    "pydicom",
     "numpy",
     "scipy",
 )
@@ -98,6 +99,10 @@ class Workspace:
     def prepared(self, case: str, kind: str = "image") -> Path:
         """`kind` is image, label or edge."""
         return self.prepared_folder / case / f"{kind}.nii.gz"
+
+    def label_file(self, case: str) -> Path:
+        """The label of a case whose own is no label map on the image's grid, such as DICOM-SEG."""
+        return self.root / "labels" / f"{case}.nii.gz"
 
     def pool_generator(self) -> Path:
         """Folder of the generator pre-trained on the pool, common to all folds."""

@@ -1,5 +1,7 @@
 """Reading and writing images: NIfTI, NRRD and MetaImage volumes and grey 2D pictures, with a template's header, type and units.
 
+DICOM series are read; what is written in their form is NIfTI (`dicom_segments` writes DICOM-SEG).
+
 Arrays are (I, J, K) in the file's voxel order; a picture is (width, height, 1) on an identity affine.
 """
 
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 
 from diffboost3d.cases.atomic import replacing
 from diffboost3d.errors import DataError
+from diffboost3d.imaging.dicom import is_dicom, is_segmentation, series_of
 from diffboost3d.imaging.geometry import Grid, settled
 from diffboost3d.imaging.itk import ITK_ENDINGS, parts_of, read_header, read_itk, write_itk_like
 from diffboost3d.imaging.scratch import IN_MEMORY, Scratch
@@ -50,17 +53,34 @@ def stem_of(path: Path | str) -> str:
 
 
 def read(path: Path) -> Volume:
-    """Read an image.
+    """Read an image: a file, a folder that holds a DICOM series, or the DICOM series that a file is of.
 
     Raises:
-        DataError: missing, cut off, not an image, of more than three dimensions, or of several channels.
+        DataError: missing, cut off, not an image, of more than three dimensions, or of several channels; a DICOM series that is
+            incomplete, uneven, sheared or mixed with others.
     """
+    if is_dicom(path):
+        return _read_dicom(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     if ending_of(path) in ITK_ENDINGS:
         array, header = read_itk(path)
         return Volume(array, header.grid, header.dtype)
     return _read_nifti(path) if ending_of(path) in NIFTI_ENDINGS else _read_picture(path)
+
+
+def _read_dicom(path: Path) -> Volume:
+    from diffboost3d.imaging.dicom_pixels import read_series
+
+    array, series = read_series(path)
+    assert series.grid is not None  # a readable series has one
+    return Volume(array, series.grid, str(array.dtype))
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that hold an image: of a DICOM series in the order of its slices, header and voxels where these lie apart."""
+    alone = not is_dicom(path) or (path.is_file() and is_segmentation(path))
+    return parts_of(path) if alone else list(series_of(path).files)
 
 
 def _read_nifti(path: Path) -> Volume:
@@ -101,6 +121,10 @@ def _grid_of(image: Any) -> Grid:
 
 def read_grid(path: Path) -> Grid:
     """The grid of an image; of a volume only the header is read. Raises DataError as `read` does."""
+    if is_dicom(path):
+        grid = series_of(path).grid
+        assert grid is not None  # a readable series has one
+        return grid
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     if ending_of(path) not in VOLUME_ENDINGS:
@@ -157,9 +181,9 @@ def bytes_of(path: Path) -> int:
 
 
 def ending_like(path: Path | str) -> str:
-    """Ending of what is written in the form of an image; pictures are written as PNG, without loss."""
+    """Ending of what is written in the form of an image: PNG, without loss, for pictures, NIfTI for DICOM."""
     ending = ending_of(path)
-    return ".png" if ending in PICTURE_ENDINGS else ending
+    return ".png" if ending in PICTURE_ENDINGS else ending or ".nii.gz"
 
 
 def synthetic_note(case: str, seed: int) -> str:
@@ -184,7 +208,7 @@ def write_like(path: Path, array: NDArray[Any] | Iterable[NDArray[Any]], templat
     slabs = slabs_of(array) if isinstance(array, np.ndarray) else array
     if _is_itk(path, template):
         write_itk_like(path, slabs, template, note)
-    elif ending_of(template) in VOLUME_ENDINGS:
+    elif ending_of(template) not in PICTURE_ENDINGS:
         _write_nifti_like(path, slabs, template, note)
     else:
         _write_picture(path, np.concatenate(list(slabs), axis=2), read(template).array.dtype)
@@ -196,7 +220,9 @@ def _is_itk(path: Path, template: Path) -> bool:
 
 
 def _template(path: Path) -> Any:
-    """The NIfTI image whose header is taken over; one without voxels of another format. Raises DataError."""
+    """The NIfTI image whose header is taken over; of DICOM and other formats one without voxels. Raises DataError."""
+    if is_dicom(path):
+        return _header_of_dicom(path)
     import nibabel as nib
     from nibabel.filebasedimages import ImageFileError
 
@@ -215,6 +241,22 @@ def _template(path: Path) -> Any:
         raise DataError(f"{path}: can't be read ({reason}); the file is damaged or no NIfTI") from error
 
 
+def _header_of_dicom(path: Path) -> Any:
+    """A NIfTI image that has the geometry of a DICOM series and the type of its values, and no voxels."""
+    import nibabel as nib
+
+    series = series_of(path)
+    assert series.grid is not None  # a readable series has one
+    header = nib.Nifti1Header()
+    header.set_data_dtype(series.dtype)
+    header.set_data_shape(series.grid.shape)
+    header.set_xyzt_units("mm")
+    for setter in (header.set_sform, header.set_qform):
+        setter(series.grid.matrix, code="scanner")
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    return nib.Nifti1Image.from_bytes(header.binaryblock + bytes(4))
+
+
 def write_probability_like(path: Path, slabs: Iterable[NDArray[Any]], template: Path) -> None:
     """Write a probability map, given in slabs (I, J, n) along k, in the geometry of the image `template`; atomic.
 
@@ -222,7 +264,7 @@ def write_probability_like(path: Path, slabs: Iterable[NDArray[Any]], template: 
     """
     if _is_itk(path, template):
         write_itk_like(path, slabs, template, own_type=np.dtype(np.float32))
-    elif ending_of(template) in VOLUME_ENDINGS:
+    elif ending_of(template) not in PICTURE_ENDINGS:
         _write_nifti_like(path, slabs, template, "", np.dtype(np.float32))
     else:
         _write_picture(path, np.concatenate(list(slabs), axis=2) * np.iinfo(np.uint16).max, np.uint16)
@@ -273,7 +315,7 @@ def _write_picture(path: Path, array: NDArray[Any], dtype: Any) -> None:
 def write_label_like(path: Path, label: NDArray[Any], template: Path) -> None:
     """Write a label (I, J, K) in the geometry of the image `template`, in the smallest unsigned type; atomic."""
     dtype = np.uint8 if label.max(initial=0) < 256 else np.uint16
-    if ending_of(template) not in VOLUME_ENDINGS:
+    if ending_of(template) in PICTURE_ENDINGS:
         return _write_picture(path, label, dtype)
     if _is_itk(path, template):
         return write_itk_like(path, slabs_of(label), template, own_type=np.dtype(dtype))

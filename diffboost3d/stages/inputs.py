@@ -18,7 +18,7 @@ from diffboost3d.cases.records import Case, Manifest
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.errors import ConfigError
 from diffboost3d.imaging.edges import control_image
-from diffboost3d.imaging.files import read, read_prepared
+from diffboost3d.imaging.files import files_of, read, read_prepared
 from diffboost3d.imaging.geometry import resample
 from diffboost3d.imaging.scratch import IN_MEMORY, Scratch
 from diffboost3d.schema import (
@@ -95,9 +95,9 @@ def without_intervals(
 
 
 def files_digest(paths: Iterable[Path]) -> str:
-    """Digest (16 hex digits) of what files hold, in this order."""
+    """Digest (16 hex digits) of what files hold, in this order; of a DICOM series all its slices."""
     whole = hashlib.sha256()
-    for path in paths:
+    for path in (one for given in paths for one in files_of(given)):
         status = path.stat()
         whole.update(_file_digest(path, status.st_size, status.st_mtime_ns))
     return whole.hexdigest()[:16]

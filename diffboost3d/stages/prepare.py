@@ -23,10 +23,15 @@ from diffboost3d.cases.splits import draw_splits, patients_of, read_splits
 from diffboost3d.cases.workspace import RECORD, Workspace
 from diffboost3d.config import digest
 from diffboost3d.errors import ConfigError, DataError
-from diffboost3d.imaging.files import VOLUME_ENDINGS, ending_of, parts_of, read, write_prepared
+from diffboost3d.imaging.colours import label_colours
+from diffboost3d.imaging.dicom import is_dicom
+from diffboost3d.imaging.files import PICTURE_ENDINGS, ending_of, read, write_prepared
 from diffboost3d.imaging.geometry import Grid, resample
+from diffboost3d.imaging.itk import parts_of
 from diffboost3d.schema import Config, PrepareConfig
+from diffboost3d.stages.dicom_labels import with_label_files
 from diffboost3d.stages.edge_operator import device_of_prepare, edge_operator
+from diffboost3d.stages.inputs import files_digest
 
 
 @dataclass(frozen=True)
@@ -63,17 +68,18 @@ def run(config: Config, workspace: Workspace) -> None:
     if config.data.root is None:
         raise ConfigError("data.root is missing: give the folder with the images, e.g. data.root=PATH/hippocampus")
     edges = edge_operator(config.prepare.edges, device_of_prepare(config))  # first: a wrong file of weights is refused
-    bids = BidsChoice(tuple(config.data.bids.images), config.data.bids.label)
-    folder = read_folder(Path(config.data.root).expanduser(), config.data.layout, Choice(bids))
+    choice = Choice(BidsChoice(tuple(config.data.bids.images), config.data.bids.label), tuple(config.data.series))
+    folder = read_folder(Path(config.data.root).expanduser(), config.data.layout, choice)
     _refuse_channels(folder)
     root = folder.root
-    for note in folder.notes:
-        workspace.log(f"! {note}")
     if folder.unlisted:
         workspace.log(
             f"! {folder.unlisted} images in {root / 'imagesTr'} are not listed in dataset.json; they are left out"
         )
+    for note in folder.notes:
+        workspace.log(f"! {note}")
     labels, from_files = _labels(config, folder)
+    folder, unusable = with_label_files(workspace, folder, labels)
     ignored = folder.ignore_label if config.data.ignore_label is None else config.data.ignore_label
     if ignored in labels.values():
         labels = {name: value for name, value in labels.items() if value != ignored}
@@ -95,7 +101,7 @@ def run(config: Config, workspace: Workspace) -> None:
     told = {pair.id: pair.patient for pair in folder.pairs if pair.patient is not None}
     patients = patients_of([pair.id for pair in folder.pairs], config.data.patients, told)  # skipped ones join runs too
     cases, more = _prepare_all(config, workspace, root, pairs, patients, task)
-    _report_findings(workspace, [*folder.findings, *findings, *more], len(cases))
+    _report_findings(workspace, [*folder.findings, *unusable, *findings, *more], len(cases))
     name = config.data.name or folder.name
     manifest = Manifest(
         name=name,
@@ -104,11 +110,12 @@ def run(config: Config, workspace: Workspace) -> None:
         labels=labels,
         source=os.path.relpath(root.resolve(), workspace.root.resolve()),
         spatial_dims=2 if all(case.grid.spatial_dims == 2 for case in cases) else 3,
-        physical=all(ending_of(case.image) in VOLUME_ENDINGS for case in cases),
+        physical=all(ending_of(case.image) not in PICTURE_ENDINGS for case in cases),
         licence=folder.licence,
         cases=tuple(cases),
         preparation=task.preparation,
         ignore_label=ignored,
+        colours=label_colours(labels, config.data.colours),
     )
     _refuse_mixed_dimensions(manifest)
     manifest.label_values(config.merge.mask_foreground_labels, "merge.mask_foreground_labels")  # now, not in hours
@@ -223,8 +230,8 @@ def _prepare(workspace: Workspace, root: Path, pair: Pair, patient: str, task: _
     settings = task.settings
     intensity = task.preparation.intensity(image.array)
     own = digest(
-        *map(_file_digest, parts_of(pair.image)),
-        *([None] if pair.label is None else map(_file_digest, parts_of(pair.label))),
+        *_digests_of(pair.image),
+        *([None] if pair.label is None else _digests_of(pair.label)),
         settings.image_interpolation,
         settings.label_interpolation,
         task.edge_facts,
@@ -237,7 +244,7 @@ def _prepare(workspace: Workspace, root: Path, pair: Pair, patient: str, task: _
         id=pair.id,
         patient=patient,
         image=os.path.relpath(pair.image, root),
-        label=None if pair.label is None else os.path.relpath(pair.label, root),
+        label=None if pair.label is None else _relative(pair.label, root),
         source_grid=image.grid,
         grid=grid,
         intensity=intensity,
@@ -286,6 +293,17 @@ def _indexed(label: NDArray[np.int64], values: tuple[int, ...], ignored: int | N
 
 def _pair_of(values: list[float]) -> tuple[float, float]:
     return (values[0], values[1])
+
+
+def _relative(path: Path, root: Path) -> str:
+    """As `Workspace.source` takes it; a label may lie in the workspace, and either be reached by a link."""
+    inside = path.is_relative_to(root)
+    return os.path.relpath(path, root) if inside else os.path.relpath(path.resolve(), root.resolve())
+
+
+def _digests_of(path: Path) -> list[str]:
+    """Of an image's files, or one of all slices of a DICOM series."""
+    return [files_digest([path])] if is_dicom(path) else [_file_digest(part) for part in parts_of(path)]
 
 
 def _file_digest(path: Path) -> str:

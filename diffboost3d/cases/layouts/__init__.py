@@ -8,6 +8,7 @@ from pathlib import Path
 
 from diffboost3d.cases.layouts.bids import is_bids, read_bids
 from diffboost3d.cases.layouts.decathlon import read_msd
+from diffboost3d.cases.layouts.dicom import has_dicom, read_dicom
 from diffboost3d.cases.layouts.folder import (
     FREE,
     SKIPPED,
@@ -36,10 +37,11 @@ READERS: dict[str, Callable[[Path, Choice], Folder]] = {
     "folder_per_case": lambda root, choice: read_folder_per_case(root),
     "bids": lambda root, choice: read_bids(root, choice.bids),
     "csv": lambda root, choice: read_csv(root),
+    "dicom": lambda root, choice: read_dicom(root, choice.series),
 }
 EXPECTED = (
     "expected imagesTr/ + labelsTr/ + dataset.json (MSD, nnU-Net), images/ + labels/ or masks/, CASE + CASE_label files, "
-    "CASE/image + CASE/label, BIDS (sub-*/anat/), or a CSV of paths; with files " + ", ".join(ENDINGS)
+    "CASE/image + CASE/label, BIDS (sub-*/anat/), a CSV of paths, or DICOM series; with files " + ", ".join(ENDINGS)
 )
 
 
@@ -94,6 +96,8 @@ def _recognise(root: Path) -> str:
         return mixed[0]
     if (root / "cases.csv").is_file():
         return "csv"
+    if has_dicom(root):
+        return "dicom"
     raise DataError(f"{root}: the layout isn't recognised; found {_contents(root)}; {EXPECTED}")
 
 

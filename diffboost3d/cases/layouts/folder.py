@@ -81,6 +81,7 @@ class Choice:
     """What a user can choose of how a folder is read."""
 
     bids: BidsChoice = BidsChoice()
+    series: tuple[str, ...] = ()  # of DICOM: patterns, a channel each; see `layouts.dicom.dicom_cases`
 
 
 FREE = Choice()
