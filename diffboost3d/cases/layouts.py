@@ -1,4 +1,4 @@
-"""Recognising how a data folder is laid out: MSD, nnU-Net, or plain images/ and labels/."""
+"""Recognising how a data folder is laid out: MSD, nnU-Net, plain images/ and labels/, or pictures with masks."""
 
 from __future__ import annotations
 
@@ -19,17 +19,27 @@ LABEL_FOLDERS = ("labels", "masks")
 
 @dataclass(frozen=True)
 class Pair:
-    """An image file and its label file (None: unlabelled); `missing` names a label that should be there and is not."""
+    """An image file and its label file (None: unlabelled); `missing` names a label that should be there and is not.
+
+    masks: further mask files that are joined with the label. patient, stratum: as the folder tells; None: it doesn't.
+    """
 
     id: str
     image: Path
     label: Path | None
     missing: str | None = None
+    channels: tuple[Path, ...] = ()
+    masks: tuple[Path, ...] = ()
+    patient: str | None = None
+    stratum: str | None = None
 
 
 @dataclass(frozen=True)
 class Folder:
-    """What a data folder says of itself. labels: name -> value or None; unlisted: images not in its list."""
+    """What a data folder says of itself. labels: name -> value or None; unlisted: images not in its list.
+
+    notes: what its user should know of it, a line each.
+    """
 
     layout: str
     name: str
@@ -38,13 +48,15 @@ class Folder:
     licence: str
     pairs: tuple[Pair, ...]
     unlisted: int = 0
+    channel_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def read_folder(root: Path, layout: str = "auto") -> Folder:
     """Recognise a data folder.
 
     Args:
-        layout: auto, or msd, nnunet, plain to insist on one.
+        layout: auto, or msd, nnunet, plain, pictures to insist on one.
 
     Raises:
         DataError: no such folder, no images in it, or it isn't of that layout.
@@ -59,13 +71,20 @@ def read_folder(root: Path, layout: str = "auto") -> Folder:
     return folder
 
 
-EXPECTED = "expected imagesTr/ + labelsTr/ + dataset.json, or images/ + labels/, with files " + ", ".join(ENDINGS)
+EXPECTED = (
+    "expected imagesTr/ + labelsTr/ + dataset.json, or images/ + labels/, or pictures with NAME_mask beside NAME, with files "
+    + ", ".join(ENDINGS)
+)
 
 
 def _recognise(root: Path) -> str:
     if (root / "imagesTr").is_dir():
         training = _dataset_json(root).get("training")
         return "msd" if isinstance(training, list) and training else "nnunet"
+    from diffboost3d.cases.pictures import has_pictures
+
+    if has_pictures(root):
+        return "pictures"
     if (root / "images").is_dir():
         return "plain"
     raise DataError(f"{root}: the layout isn't recognised; {EXPECTED}")
@@ -153,7 +172,20 @@ def _read_plain(root: Path) -> Folder:
     return _describe(root, "plain", _dataset_json(root), pairs)
 
 
-READERS: dict[str, Callable[[Path], Folder]] = {"msd": _read_msd, "nnunet": _read_nnunet, "plain": _read_plain}
+def _read_pictures(root: Path) -> Folder:
+    """Masks beside their images or in a folder of their own, classes by folder or index.csv; see `cases.pictures`."""
+    from diffboost3d.cases.pictures import picture_pairs
+
+    pairs, notes = picture_pairs(root)
+    return dataclasses.replace(_describe(root, "pictures", _dataset_json(root), pairs), notes=notes)
+
+
+READERS: dict[str, Callable[[Path], Folder]] = {
+    "msd": _read_msd,
+    "nnunet": _read_nnunet,
+    "plain": _read_plain,
+    "pictures": _read_pictures,
+}
 
 
 def _images_in(folder: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,6 +64,9 @@ def draw_splits(
 ) -> list[Split]:
     """One split a fold: every labelled case is tested in just one fold.
 
+    Where cases have strata, each fold has their shares of the patients, and so have, as nearly as whole patients allow, its
+    training and validation cases.
+
     Args:
         labelled: training cases kept labelled; the others serve unlabelled. None: all.
         unlabelled: unlabelled images kept; None: all.
@@ -81,9 +85,11 @@ def draw_splits(
             f"there are {len(patients)}"
         )
     generator(seed, "folds").shuffle(patients)
+    strata = _strata([case for case in cases if case.label is not None])
+    patients = _by_stratum(patients, strata, with_label)
     return [
         _draw_split(
-            cases, with_label, patients, fold, folds, labelled, unlabelled, validation_fraction, seed, validation
+            cases, with_label, strata, patients, fold, folds, labelled, unlabelled, validation_fraction, seed, validation
         )
         for fold in range(folds)
     ]
@@ -118,8 +124,9 @@ def nested_split(
                 f"{'compare.sizes' if part == 'training' else 'compare.validation'}"
             )
     patients = {case.id: case.patient for case in cases}
-    training = _in_order(largest.training, patients, seed, fold, "training")
-    validated = _in_order(largest.validation, patients, seed, fold, "validation")
+    strata = _strata([case for case in cases if case.label is not None])
+    training = _in_order(largest.training, patients, strata, seed, fold, "training")
+    validated = _in_order(largest.validation, patients, strata, seed, fold, "validation")
     away = {patients[case] for case in validated[:validation]}
     spare = [case for case in training[labelled:] + validated[validation:] if patients[case] not in away]
     rest = list(largest.unlabelled)
@@ -132,10 +139,13 @@ def nested_split(
     )
 
 
-def _in_order(ids: Sequence[str], patients: dict[str, str], seed: int, fold: int, part: str) -> list[str]:
+def _in_order(
+    ids: Sequence[str], patients: dict[str, str], strata: dict[str, str], seed: int, fold: int, part: str
+) -> list[str]:
     """Cases, patient by patient, in the order in which sizes take them."""
     order = sorted({patients[case] for case in ids})
     generator(seed, "nested", part, fold).shuffle(order)
+    order = _evenly(order, strata)
     return sorted(ids, key=lambda case: (order.index(patients[case]), case))
 
 
@@ -151,9 +161,39 @@ def _by_patient(cases: Sequence[Case]) -> dict[str, list[str]]:
     return grouped
 
 
+def _strata(cases: Sequence[Case]) -> dict[str, str]:
+    """Patient -> the stratum of most of the patient's cases, the first by name where that is not one."""
+    found: dict[str, Counter[str]] = {}
+    for case in sorted(cases, key=lambda case: case.stratum):
+        found.setdefault(case.patient, Counter())[case.stratum] += 1
+    return {patient: counts.most_common(1)[0][0] for patient, counts in found.items()}
+
+
+def _by_stratum(patients: list[str], strata: dict[str, str], cases: dict[str, list[str]]) -> list[str]:
+    """Patients stratum by stratum, those with most cases first, so that every n-th of them is a fair part; one stratum: as given."""
+    if len(set(strata.values())) < 2:
+        return patients
+    return sorted(patients, key=lambda patient: (strata[patient], -len(cases[patient])))
+
+
+def _evenly(patients: list[str], strata: dict[str, str]) -> list[str]:
+    """Patients so that the strata are spread evenly and any run of them has about their shares; one stratum: as given."""
+    counts = Counter(strata[patient] for patient in patients)
+    if len(counts) < 2:
+        return patients
+    seen = Counter[str]()
+    places = {}
+    for patient in patients:
+        stratum = strata[patient]
+        places[patient] = (seen[stratum] + 0.5) / counts[stratum]
+        seen[stratum] += 1
+    return sorted(patients, key=lambda patient: (places[patient], strata[patient]))
+
+
 def _draw_split(
     cases: Sequence[Case],
     with_label: dict[str, list[str]],
+    strata: dict[str, str],
     patients: list[str],
     fold: int,
     folds: int,
@@ -166,6 +206,7 @@ def _draw_split(
     tested = set(patients[fold::folds])
     side = [patient for patient in patients if patient not in tested]
     generator(seed, "training", fold).shuffle(side)
+    side = _evenly(side, strata)
     available = sum(len(with_label[patient]) for patient in side)
     wanted = min(labelled or available, available)
     count = validation or validation_count(wanted, validation_fraction)
