@@ -46,7 +46,9 @@ class DataConfig:
     name: str | None = key(None, "Name of the data set; null takes it from dataset.json or the folder.")
     modality: str | None = key(None, "CT, MRI, Ultrasound, ...; null takes it from dataset.json.")
     layout: str = key(
-        "auto", "How the folder is laid out; auto recognises it.", choices=("auto", "msd", "nnunet", "plain", "pictures")
+        "auto",
+        "How the folder is laid out; auto recognises it.",
+        choices=("auto", "msd", "nnunet", "plain", "pictures"),
     )
     labels: dict[str, int] | None = key(
         None, "Label names and values, background 0 included; null: dataset.json, else the values found."
@@ -71,7 +73,10 @@ class DataConfig:
         0.95, "Least correlation, averaged to 32 x 32, of images that are nearly the same.", low=0.5, high=1
     )
     detail_similarity: float = key(
-        0.4, "Least correlation of their detail too, since pictures of one scanner have much else in common.", low=-1, high=1
+        0.4,
+        "Least correlation of their detail too, since pictures of one scanner have much else in common.",
+        low=-1,
+        high=1,
     )
     similarity_flips: bool = key(False, "Find images that are mirrored left-right too.")
     pixel_spacing_mm: list[float] | None = key(

@@ -31,7 +31,11 @@ def described(cases: Sequence[Case], twins: Sequence[Twins], likeness: Likeness)
     groups = []
     for group in groups_of(len(cases), twins):
         own = [
-            {"cases": [cases[one.first].id, cases[one.second].id], "similarity": one.similarity, "mirrored": one.flipped}
+            {
+                "cases": [cases[one.first].id, cases[one.second].id],
+                "similarity": one.similarity,
+                "mirrored": one.flipped,
+            }
             for one in twins
             if one.first in group
         ]
@@ -44,7 +48,8 @@ def in_words(told: dict[str, Any]) -> list[str]:
     """What `described` says, in lines to log."""
     groups = told["groups"]
     count = sum(len(group["cases"]) for group in groups)
-    lines = [f"near-duplicates: {len(groups)} groups of {count} images; no split parts a group" if groups else "near-duplicates: none"]
+    found = f"{len(groups)} groups of {count} images; no split parts a group" if groups else "none"
+    lines = [f"near-duplicates: {found}"]
     if mixed := [group for group in groups if len(group["strata"]) > 1]:
         first = mixed[0]
         lines.append(

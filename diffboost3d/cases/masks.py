@@ -21,9 +21,7 @@ BETWEEN = (64, 192)  # neither black nor white
 MOST_BETWEEN = 0.1  # share of the pixels; above it the file is an image and no mask
 
 
-def read_masks(
-    paths: Sequence[Path], known: Collection[int] | None
-) -> tuple[NDArray[np.int64], Grid, tuple[str, ...]]:
+def read_masks(paths: Sequence[Path], known: Collection[int] | None) -> tuple[NDArray[np.int64], Grid, tuple[str, ...]]:
     """One label of one or several files: (whole numbers (I, J, K), its grid, what was done to it, a line each).
 
     Where files overlap, the first that has a label there counts. The values of lossless files are checked by the caller.
@@ -76,7 +74,9 @@ def _hard(path: Path, levels: NDArray[np.int64], known: Collection[int] | None) 
     if top > WHITE or not (top >= HALF or (lossy and top <= FAINT)):
         return levels
     if np.mean((levels > BETWEEN[0]) & (levels < BETWEEN[1])) > MOST_BETWEEN:
-        raise DataError(f"{path}: has {len(np.unique(levels))} grey levels, most of them neither black nor white; is it an image?")
+        raise DataError(
+            f"{path}: has {len(np.unique(levels))} grey levels, most of them neither black nor white; is it an image?"
+        )
     return np.where(levels >= HALF, labels[0], 0)
 
 

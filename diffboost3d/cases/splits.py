@@ -86,10 +86,20 @@ def draw_splits(
         )
     generator(seed, "folds").shuffle(patients)
     strata = _strata([case for case in cases if case.label is not None])
-    patients = _by_stratum(patients, strata, with_label)
+    patients = _by_stratum(patients, strata, with_label, folds)
     return [
         _draw_split(
-            cases, with_label, strata, patients, fold, folds, labelled, unlabelled, validation_fraction, seed, validation
+            cases,
+            with_label,
+            strata,
+            patients,
+            fold,
+            folds,
+            labelled,
+            unlabelled,
+            validation_fraction,
+            seed,
+            validation,
         )
         for fold in range(folds)
     ]
@@ -169,11 +179,16 @@ def _strata(cases: Sequence[Case]) -> dict[str, str]:
     return {patient: counts.most_common(1)[0][0] for patient, counts in found.items()}
 
 
-def _by_stratum(patients: list[str], strata: dict[str, str], cases: dict[str, list[str]]) -> list[str]:
-    """Patients stratum by stratum, those with most cases first, so that every n-th of them is a fair part; one stratum: as given."""
+def _by_stratum(patients: list[str], strata: dict[str, str], cases: dict[str, list[str]], folds: int) -> list[str]:
+    """Patients so that every n-th is a fair part: by stratum, those with most cases first; one stratum: as given.
+
+    Every second row of n is turned round, else the first fold would have the largest patient of each.
+    """
     if len(set(strata.values())) < 2:
         return patients
-    return sorted(patients, key=lambda patient: (strata[patient], -len(cases[patient])))
+    order = sorted(patients, key=lambda patient: (strata[patient], -len(cases[patient])))
+    rows = [order[first : first + folds] for first in range(0, len(order), folds)]
+    return [patient for number, row in enumerate(rows) for patient in (row[::-1] if number % 2 else row)]
 
 
 def _evenly(patients: list[str], strata: dict[str, str]) -> list[str]:

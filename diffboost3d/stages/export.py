@@ -163,7 +163,9 @@ def _write(workspace: Workspace, manifest: Manifest, entry: Entry, image: Path, 
         return
     own = entry.child.label if entry.child else None
     values = read(own).array if own else source_label(workspace, manifest, case)
-    write_label_like(label, _renumbered(values, renumbering(manifest), own or workspace.source(manifest, str(case.label))), source)
+    write_label_like(
+        label, _renumbered(values, renumbering(manifest), own or workspace.source(manifest, str(case.label))), source
+    )
 
 
 def _write_image(source: Path, target: Path, how: str) -> None:

@@ -18,7 +18,9 @@ from diffboost3d.imaging.fingerprints import Likeness, fingerprint, near_duplica
 from diffboost3d.schema import DataConfig
 
 
-def kept_together(data: DataConfig, workspace: Workspace, folder: Folder, cases: Sequence[Case], workers: int) -> list[Case]:
+def kept_together(
+    data: DataConfig, workspace: Workspace, folder: Folder, cases: Sequence[Case], workers: int
+) -> list[Case]:
     """The cases, with one patient for those whose images are nearly the same; writes and tells which these are."""
     if not _is_wanted(data, folder, cases):
         workspace.duplicates_path.unlink(missing_ok=True)  # of an earlier run

@@ -338,7 +338,9 @@ def _report_findings(workspace: Workspace, findings: list[Finding], usable: int)
     for finding in [*(one for one in findings if one.outcome != USED), *used[:SHOWN]]:
         workspace.log(f"! {finding}")
     if len(used) > SHOWN:
-        workspace.log(f"! {len(used) - SHOWN} more cases are used after such changes; {workspace.findings_path} lists all")
+        workspace.log(
+            f"! {len(used) - SHOWN} more cases are used after such changes; {workspace.findings_path} lists all"
+        )
     write_json(
         workspace.findings_path,
         [{"case": one.case, "problem": one.problem, "outcome": one.outcome} for one in findings],
