@@ -167,8 +167,12 @@ class TestBusi:
         """Two benign pictures, one saved as colour with two masks, a copy of it called malignant, and a normal one."""
         root = tmp_path / "download" / "Dataset_BUSI_with_GT"
         random = np.random.default_rng(0)
-        for name, number, masks in (("benign", 1, 2), ("benign", 2, 1), ("malignant", 1, 1), ("normal", 1, 1)):
-            seed = 5 if (name, number) == ("malignant", 1) else 5 * number + len(name) - 6
+        for name, number, masks, seed in (
+            ("benign", 1, 2, 5),
+            ("benign", 2, 1, 6),
+            ("malignant", 1, 1, 5),
+            ("normal", 1, 1, 7),
+        ):
             grey = np.random.default_rng(seed).integers(0, 256, (40, 52)).astype(np.uint8)
             (root / name).mkdir(parents=True, exist_ok=True)
             stem = root / name / f"{name} ({number})"

@@ -1,4 +1,4 @@
-"""Stratified splits: every fold and every part has the shares of the strata, patients stay whole, and without strata nothing changes."""
+"""Stratified splits: folds and parts have the shares of the strata, patients stay whole; without strata nothing changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`prepare` on picture folders: near-duplicates stay together, classes keep their shares, pixels have a size, masks are joined."""
+"""Picture folders: near-duplicates stay together, classes keep their shares, pixels have a size, masks are joined."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ WORDS = ("data=breast_us", "prepare.workers=1")
 
 def write_classes(root: Path, colour: bool = False) -> Path:
     """Twelve pictures of 28 x 24 pixels in three classes; malignant (1) is benign (1) again, benign (2) has two masks."""
-    for name in ("benign", "malignant", "normal"):
+    for row, name in enumerate(("benign", "malignant", "normal")):
         (root / name).mkdir(parents=True)
         for number in range(1, 5):
-            seed = 1 if (name, number) == ("malignant", 1) else 10 * len(name) + number
-            random = np.random.default_rng(seed if (name, number) != ("benign", 1) else 1)
+            random = np.random.default_rng(0 if number == 1 and name != "normal" else 10 * row + number)
             grey = 60 + 25 * gaussian_filter(random.normal(size=(24, 28)), 1.2) * 4
             mask = np.zeros((24, 28), np.uint8)
             if name != "normal":
