@@ -226,7 +226,7 @@ def _draw_split(
     wanted = min(labelled or available, available)
     count = validation or validation_count(wanted, validation_fraction)
     validated, side = _take(side, with_label, count)
-    training_patients, _ = _take(side, with_label, wanted)
+    training_patients, _ = _take(_evenly(side, strata), with_label, wanted)
     training = [case for patient in training_patients for case in with_label[patient]][:wanted]
     if not training:
         raise DataError(
