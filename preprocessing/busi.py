@@ -18,9 +18,8 @@ import hashlib
 import re
 import sys
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +35,7 @@ CLASSES = {"benign": 437, "malignant": 210, "normal": 133}  # pictures of each, 
 KNOWN = (0, 255)
 
 
-@dataclass(frozen=True)
-class Kept:
+class Kept(NamedTuple):
     """A usable picture: its new name, its files, and what was read of them, (width, height, 1)."""
 
     name: str

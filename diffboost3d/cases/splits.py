@@ -180,15 +180,22 @@ def _strata(cases: Sequence[Case]) -> dict[str, str]:
 
 
 def _by_stratum(patients: list[str], strata: dict[str, str], cases: dict[str, list[str]], folds: int) -> list[str]:
-    """Patients so that every n-th is a fair part: by stratum, those with most cases first; one stratum: as given.
+    """Patients so that the parts of every n-th differ by one patient of a stratum at most; one stratum: as given.
 
-    Every second row of n is turned round, else the first fold would have the largest patient of each.
+    A row of n has one patient for each part, of one stratum and of like numbers of cases; every second row is turned round, else
+    the first part would have the largest of each. What is left of the strata comes last.
     """
     if len(set(strata.values())) < 2:
         return patients
-    order = sorted(patients, key=lambda patient: (strata[patient], -len(cases[patient])))
-    rows = [order[first : first + folds] for first in range(0, len(order), folds)]
-    return [patient for number, row in enumerate(rows) for patient in (row[::-1] if number % 2 else row)]
+    rows, rest = [], []
+    for stratum in sorted(set(strata.values())):
+        own = [patient for patient in patients if strata[patient] == stratum]
+        own.sort(key=lambda patient: -len(cases[patient]))
+        whole = len(own) - len(own) % folds
+        rows += [own[first : first + folds] for first in range(0, whole, folds)]
+        rest += own[whole:]
+    turned = [patient for number, row in enumerate(rows) for patient in (row[::-1] if number % 2 else row)]
+    return turned + rest
 
 
 def _evenly(patients: list[str], strata: dict[str, str]) -> list[str]:
