@@ -62,9 +62,9 @@ def _in_two_folders(root: Path) -> tuple[list[Pair], tuple[str, ...]]:
     orphans = []
     for path in (path for name in LABEL_FOLDERS for path in _images_in(root / name)):
         stem = stem_of(path)
-        image = stem if stem in names else _named(stem)
-        if image in names:
-            masks.setdefault(image, []).append(path)
+        owner = stem if stem in names else _named(stem)
+        if owner in names:
+            masks.setdefault(str(owner), []).append(path)
         else:
             orphans.append(path.name)
     rows = _index(root / INDEX)
@@ -72,9 +72,9 @@ def _in_two_folders(root: Path) -> tuple[list[Pair], tuple[str, ...]]:
     for image in images:
         stem = stem_of(image)
         row = rows.get(image.name) or rows.get(stem) or _Row()
-        label, *more = masks.get(stem) or [None]
-        missing = None if label else f"{where}/{image.name}"
-        pairs.append(Pair(stem, image, label, missing, (), tuple(m for m in more if m), row.patient, row.stratum))
+        own = masks.get(stem, [])
+        label, missing = (own[0], None) if own else (None, f"{where}/{image.name}")
+        pairs.append(Pair(stem, image, label, missing, (), tuple(own[1:]), row.patient, row.stratum))
     notes = _orphan_note(orphans)
     if gone := sorted(name for name in rows if stem_of(name) not in names):
         notes += (f"{len(gone)} files of {INDEX} are not in images/: {_some(gone)}",)
