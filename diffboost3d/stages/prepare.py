@@ -70,12 +70,7 @@ def run(config: Config, workspace: Workspace) -> None:
     edges = edge_operator(config.prepare.edges, device_of_prepare(config))  # first: a wrong file of weights is refused
     root = Path(config.data.root)
     folder = read_folder(root, config.data.layout)
-    if folder.unlisted:
-        workspace.log(
-            f"! {folder.unlisted} images in {root / 'imagesTr'} are not listed in dataset.json; they are left out"
-        )
-    for note in folder.notes:
-        workspace.log(f"! {note}")
+    _tell(folder, root, workspace)
     labels, from_files = _labels(config, folder)
     ignored = config.data.ignore_label
     if ignored in labels.values():
@@ -118,6 +113,15 @@ def run(config: Config, workspace: Workspace) -> None:
     manifest.label_values(config.merge.mask_foreground_labels, "merge.mask_foreground_labels")  # now, not in hours
     workspace.write_manifest(manifest)
     _split(config, workspace, manifest)
+
+
+def _tell(folder: Folder, root: Path, workspace: Workspace) -> None:
+    if folder.unlisted:
+        workspace.log(
+            f"! {folder.unlisted} images in {root / 'imagesTr'} are not listed in dataset.json; they are left out"
+        )
+    for note in folder.notes:
+        workspace.log(f"! {note}")
 
 
 # --- survey: which cases, labels, spacing ----------------------------------------------------------------------------
@@ -280,8 +284,8 @@ def _write_prepared(workspace: Workspace, pair: Pair, array: NDArray[Any], case:
     write_prepared(workspace.prepared(case.id, "edge"), edges, case.grid)
     workspace.prepared(case.id, "label").unlink(missing_ok=True)  # the file may have gone since an earlier run
     if pair.label is not None:
-        label, _, _ = read_masks((pair.label, *pair.masks), _known(task))
-        label = _indexed(label, task.values, task.ignored)
+        joined, _, _ = read_masks((pair.label, *pair.masks), _known(task))
+        label = _indexed(joined, task.values, task.ignored)
         label = resample(label, case.source_grid, case.grid, settings.label_interpolation)
         write_prepared(workspace.prepared(case.id, "label"), label.astype(np.uint8), case.grid)
 
