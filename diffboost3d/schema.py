@@ -62,7 +62,7 @@ class DataConfig:
     layout: str = key(
         "auto",
         "How the folder is laid out; auto recognises it.",
-        choices=("auto", "msd", "nnunet", "plain", "flat", "folder_per_case", "bids", "csv", "dicom"),
+        choices=("auto", "msd", "nnunet", "plain", "pictures", "flat", "folder_per_case", "bids", "csv", "dicom"),
     )
     series: list[str] = key(
         [],
@@ -86,6 +86,29 @@ class DataConfig:
         "case",
         "What makes a patient: 'case' (as the folder tells, as BIDS does, else every case), 'consecutive_numbers' (runs of following "
         "file numbers are one), a regular expression whose first group is the patient, or a CSV file with columns id, patient.",
+    )
+    near_duplicates: str = key(
+        "auto",
+        "Images that are nearly the same become one patient, so that no split parts them; auto: keep_together for pictures of which "
+        "neither the folder nor `patients` nor `splits` tells who they are of, else none.",
+        choices=("auto", "none", "keep_together"),
+    )
+    similarity: float = key(
+        0.95, "Least correlation, averaged to 32 x 32, of images that are nearly the same.", low=0.5, high=1
+    )
+    detail_similarity: float = key(
+        0.4,
+        "Least correlation of their detail too, since pictures of one scanner have much else in common.",
+        low=-1,
+        high=1,
+    )
+    similarity_flips: bool = key(False, "Find images that are mirrored left-right too.")
+    pixel_spacing_mm: list[float] | None = key(
+        None,
+        "Size of the pixels of pictures in mm, one number or width and height, the same for all: distances are then in mm; null: in "
+        "pixels.",
+        low=0.0001,
+        length=(1, 2),
     )
     folds: int = key(3, "Number of cross-validation folds.", low=2)
     labelled: int | None = key(
@@ -146,6 +169,12 @@ class PrepareConfig:
     )
     image_interpolation: str = key("bspline", "Image resampling.", choices=("linear", "bspline"))
     label_interpolation: str = key("gaussian", "Label resampling.", choices=("nearest", "gaussian"))
+    colour: str = key(
+        "grey",
+        "Pictures with true colours (Doppler, drawn marks): read as their luminance, with a finding, or refused. Grey stored as "
+        "colour is grey always.",
+        choices=("grey", "refuse"),
+    )
     intensity: IntensityConfig = section(IntensityConfig)
     edges: EdgeConfig = section(EdgeConfig)
     workers: int = key(0, "Threads that prepare cases at the same time; 0: one for each core.", low=0)

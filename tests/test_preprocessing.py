@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import tarfile
@@ -158,3 +159,61 @@ class TestRadImageNet:
             words = words[:1]
         assert load("radimagenet").main(words) == 1
         assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+class TestBusi:
+    @pytest.fixture
+    def busi(self, tmp_path: Path) -> Path:
+        """Two benign pictures, one saved as colour with two masks, a copy of it called malignant, and a normal one."""
+        root = tmp_path / "download" / "Dataset_BUSI_with_GT"
+        random = np.random.default_rng(0)
+        for name, number, masks, seed in (
+            ("benign", 1, 2, 5),
+            ("benign", 2, 1, 6),
+            ("malignant", 1, 1, 5),
+            ("normal", 1, 1, 7),
+        ):
+            grey = np.random.default_rng(seed).integers(0, 256, (40, 52)).astype(np.uint8)
+            (root / name).mkdir(parents=True, exist_ok=True)
+            stem = root / name / f"{name} ({number})"
+            Image.fromarray(np.stack([grey] * 3, -1) if number == 1 else grey).save(f"{stem}.png")
+            for one in range(masks):
+                mask = np.zeros((40, 52), np.uint8)
+                mask[4 + 10 * one : 9 + 10 * one, 3:9] = 255 * (name != "normal")
+                Image.fromarray(mask).save(f"{stem}_mask{f'_{one}' if one else ''}.png")
+        Image.fromarray(random.integers(0, 256, (10, 12)).astype(np.uint8)).save(root / "benign" / "benign (3).png")
+        Image.new("L", (12, 11)).save(root / "benign" / "benign (3)_mask.png")
+        return root
+
+    def test_masks_are_joined_at_the_original_size_and_everything_is_counted(
+        self, busi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        target = tmp_path / "ready"
+        assert load("busi").main([str(busi.parent), str(target)]) == 0
+        assert sorted(path.name for path in (target / "images").iterdir()) == [
+            "benign_001.png",
+            "benign_002.png",
+            "malignant_001.png",
+            "normal_001.png",
+        ]
+        mask = np.asarray(Image.open(target / "masks" / "benign_001.png"))
+        assert mask.shape == (40, 52)
+        assert int((mask == 255).sum()) == 2 * 5 * 6
+        folder = read_folder(target)
+        assert [pair.stratum for pair in folder.pairs] == ["benign", "benign", "malignant", "normal"]
+        first, *_ = (target / "index.csv").read_text().splitlines()[1:]
+        digest = hashlib.sha256((busi / "benign" / "benign (1).png").read_bytes()).hexdigest()
+        assert first.startswith(f"benign_001.png,benign,52,40,2,60,benign/benign (1).png,{digest},")
+        said = capsys.readouterr().out
+        assert "benign: 2 of 3 pictures are usable (published: 437)" in said
+        assert "another grid than its image (shape 12x10x1 against 12x11x1)" in said
+        assert "1 pictures had several masks, which are joined; 1 have an empty one" in said
+        assert "  benign_001, malignant_001  (several classes!)" in said
+
+    def test_dry_run_writes_nothing_and_another_folder_is_refused(
+        self, busi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert load("busi").main([str(busi), str(tmp_path / "ready"), "--dry-run"]) == 0
+        assert not (tmp_path / "ready").exists()
+        assert load("busi").main([str(tmp_path / "nothing"), str(tmp_path / "ready")]) == 1
+        assert "holds none of benign, malignant, normal" in capsys.readouterr().err

@@ -21,6 +21,7 @@ class Preparation:
         spacing_mm: of prepared volumes along R, A, S; pictures (2D) keep their grid.
         intensity_kind: ct_window or percentiles, with the bounds of either in `window_hu` and `percentiles`.
         image_interpolation: linear or bspline.
+        colour: "grey": colour pictures are read as their luminance; "refuse".
     """
 
     spacing_mm: tuple[float, float, float]
@@ -28,6 +29,7 @@ class Preparation:
     window_hu: tuple[float, float]
     percentiles: tuple[float, float]
     image_interpolation: str
+    colour: str = "grey"
 
     def grid(self, source: Grid) -> Grid:
         """The prepared grid of a file's grid: canonical, at the target spacing."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from diffboost3d.cases.preparation import Preparation
 from diffboost3d.errors import ConfigError
+from diffboost3d.imaging.files import PICTURE_ENDINGS, ending_of
 from diffboost3d.imaging.geometry import Grid
 from diffboost3d.imaging.intensity import IntensityMap
 
@@ -27,6 +28,7 @@ class Case:
         source_grid: voxel grid of the files; grid: of the prepared arrays (canonical, target spacing).
         intensity: units of the file <-> [-1, 1].
         digest: SHA-256 of the prepared arrays' inputs and settings.
+        masks: further files that are joined with the label. stratum: class for splits that keep its share; "": none.
     """
 
     id: str
@@ -37,6 +39,16 @@ class Case:
     grid: Grid
     intensity: IntensityMap
     digest: str
+    masks: tuple[str, ...] = ()
+    stratum: str = ""
+
+    def moved_from(self, found: Grid) -> str:
+        """How the grid that a file of the case has now differs from that of its image; empty where it doesn't.
+
+        A picture's file knows no size of its pixels, so only its shape can differ.
+        """
+        is_picture = ending_of(self.image) in PICTURE_ENDINGS
+        return self.source_grid.difference(Grid.of(found.shape, self.source_grid.matrix) if is_picture else found)
 
 
 @dataclass(frozen=True)
@@ -49,7 +61,7 @@ class Manifest:
         source: the data folder, relative to the workspace.
         ignore_label: value in the user's files of voxels that nobody labelled (`IGNORED` in prepared labels); None: none.
         spatial_dims: 2 where every case is a single slice, else 3.
-        physical: whether distances are in mm (NIfTI) or in pixels (pictures).
+        physical: whether distances are in mm (NIfTI, and pictures whose pixel size is given) or in pixels (pictures).
         preparation: how its images were prepared; None: written by a version that did not say.
         colours: red, green and blue (0 to 255) of each label but the background; {}: written by a version that did not say.
     """
@@ -110,7 +122,8 @@ class Manifest:
 
 def _case(value: dict[str, Any]) -> Case:
     grids = {name: Grid.of(value[name]["shape"], value[name]["affine"]) for name in ("source_grid", "grid")}
-    return Case(**{**value, **grids, "intensity": IntensityMap(**value["intensity"])})
+    more = {"intensity": IntensityMap(**value["intensity"]), "masks": tuple(value.get("masks", ()))}
+    return Case(**{**value, **grids, **more})
 
 
 @dataclass(frozen=True)

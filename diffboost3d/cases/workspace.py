@@ -77,6 +77,11 @@ class Workspace:
         return self.root / "findings.json"
 
     @property
+    def duplicates_path(self) -> Path:
+        """Groups of images that are nearly the same, where they were looked for."""
+        return self.root / "duplicates.json"
+
+    @property
     def plan_path(self) -> Path:
         return self.root / "plan.yaml"
 

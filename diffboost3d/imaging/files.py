@@ -1,4 +1,4 @@
-"""Reading and writing images: NIfTI, NRRD and MetaImage volumes and grey 2D pictures, with a template's header, type and units.
+"""Reading and writing images: NIfTI, NRRD and MetaImage volumes and 2D pictures, with a template's header, type and units.
 
 DICOM series are read; what is written in their form is NIfTI (`dicom_segments` writes DICOM-SEG).
 
@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,20 +24,27 @@ from diffboost3d.imaging.itk import ITK_ENDINGS, parts_of, read_header, read_itk
 from diffboost3d.imaging.scratch import IN_MEMORY, Scratch
 from diffboost3d.imaging.slabs import SLAB, fitting, slabs_of, stored
 
+if TYPE_CHECKING:
+    from diffboost3d.imaging.pictures import Pixels
+
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 VOLUME_ENDINGS = NIFTI_ENDINGS + ITK_ENDINGS
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 ENDINGS = VOLUME_ENDINGS + PICTURE_ENDINGS
-PICTURE_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 @dataclass(frozen=True)
 class Volume:
-    """An image in memory: array (I, J, K) in the file's units, its grid, the type it has on disk."""
+    """An image in memory: array (I, J, K) in the file's units, its grid, the type it has on disk.
+
+    coloured: share of the pixels of a picture that had a colour; notes: what was done to it in reading, a line each.
+    """
 
     array: NDArray[Any]
     grid: Grid
     dtype: str
+    coloured: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 def ending_of(path: Path | str) -> str:
@@ -151,28 +158,27 @@ def read_prepared(path: Path, scratch: Scratch = IN_MEMORY) -> NDArray[Any]:
 
 
 def _read_picture(path: Path) -> Volume:
-    from PIL import Image, UnidentifiedImageError
+    from diffboost3d.imaging.pictures import read_picture
 
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            mode, frames = picture.mode, getattr(picture, "n_frames", 1)
-            array = np.asarray(picture.convert("RGB") if mode == "P" else picture)  # a palette's numbers are no grey
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path}: can't be read ({error}); the file is damaged or no picture") from error
-    if mode not in PICTURE_MODES or frames > 1:
-        what = f"{frames} frames" if frames > 1 else f"mode {mode}"
-        raise DataError(f"{path}: a picture of {what}; give one 8- or 16-bit grey picture a file")
-    if mode == "I" and (array.min() < 0 or array.max() > np.iinfo(np.uint16).max):  # older Pillow's name for 16 bits
-        raise DataError(f"{path}: grey values outside 0 to 65535; give one 8- or 16-bit grey picture a file")
-    if array.ndim == 3:
-        colours = array[..., : 3 if array.shape[2] > 2 else 1]  # without the alpha channel
-        if (colours != colours[..., :1]).any():
-            raise DataError(f"{path}: a colour picture; convert it to grey first")
-        array = colours[..., 0]
-    array = array.astype(np.uint16 if mode.startswith("I") else np.uint8)
-    array = np.ascontiguousarray(array.T)[:, :, None]
-    return Volume(array, Grid.of(array.shape, np.eye(4)), str(array.dtype))
+    return _of_pixels(read_picture(path))
+
+
+def read_label(path: Path) -> Volume:
+    """Read a label file as `read` does, but of a picture the values as they are stored, and no luminance.
+
+    Raises:
+        DataError: as `read`.
+    """
+    if ending_of(path) not in PICTURE_ENDINGS or not path.is_file():
+        return read(path)
+    from diffboost3d.imaging.pictures import read_mask
+
+    return _of_pixels(read_mask(path))
+
+
+def _of_pixels(pixels: Pixels) -> Volume:
+    array = pixels.array
+    return Volume(array, Grid.of(array.shape, np.eye(4)), str(array.dtype), pixels.coloured, pixels.notes)
 
 
 def bytes_of(path: Path) -> int:

@@ -83,6 +83,12 @@ class Grid:
             shape[int(target)] = self.shape[axis]
         return Grid.of(shape, self.matrix @ nib.orientations.inv_ornt_aff(turn, self.shape))
 
+    def with_pixels(self, spacing_mm: Sequence[float]) -> Grid:
+        """The same voxels with these sizes along i and j, for images that have none of their own."""
+        affine = self.matrix.copy()
+        affine[:3, :2] *= np.asarray(spacing_mm, dtype=float) / np.asarray(self.spacing_mm[:2])
+        return Grid.of(self.shape, affine)
+
     def part(self, first: Sequence[int], stop: Sequence[int]) -> Grid:
         """The grid of the voxels from `first` to before `stop`, each (i, j, k)."""
         affine = self.matrix.copy()

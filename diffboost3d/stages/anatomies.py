@@ -133,6 +133,9 @@ class Anatomies:
         others = self._others("between", case)
         other, share = others[int(random.integers(len(others)))], _within(self._settings.between_share, random)
         label, far = self._read(case, "label"), self._read(other, "label")
+        if not (label.any() and far.any()):  # nothing lies between a shape and none
+            text, warp = self._warped(case, random)
+            return f"{text}, since {case.id if far.any() else other.id} has no label", warp
         motion = register_labels(label, far, share, case.grid.spacing_mm, registration_plan(self._settings))
         return f"between {case.id} and {other.id}, share {share:.2f}", motion.warp()
 

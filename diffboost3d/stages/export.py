@@ -43,6 +43,7 @@ from diffboost3d.imaging.files import (
 )
 from diffboost3d.imaging.itk import ITK_ENDINGS
 from diffboost3d.schema import Config
+from diffboost3d.stages.inputs import source_label
 
 DESCRIPTION, ABOUT, SPLITS = "dataset.json", "diffboost3d.json", "splits_final.json"
 
@@ -163,18 +164,16 @@ def _write(workspace: Workspace, manifest: Manifest, entry: Entry, image: Path, 
     case = entry.case
     source = entry.child.image if entry.child else workspace.source(manifest, case.image)
     if not image.is_file():
-        if difference := case.source_grid.difference(read_grid(source)):
+        if difference := case.moved_from(read_grid(source)):
             raise DataError(f"{source}: its grid is not that of {case.id} any more ({difference}); run `prepare` again")
         _write_image(source, image, how)
     if label is None or label.is_file():
         return
-    assert case.label is not None  # training and validation cases have one
     own = entry.child.label if entry.child else None
-    labelled = own or workspace.source(manifest, case.label)
-    values = read(labelled)
-    if difference := case.source_grid.difference(values.grid):
-        raise DataError(f"{labelled}: the label lies on another grid than its image ({difference})")
-    write_label_like(label, _renumbered(values.array, renumbering(manifest), labelled), source)
+    values = read(own).array if own else source_label(workspace, manifest, case)
+    write_label_like(
+        label, _renumbered(values, renumbering(manifest), own or workspace.source(manifest, str(case.label))), source
+    )
 
 
 def _write_image(source: Path, target: Path, how: str) -> None:

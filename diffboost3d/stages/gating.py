@@ -28,7 +28,7 @@ from diffboost3d.synthesis.gate import (
     copy_limits,
     fidelity_limits,
     intensity_limits,
-    label_dice,
+    label_agreement,
     label_medians,
     parts_of,
 )
@@ -216,7 +216,7 @@ class _Making:
             image, label = self._image(case), prepared(self._workspace, case, "label")
             medians.append(label_medians(image, label, labels))
             if segment is not None:
-                dices.append(label_dice(segment(image, case.patient), label, labels))
+                dices.append(label_agreement(segment(image, case.patient), label, labels))
         between, closest = self._between()
         paths = [self._workspace.gate_reference(self._fold, case.id) for case in self._unseen()]
         source = [max(json.loads(path.read_text(encoding="utf-8"))["detail"]) for path in paths]

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffboost3d.cases.masks import read_masks
 from diffboost3d.cases.pool import PoolIndex, open_pool
 from diffboost3d.cases.records import Case, Manifest
 from diffboost3d.cases.workspace import Workspace
-from diffboost3d.errors import ConfigError
+from diffboost3d.errors import ConfigError, DataError
 from diffboost3d.imaging.edges import control_image
 from diffboost3d.imaging.files import files_of, read, read_prepared
 from diffboost3d.imaging.geometry import resample
@@ -63,6 +64,20 @@ def label_again(path: Path, case: Case, values: Mapping[int, int]) -> NDArray[np
     ]
     found: NDArray[np.uint8] = np.asarray(list(values), dtype=np.uint8)[np.argmax(shares, axis=0)]
     return found
+
+
+def source_label(workspace: Workspace, manifest: Manifest, case: Case) -> NDArray[np.int64]:
+    """The label (I, J, K) of a labelled case on its file's grid, in the user's values, its masks joined.
+
+    Raises:
+        DataError: a file is not what `prepare` saw.
+    """
+    assert case.label is not None  # callers ask for labelled cases only
+    paths = [workspace.source(manifest, path) for path in (case.label, *case.masks)]
+    label, grid, _ = read_masks(paths, set(manifest.values.values()))
+    if difference := case.moved_from(grid):
+        raise DataError(f"{paths[0]}: its grid is not that of {case.id} any more ({difference}); run `prepare` again")
+    return label
 
 
 def accepted_records(workspace: Workspace, fold: int, case: str, samples: int) -> dict[int, Path]:

@@ -325,7 +325,7 @@ def _parts(path: Path) -> list[Path]:
 
 def _read(task: _Task, path: Path) -> Volume:
     volume = read(path)
-    check_image(path, volume)
+    check_image(path, volume, task.preparation.colour)
     if volume.grid.spatial_dims != task.manifest.spatial_dims:
         told, trained = (
             ("a single slice", "volumes") if volume.grid.spatial_dims == 2 else ("a volume", "single slices")

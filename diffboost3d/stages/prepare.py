@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffboost3d.cases.atomic import write_json
-from diffboost3d.cases.checks import KEPT_UNLABELLED, check_pair
+from diffboost3d.cases.checks import USED, check_pair
 from diffboost3d.cases.layouts import SKIPPED, BidsChoice, Choice, Folder, Pair, read_folder
+from diffboost3d.cases.masks import read_masks
 from diffboost3d.cases.preparation import Preparation
 from diffboost3d.cases.records import IGNORED, Case, Finding, Manifest
 from diffboost3d.cases.splits import draw_splits, patients_of, read_splits
@@ -25,13 +26,16 @@ from diffboost3d.config import digest
 from diffboost3d.errors import ConfigError, DataError
 from diffboost3d.imaging.colours import label_colours
 from diffboost3d.imaging.dicom import is_dicom
-from diffboost3d.imaging.files import PICTURE_ENDINGS, ending_of, read, write_prepared
+from diffboost3d.imaging.files import PICTURE_ENDINGS, Volume, ending_of, read, write_prepared
 from diffboost3d.imaging.geometry import Grid, resample
 from diffboost3d.imaging.itk import parts_of
 from diffboost3d.schema import Config, PrepareConfig
 from diffboost3d.stages.dicom_labels import with_label_files
 from diffboost3d.stages.edge_operator import device_of_prepare, edge_operator
 from diffboost3d.stages.inputs import files_digest
+from diffboost3d.stages.near_duplicates import kept_together
+
+SHOWN = 5  # findings of cases that are used, in the log
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class _Task:
     ignored: int | None
     preparation: Preparation
     slice_axis: int | None
+    pixel_spacing_mm: list[float] | None
     edge_operator: Callable[..., NDArray[np.float32]]
     edge_facts: dict[str, Any]
 
@@ -72,12 +77,7 @@ def run(config: Config, workspace: Workspace) -> None:
     folder = read_folder(Path(config.data.root).expanduser(), config.data.layout, choice)
     _refuse_channels(folder)
     root = folder.root
-    if folder.unlisted:
-        workspace.log(
-            f"! {folder.unlisted} images in {root / 'imagesTr'} are not listed in dataset.json; they are left out"
-        )
-    for note in folder.notes:
-        workspace.log(f"! {note}")
+    _tell(folder, root, workspace)
     labels, from_files = _labels(config, folder)
     folder, unusable = with_label_files(workspace, folder, labels)
     ignored = folder.ignore_label if config.data.ignore_label is None else config.data.ignore_label
@@ -94,6 +94,7 @@ def run(config: Config, workspace: Workspace) -> None:
         ignored,
         _preparation(config, surveyed, modality),
         config.diffusion.slice_axis,
+        config.data.pixel_spacing_mm,
         edges,
         _edge_facts(config),
     )
@@ -102,6 +103,7 @@ def run(config: Config, workspace: Workspace) -> None:
     patients = patients_of([pair.id for pair in folder.pairs], config.data.patients, told)  # skipped ones join runs too
     cases, more = _prepare_all(config, workspace, root, pairs, patients, task)
     _report_findings(workspace, [*folder.findings, *unusable, *findings, *more], len(cases))
+    cases = kept_together(config.data, workspace, folder, cases, _workers(config))
     name = config.data.name or folder.name
     manifest = Manifest(
         name=name,
@@ -110,7 +112,7 @@ def run(config: Config, workspace: Workspace) -> None:
         labels=labels,
         source=os.path.relpath(root.resolve(), workspace.root.resolve()),
         spatial_dims=2 if all(case.grid.spatial_dims == 2 for case in cases) else 3,
-        physical=all(ending_of(case.image) not in PICTURE_ENDINGS for case in cases),
+        physical=all(config.data.pixel_spacing_mm or ending_of(case.image) not in PICTURE_ENDINGS for case in cases),
         licence=folder.licence,
         cases=tuple(cases),
         preparation=task.preparation,
@@ -130,6 +132,15 @@ def _refuse_channels(folder: Folder) -> None:
         raise DataError(f"{folder.root}: {several[0].id} has several channels ({names}); only one a case is supported")
 
 
+def _tell(folder: Folder, root: Path, workspace: Workspace) -> None:
+    if folder.unlisted:
+        workspace.log(
+            f"! {folder.unlisted} images in {root / 'imagesTr'} are not listed in dataset.json; they are left out"
+        )
+    for note in folder.notes:
+        workspace.log(f"! {note}")
+
+
 # --- survey: which cases, labels, spacing ----------------------------------------------------------------------------
 def _labels(config: Config, folder: Folder) -> tuple[dict[str, int], bool]:
     """Label names and values, background first, and whether they still have to be found in the files."""
@@ -144,21 +155,31 @@ def _labels(config: Config, folder: Folder) -> tuple[dict[str, int], bool]:
 def _survey(config: Config, folder: Folder, known: set[int] | None) -> tuple[list[_Surveyed], list[Finding]]:
     """Check every pair; the usable ones and what was found."""
 
-    def one(pair: Pair) -> tuple[_Surveyed | None, Finding | None]:
-        checked, finding = check_pair(pair, known)
+    def one(pair: Pair) -> tuple[_Surveyed | None, list[Finding]]:
+        checked, finding = check_pair(pair, known, config.prepare.colour)
+        findings = [finding] if finding else []
         if checked is None:
-            return None, finding
+            return None, findings
+        notes = [*(f"{pair.image} {note}" for note in checked.image.notes), *checked.label_notes]
+        findings += [Finding(pair.id, note, USED) for note in notes]
         values = frozenset() if checked.label is None else frozenset(np.unique(checked.label).tolist())
-        kept = pair if checked.label is not None else dataclasses.replace(pair, label=None)
-        return _Surveyed(kept, checked.image.grid, values), finding
+        kept = pair if checked.label is not None else dataclasses.replace(pair, label=None, masks=())
+        return _Surveyed(kept, _grid_of(checked.image, pair, config.data.pixel_spacing_mm), values), findings
 
     results = list(_in_parallel(config, one, folder.pairs, "check"))
     usable = [surveyed for surveyed, _ in results if surveyed is not None]
-    findings = [finding for _, finding in results if finding is not None]
+    findings = [finding for _, found in results for finding in found]
     if not usable:
         first = f"; the first: {findings[0]}" if findings else ""
         raise DataError(f"{folder.name}: none of {len(folder.pairs)} cases can be used{first}")
     return usable, findings
+
+
+def _grid_of(image: Volume, pair: Pair, pixel_spacing_mm: list[float] | None) -> Grid:
+    """The grid of an image; pixels of a picture, which knows no size, have the one that is given."""
+    if pixel_spacing_mm is None or ending_of(pair.image) not in PICTURE_ENDINGS:
+        return image.grid
+    return image.grid.with_pixels(pixel_spacing_mm)
 
 
 def _found_labels(surveyed: list[_Surveyed], ignored: int | None) -> dict[str, int]:
@@ -191,6 +212,7 @@ def _preparation(config: Config, surveyed: list[_Surveyed], modality: str) -> Pr
         _pair_of(bounds.window_hu),
         _pair_of(bounds.percentiles),
         config.prepare.image_interpolation,
+        config.prepare.colour,
     )
 
 
@@ -226,7 +248,8 @@ def _prepare_all(
 def _prepare(workspace: Workspace, root: Path, pair: Pair, patient: str, task: _Task) -> Case:
     """Prepare one case, or keep what an earlier run made of the same files and settings."""
     image = read(pair.image)
-    grid = task.preparation.grid(image.grid)
+    source_grid = _grid_of(image, pair, task.pixel_spacing_mm)
+    grid = task.preparation.grid(source_grid)
     settings = task.settings
     intensity = task.preparation.intensity(image.array)
     own = digest(
@@ -239,16 +262,19 @@ def _prepare(workspace: Workspace, root: Path, pair: Pair, patient: str, task: _
         task.values if task.ignored is None else (*task.values, "ignored", task.ignored),
         task.preparation.spacing_mm,
         dataclasses.asdict(intensity),
+        *([[_file_digest(mask) for mask in pair.masks]] if pair.masks else []),
     )
     case = Case(
         id=pair.id,
         patient=patient,
         image=os.path.relpath(pair.image, root),
         label=None if pair.label is None else _relative(pair.label, root),
-        source_grid=image.grid,
+        source_grid=source_grid,
         grid=grid,
         intensity=intensity,
         digest=own,
+        masks=tuple(os.path.relpath(mask, root) for mask in pair.masks),
+        stratum=pair.stratum or "",
     )
     record = workspace.prepared_folder / pair.id / RECORD
     kinds = ("image", "edge") if pair.label is None else ("image", "edge", "label")
@@ -268,9 +294,15 @@ def _write_prepared(workspace: Workspace, pair: Pair, array: NDArray[Any], case:
     write_prepared(workspace.prepared(case.id, "edge"), edges, case.grid)
     workspace.prepared(case.id, "label").unlink(missing_ok=True)  # the file may have gone since an earlier run
     if pair.label is not None:
-        label = _indexed(np.round(read(pair.label).array).astype(np.int64), task.values, task.ignored)
+        joined, _, _ = read_masks((pair.label, *pair.masks), _known(task))
+        label = _indexed(joined, task.values, task.ignored)
         label = resample(label, case.source_grid, case.grid, settings.label_interpolation)
         write_prepared(workspace.prepared(case.id, "label"), label.astype(np.uint8), case.grid)
+
+
+def _known(task: _Task) -> set[int]:
+    """The label values that files may have."""
+    return {*task.values, *([] if task.ignored is None else [task.ignored])}
 
 
 def _slice_axis(task: _Task, grid: Grid) -> int:
@@ -315,22 +347,30 @@ def _in_parallel(config: Config, function: Any, items: Any, title: str) -> Itera
     """Results in order, by threads (NumPy, SciPy, SimpleITK and zlib let each other run), with a progress bar."""
     from tqdm import tqdm
 
-    hed = config.prepare.edges.operator == "hed"  # the network alone keeps all cores busy
-    workers = 1 if hed else config.prepare.workers or os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(_workers(config)) as pool:
         return list(tqdm(pool.map(function, items), total=len(items), desc=title, unit="case"))
+
+
+def _workers(config: Config) -> int:
+    hed = config.prepare.edges.operator == "hed"  # the network alone keeps all cores busy
+    return 1 if hed else config.prepare.workers or os.cpu_count() or 1
 
 
 # --- what is said and split ------------------------------------------------------------------------------------------
 def _report_findings(workspace: Workspace, findings: list[Finding], usable: int) -> None:
-    """One line a finding, on screen, in the log and in findings.json; they are of the last run."""
-    for finding in findings:
+    """One line a finding in findings.json, on screen and in the log, there but few of cases that are used; of the last run."""
+    used = [finding for finding in findings if finding.outcome == USED]
+    for finding in [*(one for one in findings if one.outcome != USED), *used[:SHOWN]]:
         workspace.log(f"! {finding}")
+    if len(used) > SHOWN:
+        workspace.log(
+            f"! {len(used) - SHOWN} more cases are used after such changes; {workspace.findings_path} lists all"
+        )
     write_json(
         workspace.findings_path,
         [{"case": one.case, "problem": one.problem, "outcome": one.outcome} for one in findings],
     )
-    skipped = sum(finding.outcome != KEPT_UNLABELLED for finding in findings)
+    skipped = sum(finding.outcome == SKIPPED for finding in findings)
     workspace.log(f"prepare: {usable} cases ready, {skipped} skipped")
 
 

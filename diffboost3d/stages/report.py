@@ -20,7 +20,15 @@ from diffboost3d.schema import Config
 from diffboost3d.seeds import seed_of
 from diffboost3d.stages.audit_section import audit_section
 from diffboost3d.stages.blueprints import blueprint_of_made
-from diffboost3d.stages.inputs import accepted_records, cases_of, merge_plan, prepared, prepared_again, slice_axis
+from diffboost3d.stages.inputs import (
+    accepted_records,
+    cases_of,
+    merge_plan,
+    prepared,
+    prepared_again,
+    slice_axis,
+    source_label,
+)
 from diffboost3d.stages.synthetic_fidelity import measure_fidelity
 
 SHOWN_CASES = 3
@@ -151,7 +159,7 @@ def _prediction_row(
     config: Config, workspace: Workspace, manifest: Manifest, case: Case, fold: int, seed: int
 ) -> list[Panel]:
     image = case.intensity.forward(read(workspace.source(manifest, case.image)).array)
-    truth = read(workspace.source(manifest, str(case.label))).array.round().astype(int)
+    truth = source_label(workspace, manifest, case)
     axis = case.source_grid.slice_axis
     at = _fullest(truth, axis)
     panels = [_panel("truth", image, truth, axis, at, case, case.source_grid.spacing_mm)]

@@ -22,6 +22,7 @@ from diffboost3d.cases.layouts.folder import (
     without_missing_channels,
 )
 from diffboost3d.cases.layouts.nnunet import lists_channels, read_nnunet
+from diffboost3d.cases.layouts.pictures import has_pictures, read_pictures
 from diffboost3d.cases.layouts.plain import is_flat, is_folder_per_case, read_flat, read_folder_per_case, read_plain
 from diffboost3d.cases.layouts.table import is_table, read_csv
 from diffboost3d.errors import DataError
@@ -33,6 +34,7 @@ READERS: dict[str, Callable[[Path, Choice], Folder]] = {
     "msd": lambda root, choice: read_msd(root),
     "nnunet": lambda root, choice: read_nnunet(root),
     "plain": lambda root, choice: read_plain(root),
+    "pictures": lambda root, choice: read_pictures(root),
     "flat": lambda root, choice: read_flat(root),
     "folder_per_case": lambda root, choice: read_folder_per_case(root),
     "bids": lambda root, choice: read_bids(root, choice.bids),
@@ -41,7 +43,8 @@ READERS: dict[str, Callable[[Path, Choice], Folder]] = {
 }
 EXPECTED = (
     "expected imagesTr/ + labelsTr/ + dataset.json (MSD, nnU-Net), images/ + labels/ or masks/, CASE + CASE_label files, "
-    "CASE/image + CASE/label, BIDS (sub-*/anat/), a CSV of paths, or DICOM series; with files " + ", ".join(ENDINGS)
+    "CASE/image + CASE/label, pictures with NAME_mask beside NAME, BIDS (sub-*/anat/), a CSV of paths, DICOM; with files "
+    + ", ".join(ENDINGS)
 )
 
 
@@ -83,6 +86,8 @@ def _recognise(root: Path) -> str:
         training = facts.get("training")
         is_msd = isinstance(training, list) and training and not lists_channels(root, training)
         return "msd" if is_msd and not isinstance(facts.get("dataset"), dict) else "nnunet"
+    if has_pictures(root):
+        return "pictures"
     if (root / "images").is_dir():
         return "plain"
     if is_bids(root):
