@@ -528,7 +528,9 @@ class SynthesizeConfig:
     )
     air_hu: float = key(-500.0, "CT: the body is the largest part of what is denser, in HU, with all that it encloses.")
     table_mm: float = key(
-        8.0, "CT: what is thinner in its axial slice (mm), as the shells of a table or a cloth, is no part of the body.", low=0
+        8.0,
+        "CT: what is thinner in its axial slice (mm), as the shells of a table or a cloth, is no part of the body.",
+        low=0,
     )
     memory_gb: float = key(
         8.0, "Arrays of a volume that together need more memory (GB) lie in temporary files in the workspace.", low=0

@@ -28,7 +28,7 @@ def outside_body(
 
     The body is the largest part of what is denser than air, after whatever is thin in its axial plane (the table's shells, a
     cloth, a tube) is taken off; further parts of at least a quarter of its size belong to it. All that it encloses in an axial
-    plane is inside: lungs, bowel gas. So are lungs that the scan's border cuts open, if they are dense enough to be told from air.
+    plane is inside: lungs, bowel gas. So are lungs that the scan's border cuts open, if they are dense enough to tell from air.
 
     Args:
         array: (I, J, K) in HU, finite. axis: across axial planes. spacing_mm: along i, j, k.
