@@ -485,7 +485,7 @@ class SynthesizeConfig:
     generator: str = key(
         "diffusion",
         "What makes the volumes: diffusion, or pix2pix, the GAN of train-pix2pix, which only reads samples, keep_background, "
-        "air_hu, memory_gb and anatomy of this section.",
+        "air_hu, table_mm, memory_gb and anatomy of this section.",
         choices=("diffusion", "pix2pix"),
     )
     sets: dict[str, Any] = key(
@@ -578,10 +578,14 @@ class SynthesizeConfig:
     )
     keep_background: bool = key(
         True,
-        "Keep the real values outside the body or field of view: constant filling, masked background, air around a CT body.",
+        "Keep the real values outside the body or field of view: constant filling, masked background, in CT also air around the "
+        "body and the table.",
     )
-    air_hu: float = key(
-        -500.0, "CT: what is below, in HU, and reaches the border of its axial slice is air around the body."
+    air_hu: float = key(-500.0, "CT: the body is the largest part of what is denser, in HU, with all that it encloses.")
+    table_mm: float = key(
+        8.0,
+        "CT: what is thinner in its axial slice (mm), as the shells of a table or a cloth, is no part of the body.",
+        low=0,
     )
     memory_gb: float = key(
         8.0, "Arrays of a volume that together need more memory (GB) lie in temporary files in the workspace.", low=0

@@ -265,7 +265,8 @@ class _ToSource:
 
     def __init__(self, config: Config, case: Case, source: NDArray[Any]) -> None:
         self._case, self._source = case, source
-        self._keep = KeepPlan(config.synthesize.keep_background, config.synthesize.air_hu)
+        settings = config.synthesize
+        self._keep = KeepPlan(settings.keep_background, settings.air_hu, settings.table_mm)
         self._of_file: RealVolume | None = None
 
     def __call__(self, volume: NDArray[np.float32], blueprint: Blueprint) -> Iterable[NDArray[np.float64]]:
