@@ -140,10 +140,16 @@ def look(pair: Pair, root: Path, known: Collection[int] | None, patient: str) ->
         image, refused = _refusal(pair, root, known, finding.problem)
         found.append(refused)
     elif label_name is not None and checked.label is not None and _swapped(checked.image.array, checked.label):
-        found.append(observation("swapped", pair.id, label_name, "the label has the values of an image, its image those of a label"))
+        found.append(
+            observation(
+                "swapped", pair.id, label_name, "the label has the values of an image, its image those of a label"
+            )
+        )
         checked = None
     if image is not None and ending_of(pair.image) in PICTURE_ENDINGS and _is_colour(pair.image):
-        found.append(observation("colour-picture", pair.id, image_name, "a colour picture", NOTE, "nothing: it is read as grey"))
+        found.append(
+            observation("colour-picture", pair.id, image_name, "a colour picture", NOTE, "nothing: it is read as grey")
+        )
     if pair.missing:
         found.append(observation("missing-label", pair.id, str(pair.missing), "there is no such label file"))
     if checked is not None and pair.label is not None and (kind := _stored_type(pair.label)).startswith("float"):

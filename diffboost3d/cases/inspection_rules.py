@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from diffboost3d.imaging.label_fit import LabelFit
 
 CT_SHIFT_HU = 500.0  # by which all of low, middle and high grey values must be off
 DECADES = 1.5  # of the range of intensities, beyond which a scale is another one
+USUAL = 2.5  # robust deviations below the median, down to which the fit of a label is nothing special
 ROUGHLY = 0.25  # decades: images whose ranges spread less have a common scale
 
 
@@ -197,8 +199,6 @@ def label_values(facts: Sequence[CaseFacts], labels: Mapping[str, int], limits: 
 
 def missing_labels(facts: Sequence[CaseFacts], few: float) -> list[CaseFacts]:
     """The facts, missing labels being a note where many are missing: such a set is partly unlabelled on purpose."""
-    import dataclasses
-
     missing = sum(any(o.code == "missing-label" for o in one.observations) for one in facts)
     if missing <= few * len(facts):
         return list(facts)
@@ -224,18 +224,27 @@ def label_fits(
     """
     if len(fits) < limits.least_cases:
         return
-    _, spread = _middle([fit.agreement for fit in fits.values()])
+    middle, spread = _middle([fit.agreement for fit in fits.values()])
+    usual = (
+        middle - USUAL * spread
+    )  # what is moved to its place fits like the others, or the image is just hard to read
     turns = {name: _middle([f.turns[name] for f in fits.values() if name in f.turns]) for name in _names(fits)}
     shifts = _middle([fit.shift_gain for fit in fits.values()])
     for case, fit in fits.items():
         name, gain = max(fit.turns.items(), key=lambda item: item[1])
-        turned = _stands_out(gain, turns[name], max(limits.flip_gain, spread), limits.outlier)
-        shifted = _stands_out(fit.shift_gain, shifts, max(limits.shift_gain, 2 * spread), limits.outlier)
+        turned = fit.agreement + gain >= usual and _stands_out(
+            gain, turns[name], max(limits.flip_gain, spread), limits.outlier
+        )
+        shifted = fit.agreement + fit.shift_gain >= usual and _stands_out(
+            fit.shift_gain, shifts, max(limits.shift_gain, 2 * spread), limits.outlier
+        )
         if turned and (not shifted or gain >= fit.shift_gain):
             what = f"the label fits its image better {name} (by {gain:.2f} nats a voxel; of the others {turns[name][0]:+.2f})"
             yield observation("flipped-label", case, str(facts[case].label), what)
         elif shifted:
-            yield observation("shifted-label", case, str(facts[case].label), _shift_in_words(fit, factors[case], facts[case]))
+            yield observation(
+                "shifted-label", case, str(facts[case].label), _shift_in_words(fit, factors[case], facts[case])
+            )
 
 
 def _shift_in_words(fit: LabelFit, factors: Sequence[int], one: CaseFacts) -> str:

@@ -36,7 +36,9 @@ def start(config: Config) -> int:
         ConfigError: no data.root, or a JSON file inside it. DataError: no such folder, or nothing in it that is recognised.
     """
     if config.data.root is None:
-        raise ConfigError("data.root is missing: give the folder with the images, e.g. diffboost3d inspect PATH/hippocampus")
+        raise ConfigError(
+            "data.root is missing: give the folder with the images, e.g. diffboost3d inspect PATH/hippocampus"
+        )
     root = Path(config.data.root)
     _refuse_json_inside(config.inspect.json, root)
     found = inspect_folder(config, root)
@@ -125,7 +127,9 @@ def series_observations(root: Path, folders: Sequence[Path]) -> list[Observation
             name = os.path.relpath(parent, root)
             if len(series) > 1:
                 listed = "; ".join(f"{one.description or 'no description'} ({len(one.files)} files)" for one in series)
-                found.append(observation("two-series", name, name, f"{len(series)} DICOM series in one folder: {listed}"))
+                found.append(
+                    observation("two-series", name, name, f"{len(series)} DICOM series in one folder: {listed}")
+                )
             found += [observation("unreadable", name, name, str(one.problem)) for one in series if one.problem]
     return found
 
@@ -138,7 +142,11 @@ def _of_label_fit(
     settings = config.inspect
     by_case = {one.case: one for one in facts}
     dims = 2 if sum(_is_flat(one) for one in facts) * 2 > len(facts) else 3
-    pairs = [pair for pair in folder.pairs if _can_be_tried(by_case[pair.id], values) and _is_flat(by_case[pair.id]) == (dims == 2)]
+    pairs = [
+        pair
+        for pair in folder.pairs
+        if _can_be_tried(by_case[pair.id], values) and _is_flat(by_case[pair.id]) == (dims == 2)
+    ]
     if not settings.label_fit or not any(one.label_voxels for one in facts):
         return []
     if len(pairs) < settings.least_cases:
