@@ -2,8 +2,8 @@
 
 python benchmarks/inspect_planted.py --data FOLDER    FOLDER holds hippocampus, acdc, busi, ct_example, dicom_example
 
-Each fault is planted in one case of an own copy (symbolic links but for what is changed). It counts as named where its code stands on that
-case, and no other case has a problem that it did not have before.
+Each fault is planted in one case of an own copy (symbolic links but for what is changed). It counts as named where its code
+stands on that case; problems of other cases that were not there before are listed.
 """
 
 from __future__ import annotations

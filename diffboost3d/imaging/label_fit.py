@@ -1,7 +1,7 @@
-"""Whether a label lies where its image says: a linear model of what labels look like in a set, tried on the label as it is, mirrored and shifted.
+"""Whether a label lies where its image says: a model of what labels look like, tried on it as it is, mirrored and shifted.
 
-The model is a linear discriminant (Fisher) between the labels and the shell around them, on the image blurred at three scales, its
-gradients and their size. It is fitted on other cases by sums alone, so that no image has to be kept. Arrays are in canonical
+The model is a linear discriminant (Fisher) between the labels and the shell around them, on the image blurred at three scales,
+its gradients and their size. It is fitted on other cases by sums alone, so that no image has to be kept. Arrays are in canonical
 orientation (axes towards R, A, S); positions are not among the features, so that only the image speaks.
 """
 
@@ -19,7 +19,7 @@ SCALES = (1.0, 2.0, 4.0)  # of the blurs, in voxels of the finest axis
 SHELL = 3.0  # thickness of what counts as "just outside", in voxels of the finest axis
 SAMPLE = 6000  # voxels that are looked at in a case, shared evenly by its classes
 RIDGE = 1e-3  # of the mean variance, so that features that say the same do no harm
-INSIDE = 0.7  # share of the voxels that a shift must leave in the image
+INSIDE = 0.8  # share of the voxels that a shift must leave in the image
 
 
 def reduced(
@@ -44,7 +44,7 @@ def reduced(
 
 
 def features(image: NDArray[Any], spacing: Sequence[float]) -> NDArray[np.float32]:
-    """(F, I, J, K): for each scale the image, the size of its gradient, and its gradient (fine scales) or square (coarse ones)."""
+    """(F, I, J, K): at each scale the image, the size of its gradient, and its gradient (fine scales) or square (coarse)."""
     from scipy.ndimage import gaussian_filter
 
     axes = [axis for axis in range(3) if image.shape[axis] > 1]
@@ -129,33 +129,43 @@ class LabelModel:
         weights = np.linalg.solve(within, means.T)
         return cls(weights, np.where(known, -0.5 * (means.T * weights).sum(axis=0), -np.inf))
 
-    def agreement(self, maps: NDArray[np.float32], at: NDArray[np.int64], classes: NDArray[np.int64]) -> float:
-        """Mean log probability of the classes at voxels (n, 3), each class counting alike; voxels outside are left out.
+    def agreement(self, maps: NDArray[np.float32], at: NDArray[np.int64], classes: NDArray[np.int64]) -> Float:
+        """Mean log probability (C,) of each class at its voxels (n, 3), those outside left out; NaN for classes not there.
 
-        NaN where fewer than `INSIDE` of the voxels are inside, or the model knows no class that the case has.
+        All NaN where fewer than `INSIDE` of the voxels are inside, or the model knows no class that the case has.
         """
+        found = np.full(len(self.offsets), np.nan)
         within = ((at >= 0) & (at < maps.shape[1:])).all(axis=1) & np.isfinite(self.offsets[classes])
         if not within.any() or within.mean() < INSIDE:
-            return float("nan")
+            return found
         where, what = at[within], classes[within]
         scores = maps[:, where[:, 0], where[:, 1], where[:, 2]].T @ self.weights + self.offsets
         scores -= scores.max(axis=1, keepdims=True)
         own = scores[np.arange(len(what)), what] - np.log(np.exp(scores).sum(axis=1))
-        counts = np.bincount(what)
-        return float((np.bincount(what, own)[counts > 0] / counts[counts > 0]).mean())
+        counts = np.bincount(what, minlength=len(found))
+        found[counts > 0] = np.bincount(what, own, minlength=len(found))[counts > 0] / counts[counts > 0]
+        return found
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a label gains by being moved, in nats a voxel: in the mean over its classes, and of the class that gains least."""
+
+    mean: float
+    least: float
 
 
 @dataclass(frozen=True)
 class LabelFit:
-    """How well a label fits as it is, and what it gains (nats a voxel) by each turn, and by the best shift of at least so many voxels.
+    """How well a label fits as it is, and what it gains by each turn and by the best shift.
 
     `shift`: where the label should go, in voxels (i, j, k).
     """
 
     agreement: float
-    turns: dict[str, float]
+    turns: dict[str, Gain]
     shift: tuple[int, int, int]
-    shift_gain: float
+    shift_gain: Gain
 
 
 def label_fit(
@@ -172,17 +182,19 @@ def label_fit(
         least: shifts of fewer voxels along every axis don't count; borders are drawn no more exactly than that.
     """
     as_it_is = model.agreement(maps, at, classes)
-    if not np.isfinite(as_it_is):
+    if np.isnan(as_it_is).all():
         return None
-    turns = {}
-    for name, turned in _turned(at, maps.shape[1:]):
-        turns[name] = _or_least(model.agreement(maps, turned, classes) - as_it_is)
-    shift, gain = _best_shift(model, maps, at, classes, reach, least)
-    return LabelFit(as_it_is, turns, shift, _or_least(gain - as_it_is))
+    turns = {
+        name: _gain(model.agreement(maps, turned, classes), as_it_is) for name, turned in _turned(at, maps.shape[1:])
+    }
+    shift, moved = _best_shift(model, maps, at, classes, reach, least)
+    return LabelFit(float(np.nanmean(as_it_is)), turns, shift, _gain(moved, as_it_is))
 
 
-def _or_least(gain: float) -> float:
-    return gain if np.isfinite(gain) else -1.0
+def _gain(moved: Float, as_it_is: Float) -> Gain:
+    """-1 where too much of the label would leave the image."""
+    gains = (moved - as_it_is)[np.isfinite(moved) & np.isfinite(as_it_is)]
+    return Gain(float(gains.mean()), float(gains.min())) if len(gains) else Gain(-1.0, -1.0)
 
 
 def _turned(at: NDArray[np.int64], shape: Sequence[int]) -> Iterator[tuple[str, NDArray[np.int64]]]:
@@ -209,22 +221,22 @@ def _best_shift(
     classes: NDArray[np.int64],
     reach: int,
     least: int,
-) -> tuple[tuple[int, int, int], float]:
+) -> tuple[tuple[int, int, int], Float]:
     """The best shift of at least `least` voxels along some axis: the best along one axis, then improved along the others."""
-    best, gain = np.zeros(3, dtype=int), -np.inf
+    best, found, most = np.zeros(3, dtype=int), np.full(len(model.offsets), np.nan), -np.inf
     axes = [axis for axis in range(3) if maps.shape[1 + axis] > 1]
     for turn in range(3):
         before = best.copy()
         for axis in axes:
             limit = min(reach, maps.shape[1 + axis] // 4)
             for step in range(-limit, limit + 1):
-                tried = (before if turn else np.zeros(3, dtype=int)).copy()
+                tried = best.copy() if turn else np.zeros(3, dtype=int)
                 tried[axis] = step
                 if np.abs(tried).max() < least:
                     continue
-                value = model.agreement(maps, at + tried, classes)
-                if value > gain:
-                    best, gain = tried, value
+                moved = model.agreement(maps, at + tried, classes)
+                if not np.isnan(moved).all() and (value := float(np.nanmean(moved))) > most:
+                    best, found, most = tried, moved, value
         if (best == before).all():
             break
-    return (int(best[0]), int(best[1]), int(best[2])), float(gain)
+    return (int(best[0]), int(best[1]), int(best[2])), found

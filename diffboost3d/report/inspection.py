@@ -25,7 +25,7 @@ def summary(
     observations: Sequence[Observation],
     unit: str = "",
 ) -> dict[str, Any]:
-    """All that was seen, as JSON-able values; numbers over cases are minimum, median and maximum. `folder` None: not recognised."""
+    """All that was seen, as JSON-able values; of numbers minimum, median and maximum. `folder` None: not recognised."""
     ordered = sorted(observations, key=lambda one: (one.level != PROBLEM, one.code, one.case))
     return {
         "version": VERSION,

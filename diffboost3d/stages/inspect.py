@@ -1,4 +1,4 @@
-"""`inspect`: what a data folder holds and what is wrong with it, before anything is made of it. Nothing is written but the JSON asked for."""
+"""`inspect`: what a data folder holds and what is wrong with it. Nothing is written but the JSON asked for."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def _is_flat(one: CaseFacts) -> bool:
 
 
 def _features_of(pair: Pair, values: tuple[int, ...], voxels: int) -> tuple[Any, Any, Any, tuple[int, int, int]]:
-    """Features (F, I, J, K) of a case turned to R, A, S, voxels (n, 3) and classes (n,) of its label, and how much smaller it was made."""
+    """Features (F, I, J, K) of a case turned to R, A, S, voxels (n, 3) and classes (n,) of its label, and how much smaller it is."""
     checked, _ = check_pair(pair, None)
     assert checked is not None, pair.id  # it was read before
     assert checked.label is not None, pair.id
