@@ -13,6 +13,7 @@ from diffboost3d.errors import ConfigError, DiffBoostError
 COMMANDS = {
     "run": "prepare to report in order, on a folder of your own: data.root=FOLDER",
     "demo": "everything on a built-in cohort: cohort=mr|ct|ultrasound",
+    "inspect": "what a data folder holds and what is wrong with it: inspect FOLDER [--json FILE]; writes nothing else",
     "prepare": "check, align, resample and normalise the cases; edges; splits",
     "plan": "settings for the prepared data and this machine, and what every stage will take",
     "train-codec": "train an autoencoder whose maps are diffused (diffusion.codec.name=vae)",
@@ -31,6 +32,7 @@ COMMANDS = {
 READS = {
     "run": "data.root",
     "demo": "nothing",
+    "inspect": "data.root",
     "prepare": "data.root",
     "plan": "prepare",
     "train-codec": "prepare, or a pool",
@@ -49,6 +51,7 @@ READS = {
 KEYS = {
     "run": "data.root workspace prompt preset arms folds seeds data.labelled data.splits data.patients network",
     "demo": "cohort workspace seed arms",
+    "inspect": "data.root data.layout data.labels data.patients data.modality inspect.*",
     "prepare": "data.* prepare.* prompt seed",
     "plan": "preset arms folds seeds network prepare.spacing_mm diffusion.codec.name train.patch train.max_patch runtime.*",
     "train-codec": "diffusion.codec.* diffusion.pool.* seed folds runtime.*",
@@ -91,8 +94,22 @@ def _main(words: list[str]) -> int:
     if command is None or "--help" in words or "-h" in words:
         print(_command_help(command) if command else _help())
         return 0 if words else 2
-    overrides, shows_config = _options(words[1:])
+    given = _inspect_words(words[1:]) if command == "inspect" else words[1:]
+    overrides, shows_config = _options(given)
     return _show(command, overrides) if shows_config else _run(command, overrides)
+
+
+def _inspect_words(words: list[str]) -> list[str]:
+    """`inspect FOLDER --json FILE` as overrides: data.root=FOLDER inspect.json=FILE."""
+    words = list(words)
+    if "--json" in words:
+        at = words.index("--json")
+        if at + 1 == len(words):
+            raise ConfigError("--json takes a file, e.g. inspect FOLDER --json found.json")
+        words[at : at + 2] = [f"inspect.json={words[at + 1]}"]
+    if words and "=" not in words[0] and not words[0].startswith(("-", "~")):
+        words[0] = f"data.root={words[0]}"
+    return words
 
 
 def _options(words: list[str]) -> tuple[list[str], bool]:
@@ -135,6 +152,9 @@ def _run(command: str, overrides: list[str]) -> int:
     if command == "compare":  # it opens many workspaces
         import_module("diffboost3d.stages.compare").start(config, overrides)
         return 0
+    if command == "inspect":  # it only looks, and needs no workspace
+        status: int = import_module("diffboost3d.stages.inspect").start(config)
+        return status
     from diffboost3d.cases.workspace import Workspace
 
     workspace = Workspace(config.workspace)

@@ -924,6 +924,44 @@ class ExportConfig:
 
 
 @dataclass
+class InspectConfig:
+    json: str | None = key(None, "File for all that was seen, as JSON; null: only the table on screen.")
+    strict: bool = key(False, "Exit status 1 where there are problems; else 0.")
+    workers: int = key(0, "Threads that read cases, one case at a time each; 0: one for each core.", low=0)
+    listed: int = key(5, "Lines that the table shows of each kind of problem or note.", low=1)
+    label_fit: bool = key(
+        True,
+        "Read the labelled cases a second time, to see whether labels are mirrored or shifted against their images.",
+    )
+    least_cases: int = key(6, "Labelled cases that this needs; a label is judged by the other cases.", low=3)
+    fit_voxels: int = key(1000000, "Larger images are made smaller for it, by means, to at most this.", low=1000)
+    flip_gain: float = key(
+        0.1,
+        "Mirrored labels: least gain in mean log probability, in nats a voxel; also at least the deviation of that number in the set.",
+        low=0,
+    )
+    shift_gain: float = key(0.15, "Shifted labels: least gain, alike; also at least twice that deviation.", low=0)
+    shift_voxels: int = key(3, "Shifts of fewer voxels along every axis don't count.", low=1)
+    shift_reach: int = key(
+        12, "Shifts of more voxels along an axis are not tried (at most a quarter of the image).", low=1
+    )
+    outlier: float = key(4.0, "A gain must be so many robust deviations above the median of the set.", low=0)
+    spacing_ratio: float = key(
+        1.5, "Times as fine or coarse as the median along an axis, from which a spacing is another one.", low=1
+    )
+    few: float = key(
+        0.25,
+        "Up to this share of the cases an odd spacing or a missing label is a problem; of more it is the nature of the set.",
+        low=0,
+        high=1,
+    )
+    anisotropy: float = key(3.0, "Slice thickness over pixel width from which slices are called thick.", low=1)
+    near_duplicate: float = key(
+        0.98, "Correlation of images made small (16 a side) from which they are called alike.", low=0, high=1
+    )
+
+
+@dataclass
 class RuntimeConfig:
     device: str = key("auto", "auto, cpu, cuda or mps.", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = key("no", "Mixed precision.", choices=("no", "bf16", "fp16"))
@@ -963,5 +1001,6 @@ class Config:
     predict: PredictConfig = section(PredictConfig)
     compare: CompareConfig = section(CompareConfig)
     export: ExportConfig = section(ExportConfig)
+    inspect: InspectConfig = section(InspectConfig)
     arm: dict[str, ArmConfig] = field(default_factory=dict, metadata={"meaning": "Definition of every arm."})
     runtime: RuntimeConfig = section(RuntimeConfig)

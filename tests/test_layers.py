@@ -20,6 +20,7 @@ LAYERS = {
     "cli": 6, "__init__": 6, "__main__": 6,
 }  # fmt: skip
 COMMANDS = {
+    "inspect",
     "prepare",
     "plan",
     "train_codec",

@@ -371,7 +371,7 @@ def _report_findings(workspace: Workspace, findings: list[Finding], usable: int)
         [{"case": one.case, "problem": one.problem, "outcome": one.outcome} for one in findings],
     )
     skipped = sum(finding.outcome == SKIPPED for finding in findings)
-    workspace.log(f"prepare: {usable} cases ready, {skipped} skipped")
+    workspace.log(f"prepare: {usable} cases ready, {skipped} skipped; `diffboost3d inspect FOLDER` looks for more")
 
 
 def _split(config: Config, workspace: Workspace, manifest: Manifest) -> None:

@@ -112,10 +112,10 @@ def _outside(case: Case, values: NDArray[Any], keep: KeepPlan, cut_off: bool = F
     """
     if case.intensity.unit != "HU":
         return np.zeros(values.shape, bool)
-    air, lung, lowest = keep.air_hu, LUNG_ABOVE, float(np.nextafter(np.float32(case.intensity.low), np.float32(np.inf)))
+    lowest = float(np.nextafter(np.float32(case.intensity.low), np.float32(np.inf)))
+    air = max(keep.air_hu, lowest) if cut_off else keep.air_hu
+    lung = None if cut_off and lowest > LUNG_ABOVE else LUNG_ABOVE
     grid = case.source_grid
-    if cut_off:
-        air, lung = max(air, lowest), None if lowest > LUNG_ABOVE else lung
     return outside_body(values, grid.axial, grid.spacing_mm, air, keep.table_mm, lung)
 
 

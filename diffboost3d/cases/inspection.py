@@ -1,0 +1,315 @@
+"""Looking at one case without preparing it: what it holds, and what is wrong with it in a word that stays the same."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffboost3d.cases.checks import check_image, check_pair
+from diffboost3d.cases.layouts import Pair
+from diffboost3d.errors import DataError
+from diffboost3d.imaging.files import PICTURE_ENDINGS, VOLUME_ENDINGS, Volume, ending_of, read
+from diffboost3d.imaging.geometry import Grid
+
+PROBLEM, NOTE = "problem", "note"
+PERCENTILES = (0.5, 25.0, 50.0, 75.0, 99.5)
+SAMPLE = 2_000_000  # voxels that percentiles are taken of
+MANY_VALUES = 32  # distinct values from which a "label" may be an image
+THUMBNAIL = 16  # voxels a side
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Something about a case or a set.
+
+    Attributes:
+        code: one of `CODES`. level: problem (the case is skipped, or a wrong result is likely) or note (handled, good to know).
+        case: "" where it is of the set. file: relative to the data folder, or "".
+        what: one line. advice: what to do, one line.
+    """
+
+    code: str
+    level: str
+    case: str
+    file: str
+    what: str
+    advice: str
+
+
+CODES: dict[str, tuple[str, str]] = {
+    "unreadable": (PROBLEM, "copy or convert the file again from its source"),
+    "4d-file": (PROBLEM, "give one 3D volume a file, or name its channels if they are channels"),
+    "colour-picture": (PROBLEM, "convert it to grey"),
+    "nan-voxels": (PROBLEM, "replace NaN and infinite voxels by real values, e.g. that of air"),
+    "constant-image": (PROBLEM, "the conversion went wrong; export the image again"),
+    "bad-geometry": (PROBLEM, "export it again, or resample it on a right-angled grid"),
+    "swapped": (PROBLEM, "exchange the two files"),
+    "label-grid": (PROBLEM, "resample the label on its image's grid, or copy the affine if only the header is wrong"),
+    "label-not-whole": (PROBLEM, "resample labels by nearest neighbour, and store them as whole numbers"),
+    "unknown-label-value": (PROBLEM, "correct the label, or name the value in dataset.json, data.labels or data.ignore_label"),
+    "unusable": (PROBLEM, "see the line before"),
+    "missing-label": (PROBLEM, "put the label there; without it the image is used unlabelled"),
+    "mixed-spacing": (PROBLEM, "compare the header with the scanner's; a placeholder spacing deforms the case"),
+    "mixed-dimensions": (PROBLEM, "keep 2D and 3D cases in folders of their own"),
+    "mixed-intensity-scale": (PROBLEM, "bring it to the scale of the others (CT: HU, with slope and intercept applied)"),
+    "not-hounsfield": (PROBLEM, "apply slope and intercept, or set data.modality if it is no CT"),
+    "duplicate": (PROBLEM, "remove one, or put both in one patient (data.patients), so that no split parts them"),
+    "flipped-label": (PROBLEM, "turn the label's array as said, keep its affine, and look at it in a viewer"),
+    "shifted-label": (PROBLEM, "move the label as said, and look at it in a viewer"),
+    "two-series": (PROBLEM, "keep one series in a folder, or say which one is meant"),
+    "near-duplicate": (NOTE, "if they are of one patient, say so by data.patients"),
+    "other-orientation": (NOTE, "nothing: axes are turned to R, A, S"),
+    "no-common-scale": (NOTE, "nothing: every image is scaled by its own percentiles"),
+    "anisotropic": (NOTE, "nothing: slices are made along the coarse axis; `diffboost3d plan` chooses patches for it"),
+    "no-label": (NOTE, "nothing: images without a label serve the generator"),
+    "empty-label": (NOTE, "nothing, if there is nothing to find in them"),
+    "label-stored-as-float": (NOTE, "nothing: the values are whole numbers"),
+    "rare-label": (NOTE, "check that it is meant; a split may have none of it"),
+    "absent-label": (NOTE, "take the label away from dataset.json or data.labels if it is not meant"),
+    "unlisted-image": (NOTE, "list it in dataset.json if it is meant to be used"),
+    "fit-not-checked": (NOTE, "look at some labels in a viewer"),
+    "folder": (NOTE, "nothing, if it is meant"),
+}  # fmt: skip
+
+
+def observation(
+    code: str, case: str, file: str, what: str, level: str | None = None, advice: str | None = None
+) -> Observation:
+    """With the usual level and advice of its code, unless given."""
+    usual, usual_advice = CODES[code]
+    return Observation(code, level or usual, case, file, what, advice or usual_advice)
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """What was seen of a case; the image's part is None where it can't be read.
+
+    Attributes:
+        spacing_mm, shape: with axes turned to R, A, S; orientation: as stored, e.g. LPS, "" for a picture.
+        intensity: min, max and percentiles ("p0.5", ...) of the first channel, in the file's units.
+        label_voxels: value -> voxels; None: no usable label.
+        content, thumbnail: digest of the grey values scaled to 8 bits; a unit vector of a much smaller image.
+    """
+
+    case: str
+    image: str
+    label: str | None
+    patient: str
+    usable: bool
+    observations: tuple[Observation, ...] = ()
+    grid: Grid | None = None
+    physical: bool = True
+    channels: int = 1
+    dtype: str = ""
+    intensity: Mapping[str, float] = field(default_factory=dict)
+    label_voxels: Mapping[int, int] | None = None
+    content: str = ""
+    thumbnail: NDArray[np.float32] | None = None
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float] | None:
+        """Along R, A, S."""
+        return None if self.grid is None else self.grid.canonical().spacing_mm
+
+    @property
+    def orientation(self) -> str:
+        """Where the stored axes point to, e.g. RAS; "" for a picture and where nothing is known."""
+        if self.grid is None or not self.physical:
+            return ""
+        import nibabel as nib
+
+        return "".join(nib.aff2axcodes(self.grid.matrix))
+
+
+def look(pair: Pair, root: Path, known: Collection[int] | None, patient: str) -> CaseFacts:
+    """Read a case once, and say what it is and what is wrong with it by itself."""
+    image_name = os.path.relpath(pair.image, root)
+    label_name = None if pair.label is None else os.path.relpath(pair.label, root)
+    checked, finding = check_pair(pair, known)
+    found: list[Observation] = []
+    image = None if checked is None else checked.image
+    if checked is None:
+        assert finding is not None
+        image, refused = _refusal(pair, root, known, finding.problem)
+        found.append(refused)
+    elif label_name is not None and checked.label is not None and _swapped(checked.image.array, checked.label):
+        found.append(
+            observation(
+                "swapped", pair.id, label_name, "the label has the values of an image, its image those of a label"
+            )
+        )
+        checked = None
+    if image is not None and ending_of(pair.image) in PICTURE_ENDINGS and _is_colour(pair.image):
+        found.append(
+            observation("colour-picture", pair.id, image_name, "a colour picture", NOTE, "nothing: it is read as grey")
+        )
+    if pair.missing:
+        found.append(observation("missing-label", pair.id, str(pair.missing), "there is no such label file"))
+    if checked is not None and pair.label is not None and (kind := _stored_type(pair.label)).startswith("float"):
+        found.append(observation("label-stored-as-float", pair.id, str(label_name), f"the label is stored as {kind}"))
+    first = None if image is None else (image.array[0] if image.array.ndim == 4 else image.array)
+    if first is None or not np.isfinite(first).all():
+        return CaseFacts(pair.id, image_name, label_name, patient, False, tuple(found))
+    assert image is not None
+    swapped = any(one.code == "swapped" for one in found)
+    return CaseFacts(
+        pair.id,
+        image_name,
+        label_name,
+        patient,
+        checked is not None,
+        tuple(found),
+        image.grid,
+        ending_of(pair.image) not in PICTURE_ENDINGS,
+        image.array.shape[0] if image.array.ndim == 4 else 1 + len(getattr(pair, "channels", ())),
+        image.dtype,
+        {} if swapped else _intensity(first),
+        None if checked is None or checked.label is None else _counts(checked.label),
+        "" if swapped else content_of(first),
+        None if swapped else thumbnail(first),
+    )
+
+
+# --- what is wrong ---------------------------------------------------------------------------------------------------
+def _refusal(pair: Pair, root: Path, known: Collection[int] | None, said: str) -> tuple[Volume | None, Observation]:
+    """The image of a case that was refused, if it can be read, and the reason in a code; `said` is the checks' own line."""
+    what = said.replace(f"{root}{os.sep}", "")
+    image, code = _read_as(pair.image)
+    if image is None:
+        return None, observation(code, pair.id, os.path.relpath(pair.image, root), what)
+    try:
+        check_image(pair.image, image)
+    except DataError:
+        return image, observation(_code_of_image(image), pair.id, os.path.relpath(pair.image, root), what)
+    if pair.label is None:
+        return image, observation("unusable", pair.id, os.path.relpath(pair.image, root), what)
+    name = os.path.relpath(pair.label, root)
+    label, code = _read_as(pair.label)
+    if label is None:
+        return image, observation(code, pair.id, name, what)
+    if _swapped(image.array, label.array):
+        return image, observation(
+            "swapped", pair.id, name, "the label has the values of an image, its image those of a label"
+        )
+    return image, observation(_code_of_label(image, label), pair.id, name, what)
+
+
+def _read_as(path: Path) -> tuple[Volume | None, str]:
+    """The image of a file, or the code of why there is none."""
+    try:
+        return read(path), ""
+    except DataError:
+        pass
+    if ending_of(path) in PICTURE_ENDINGS:
+        return None, "colour-picture" if _is_colour(path) else "unreadable"
+    return None, "4d-file" if ending_of(path) in VOLUME_ENDINGS and _is_4d(path) else "unreadable"
+
+
+def _is_4d(path: Path) -> bool:
+    """Whether the header tells of more than one volume, and the file holds them."""
+    import nibabel as nib
+
+    try:
+        image = nib.load(path)
+        if len(image.shape) < 4 or max(image.shape[3:]) < 2:
+            return False
+        np.asanyarray(image.dataobj[..., -1])
+    except Exception:  # nibabel raises many types for what isn't one of its files
+        return False
+    return True
+
+
+def _is_colour(path: Path) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            if picture.mode in ("1", "L", "LA", "I", "F") or picture.mode.startswith("I;"):
+                return False
+            array = np.asarray(picture.convert("RGB"))
+    except (OSError, ValueError, SyntaxError):
+        return False
+    return bool((array != array[..., :1]).any())
+
+
+def _code_of_image(image: Volume) -> str:
+    if not np.isfinite(image.array).all():
+        return "nan-voxels"
+    channels = image.array if image.array.ndim == 4 else image.array[None]
+    return "constant-image" if any(one.min() == one.max() for one in channels) else "bad-geometry"
+
+
+def _code_of_label(image: Volume, label: Volume) -> str:
+    if image.grid.difference(label.grid):
+        return "label-grid"
+    if not np.isfinite(label.array).all():
+        return "nan-voxels"
+    return "label-not-whole" if np.abs(np.round(label.array) - label.array).max() > 1e-3 else "unknown-label-value"
+
+
+def _swapped(image: NDArray[Any], label: NDArray[Any]) -> bool:
+    """Whether the image has few whole numbers and the label many values: each looks like the other."""
+    if not np.isfinite(label).all() or not np.isfinite(image).all():
+        return False
+    many = len(np.unique(label))
+    if many <= MANY_VALUES:
+        return False
+    values = np.unique(image)
+    return bool(4 * len(values) < many and (values == np.round(values)).all())
+
+
+def _stored_type(path: Path) -> str:
+    if ending_of(path) not in VOLUME_ENDINGS:
+        return ""
+    import nibabel as nib
+
+    return str(nib.load(path).get_data_dtype())
+
+
+# --- what it holds ---------------------------------------------------------------------------------------------------
+def _intensity(array: NDArray[Any]) -> dict[str, float]:
+    """Minimum, maximum, and percentiles of evenly taken voxels."""
+    flat = array.reshape(-1)
+    sample = flat[:: max(1, flat.size // SAMPLE)]
+    percentiles = {f"p{q:g}": float(x) for q, x in zip(PERCENTILES, np.percentile(sample, PERCENTILES), strict=True)}
+    return {"min": float(array.min()), **percentiles, "max": float(array.max())}
+
+
+def _counts(label: NDArray[np.int64]) -> dict[int, int]:
+    values, counts = np.unique(label, return_counts=True)
+    return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+
+
+def content_of(array: NDArray[Any]) -> str:
+    """Digest of an image scaled to 8 bits: the same after another type, slope or offset (but for rounding). "" if it is constant."""
+    low, high = float(array.min()), float(array.max())
+    if low == high:
+        return ""
+    digest = hashlib.sha256(str(array.shape).encode())
+    for first in range(0, array.shape[2], 16):  # in slabs, so that no float copy of the whole is made
+        slab = (array[:, :, first : first + 16].astype(np.float64) - low) * (255.0 / (high - low))
+        digest.update(np.round(slab).astype(np.uint8).tobytes())
+    return digest.hexdigest()
+
+
+def thumbnail(array: NDArray[Any]) -> NDArray[np.float32] | None:
+    """Means in 16 x 16 (x 16) boxes as a vector of mean 0 and length 1, whose products are correlations; None for no contrast."""
+    sums = array.astype(np.float32)
+    for axis in range(3):
+        size = sums.shape[axis]
+        count = 1 if array.shape[2] == 1 and axis == 2 else THUMBNAIL
+        edges = np.floor(np.arange(count) * size / count).astype(int)
+        stops = np.maximum(np.ceil(np.arange(1, count + 1) * size / count).astype(int), edges + 1)
+        total = np.concatenate([np.zeros_like(sums.take([0], axis)), np.cumsum(sums, axis, dtype=np.float64)], axis)
+        lengths = (stops - edges).reshape([-1 if a == axis else 1 for a in range(3)])
+        sums = (total.take(stops, axis) - total.take(edges, axis)) / lengths
+    vector = (sums - sums.mean()).reshape(-1)
+    length = float(np.linalg.norm(vector))
+    return None if length == 0 else np.asarray(vector / length, dtype=np.float32)

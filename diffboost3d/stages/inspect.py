@@ -1,0 +1,205 @@
+"""`inspect`: what a data folder holds and what is wrong with it. Nothing is written but the JSON asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
+from importlib import import_module
+from importlib.util import find_spec
+from operator import add
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from diffboost3d.cases.atomic import write_json
+from diffboost3d.cases.checks import check_pair
+from diffboost3d.cases.inspection import PROBLEM, CaseFacts, Observation, look, observation
+from diffboost3d.cases.inspection_rules import Limits, label_fits, missing_labels, set_observations
+from diffboost3d.cases.layouts import Folder, Pair, read_folder
+from diffboost3d.cases.splits import patients_of
+from diffboost3d.errors import ConfigError, DataError
+from diffboost3d.imaging.geometry import resample
+from diffboost3d.imaging.label_fit import LabelFit, LabelModel, Moments, features, label_fit, reduced, region
+from diffboost3d.report.inspection import lines_of, summary
+from diffboost3d.schema import Config
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+def start(config: Config) -> int:
+    """Look at `data.root`, print a table, write `inspect.json`. Returns the exit status: 1 for problems with `inspect.strict`.
+
+    Raises:
+        ConfigError: no data.root, or a JSON file inside it. DataError: no such folder, or nothing in it that is recognised.
+    """
+    if config.data.root is None:
+        raise ConfigError(
+            "data.root is missing: give the folder with the images, e.g. diffboost3d inspect PATH/hippocampus"
+        )
+    root = Path(config.data.root)
+    _refuse_json_inside(config.inspect.json, root)
+    found = inspect_folder(config, root)
+    for line in lines_of(found, config.inspect.listed):
+        print(line)
+    if config.inspect.json is not None:
+        target = Path(config.inspect.json)
+        beside = os.path.relpath(root.resolve(), target.resolve().parent)
+        write_json(target, {**found, "folder": beside})
+    return int(config.inspect.strict and found["problems"] > 0)
+
+
+def inspect_folder(config: Config, root: Path) -> dict[str, Any]:
+    """All that is seen of a folder, as JSON has it; see the page "Look at your data first".
+
+    Raises:
+        DataError: as `read_folder`, unless DICOM series in it tell why.
+    """
+    try:
+        folder = read_folder(root, config.data.layout)
+    except DataError as error:
+        series = series_observations(root, [root])
+        if not series:
+            raise
+        return summary(str(root), None, (), {}, "", [*series, observation("folder", "", "", str(error))])
+    labels = config.data.labels or folder.labels
+    ignored = config.data.ignore_label
+    known = None if labels is None else {*labels.values(), *([] if ignored is None else [ignored])}
+    patients = _patients(folder, config.data.patients)
+    seen = _in_parallel(config, lambda pair: look(pair, root, known, patients[pair.id]), folder.pairs, "read")
+    facts = missing_labels(seen, config.inspect.few)
+    if labels is None:
+        values = sorted({value for one in facts for value in one.label_voxels or {}} - {0, ignored})
+        labels = {"background": 0, **{f"label_{value}": value for value in values}}
+    modality = config.data.modality or folder.modality
+    settings = config.inspect
+    limits = Limits(
+        settings.spacing_ratio, settings.few, settings.anisotropy, settings.near_duplicate, settings.flip_gain,
+        settings.shift_gain, settings.outlier, settings.least_cases,
+    )  # fmt: skip
+    kind = config.prepare.intensity.kind
+    is_ct = kind == "ct_window" or (kind == "auto" and modality.strip().upper() == "CT")
+    observations = [
+        *_of_folder(folder),
+        *series_observations(root, [pair.image for pair in folder.pairs if pair.image.is_dir()]),
+        *(one for case in facts for one in case.observations),
+        *set_observations(facts, labels, is_ct, limits),
+        *_of_label_fit(config, folder, facts, tuple(v for v in labels.values() if v not in (0, ignored)), limits),
+    ]
+    return summary(str(root), folder, facts, labels, modality, observations, "HU" if is_ct else "")
+
+
+def _refuse_json_inside(path: str | None, root: Path) -> None:
+    if path is not None and root.resolve() in Path(path).resolve().parents:
+        raise ConfigError(f"inspect.json={path} is refused: it lies in the data folder, into which nothing is written")
+
+
+def _patients(folder: Folder, rule: str) -> dict[str, str]:
+    """As configured; what the layout tells goes before the rule "case"."""
+    patients = patients_of([pair.id for pair in folder.pairs], rule)
+    if rule == "case":
+        patients |= {pair.id: told for pair in folder.pairs if (told := getattr(pair, "patient", None))}
+    return patients
+
+
+def _of_folder(folder: Folder) -> list[Observation]:
+    found = [observation("folder", "", "", line) for line in getattr(folder, "notes", ())]
+    if folder.unlisted:
+        what = f"{folder.unlisted} images in imagesTr are not listed in dataset.json; they are left out"
+        found.append(observation("unlisted-image", "", "", what))
+    return found
+
+
+def series_observations(root: Path, folders: Sequence[Path]) -> list[Observation]:
+    """Folders that hold several DICOM series, and series that can't be read as a volume."""
+    if find_spec("diffboost3d.imaging.dicom") is None:
+        return []
+    series_in = import_module("diffboost3d.imaging.dicom").series_in
+    found = []
+    for folder in folders:
+        images: dict[Path, list[Any]] = {}
+        for one in series_in(folder):
+            if getattr(one, "kind", "image") == "image":
+                images.setdefault(Path(one.files[0]).parent, []).append(one)
+        for parent, series in sorted(images.items()):
+            name = os.path.relpath(parent, root)
+            if len(series) > 1:
+                listed = "; ".join(f"{one.description or 'no description'} ({len(one.files)} files)" for one in series)
+                found.append(
+                    observation("two-series", name, name, f"{len(series)} DICOM series in one folder: {listed}")
+                )
+            found += [observation("unreadable", name, name, str(one.problem)) for one in series if one.problem]
+    return found
+
+
+# --- do labels lie where their images say? ---------------------------------------------------------------------------
+def _of_label_fit(
+    config: Config, folder: Folder, facts: Sequence[CaseFacts], values: tuple[int, ...], limits: Limits
+) -> list[Observation]:
+    """Two readings: the first adds up what labels look like, the second tries each label by a model of the other cases."""
+    settings = config.inspect
+    by_case = {one.case: one for one in facts}
+    dims = 2 if sum(_is_flat(one) for one in facts) * 2 > len(facts) else 3
+    pairs = [
+        pair
+        for pair in folder.pairs
+        if _can_be_tried(by_case[pair.id], values) and _is_flat(by_case[pair.id]) == (dims == 2)
+    ]
+    if not settings.label_fit or not any(one.label_voxels for one in facts):
+        return []
+    if len(pairs) < settings.least_cases:
+        what = f"{len(pairs)} labelled cases are too few ({settings.least_cases}) to see whether labels are mirrored or shifted"
+        return [observation("fit-not-checked", "", "", what)]
+
+    def add_up(pair: Pair) -> Moments:
+        maps, at, classes, _ = _features_of(pair, values, settings.fit_voxels)
+        return Moments.of(maps, at, classes, len(values) + 1)
+
+    moments = dict(zip((pair.id for pair in pairs), _in_parallel(config, add_up, pairs, "labels"), strict=True))
+    total = reduce(add, moments.values())
+    factors: dict[str, tuple[int, int, int]] = {}
+
+    def judge(pair: Pair) -> LabelFit | None:
+        maps, at, classes, factors[pair.id] = _features_of(pair, values, settings.fit_voxels)
+        model = LabelModel.fit(total - moments[pair.id])
+        return label_fit(model, maps, at, classes, settings.shift_reach, settings.shift_voxels)
+
+    fits = dict(zip((pair.id for pair in pairs), _in_parallel(config, judge, pairs, "fit"), strict=True))
+    return list(label_fits({case: fit for case, fit in fits.items() if fit is not None}, by_case, factors, limits))
+
+
+def _can_be_tried(one: CaseFacts, values: Sequence[int]) -> bool:
+    return one.usable and one.label_voxels is not None and any(value in one.label_voxels for value in values)
+
+
+def _is_flat(one: CaseFacts) -> bool:
+    return one.grid is not None and one.grid.spatial_dims == 2
+
+
+def _features_of(pair: Pair, values: tuple[int, ...], voxels: int) -> tuple[Any, Any, Any, tuple[int, int, int]]:
+    """Features (F, I, J, K) of a case turned to R, A, S, voxels (n, 3) and classes (n,) of its label, and how much smaller it is."""
+    checked, _ = check_pair(pair, None)
+    assert checked is not None, pair.id  # it was read before
+    assert checked.label is not None, pair.id
+    array = checked.image.array[0] if checked.image.array.ndim == 4 else checked.image.array
+    grid = checked.image.grid.canonical()
+    image = resample(array, checked.image.grid, grid, "nearest")
+    label = resample(checked.label.astype(np.int32), checked.image.grid, grid, "nearest")
+    image, label, spacing, factors = reduced(image, label, grid.spacing_mm, voxels)
+    at, classes = region(label, spacing, values)
+    return features(image, spacing), at, classes, factors
+
+
+def _in_parallel(config: Config, function: Callable[[Item], Result], items: Sequence[Item], title: str) -> list[Result]:
+    """Results in order, by threads (NumPy, SciPy and zlib let each other run), each with one case in memory."""
+    from tqdm import tqdm
+
+    with ThreadPoolExecutor(config.inspect.workers or os.cpu_count() or 1) as pool:
+        return list(tqdm(pool.map(function, items), total=len(items), desc=title, unit="case"))
+
+
+def problems_in(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The findings of level problem."""
+    return [one for one in found["findings"] if one["level"] == PROBLEM]
