@@ -19,17 +19,24 @@ LABEL_FOLDERS = ("labels", "masks")
 
 @dataclass(frozen=True)
 class Pair:
-    """An image file and its label file (None: unlabelled); `missing` names a label that should be there and is not."""
+    """An image file and its label file (None: unlabelled); `missing` names a label that should be there and is not.
+
+    `channels`: files of further image channels, in order; (): one channel, or several in one 4D file.
+    """
 
     id: str
     image: Path
     label: Path | None
     missing: str | None = None
+    channels: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
 class Folder:
-    """What a data folder says of itself. labels: name -> value or None; unlisted: images not in its list."""
+    """What a data folder says of itself. labels: name -> value or None; unlisted: images not in its list.
+
+    channel_names: of the image channels, in order; (): it doesn't say.
+    """
 
     layout: str
     name: str
@@ -38,6 +45,7 @@ class Folder:
     licence: str
     pairs: tuple[Pair, ...]
     unlisted: int = 0
+    channel_names: tuple[str, ...] = ()
 
 
 def read_folder(root: Path, layout: str = "auto") -> Folder:
@@ -106,7 +114,18 @@ def _describe(root: Path, layout: str, facts: dict[str, Any], pairs: list[Pair])
         _labels_of(facts, root),
         str(facts.get("licence") or facts.get("license") or "not stated"),
         tuple(sorted(pairs, key=lambda pair: pair.id)),
+        channel_names=_channel_names(channels, root),
     )
+
+
+def _channel_names(channels: Any, root: Path) -> tuple[str, ...]:
+    """In the order of their numbers, of {"0": "T2", "1": "ADC"}."""
+    if not isinstance(channels, dict):
+        return tuple(map(str, channels)) if isinstance(channels, list) else (str(channels),)
+    try:
+        return tuple(str(channels[number]) for number in sorted(channels, key=int))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{root / 'dataset.json'}: channels should be numbers and names, not {channels}") from error
 
 
 def _read_msd(root: Path) -> Folder:
@@ -125,8 +144,8 @@ def _read_msd(root: Path) -> Folder:
 
 
 def _read_nnunet(root: Path) -> Folder:
-    """`imagesTr/<case>_0000.ending` and `labelsTr/<case>.ending`; also without the channel number."""
-    pairs = []
+    """`imagesTr/<case>_0000.ending`, `_0001`, ... and `labelsTr/<case>.ending`; also without the channel number."""
+    pairs: dict[str, Pair] = {}
     images = _images_in(root / "imagesTr")
     stems = {stem_of(image) for image in images}
     for image in images:
@@ -134,10 +153,11 @@ def _read_nnunet(root: Path) -> Folder:
         case = re.sub(r"_\d{4}$", "", stem)
         if f"{case}_0000" not in stems or (root / "labelsTr" / f"{stem}{ending_of(image)}").is_file():
             case = stem  # four digits that are the case's own number
-        elif stem != f"{case}_0000":
-            raise DataError(f"{image}: a second channel; only one image channel a case is supported")
-        pairs.append(_pair(root, case, image, root / "labelsTr" / f"{case}{ending_of(image)}"))
-    return _describe(root, "nnunet", _dataset_json(root), pairs)
+        elif stem != f"{case}_0000":  # sorted: the first channel was before it
+            pairs[case] = dataclasses.replace(pairs[case], channels=(*pairs[case].channels, image))
+            continue
+        pairs[case] = _pair(root, case, image, root / "labelsTr" / f"{case}{ending_of(image)}")
+    return _describe(root, "nnunet", _dataset_json(root), list(pairs.values()))
 
 
 def _read_plain(root: Path) -> Folder:

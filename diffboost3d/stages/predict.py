@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,17 +24,18 @@ from diffboost3d.cases.records import Manifest
 from diffboost3d.cases.workspace import RECORD, SEGMENTER, Workspace, versions
 from diffboost3d.config import digest
 from diffboost3d.errors import ConfigError, DataError, WorkspaceError
+from diffboost3d.imaging.channels import read_channels
 from diffboost3d.imaging.files import (
     ENDINGS,
     Volume,
     ending_like,
     ending_of,
-    read,
     stem_of,
     write_label_like,
     write_probability_like,
 )
 from diffboost3d.imaging.geometry import Grid
+from diffboost3d.imaging.intensity import IntensityMap
 from diffboost3d.schema import Config, PredictConfig
 from diffboost3d.segmentation.inference import (
     Member,
@@ -82,6 +84,8 @@ def run(config: Config, workspace: Workspace) -> None:
     images, twins = _images(config.predict)
     accelerator = accelerator_of(config)
     task = _task(config, workspace, accelerator.device)
+    cases, more = _cases(images, task.manifest.channel_count)
+    twins += more
     rank, processes = accelerator.process_index, accelerator.num_processes
     if accelerator.is_main_process:
         _open_output(task)
@@ -90,9 +94,9 @@ def run(config: Config, workspace: Workspace) -> None:
     made = 0
     for line in failed:
         workspace.log(f"! {line}")
-    for path in tqdm(images[rank::processes], desc="predict", unit="image", disable=rank > 0):
+    for paths in tqdm(cases[rank::processes], desc="predict", unit="image", disable=rank > 0):
         try:
-            made += _predict(task, path)
+            made += _predict(task, paths)
         except DataError as error:
             failed.append(str(error))
             workspace.log(f"! {error}")
@@ -100,7 +104,7 @@ def run(config: Config, workspace: Workspace) -> None:
     made = sum(gather_object([made]))
     for line in failed[own:]:  # those of other processes
         workspace.log(f"! {line}")
-    total = len(images) + len(twins)
+    total = len(cases) + len(twins)
     workspace.log(f"predict: {total - len(failed)} label maps in {task.output}, {made} of them made now")
     if failed:
         raise DataError(f"predict: {len(failed)} of {total} images could not be predicted; the lines above say why")
@@ -131,6 +135,24 @@ def _images(section: PredictConfig) -> tuple[list[Path], list[str]]:
     return list(first.values()), twins
 
 
+def _cases(images: list[Path], channels: int) -> tuple[list[tuple[Path, ...]], list[str]]:
+    """The files of each case; and a line for each whose label map would have the name of another's.
+
+    With several channels NAME_0000, NAME_0001, ... are one case, and a file without such a number is one by itself (4D).
+    """
+    if channels == 1:
+        return [(path,) for path in images], []
+    found: dict[str, list[Path]] = {}
+    for path in images:  # sorted, so that channels are in order
+        found.setdefault(re.sub(r"_\d{4}$", "", stem_of(path)), []).append(path)
+    mixed = {stem: paths for stem, paths in found.items() if len(paths) > 1 and stem_of(paths[0]) == stem}
+    twins = [
+        f"{paths[0]}: there is {paths[1].name} too, and only one of them can be predicted; rename one"
+        for paths in mixed.values()
+    ]
+    return [tuple(paths) for stem, paths in found.items() if stem not in mixed], twins
+
+
 def _task(config: Config, workspace: Workspace, device: Any) -> _Task:
     section, manifest = config.predict, workspace.read_manifest()
     if manifest.preparation is None:
@@ -155,7 +177,7 @@ def _task(config: Config, workspace: Workspace, device: Any) -> _Task:
             "keep_largest": list(keep),
             "connectivity": connectivity if keep else None,
         },
-        "preparation": dataclasses.asdict(manifest.preparation),
+        "preparation": manifest.preparation.facts(),
     }
     members = [load_member(workspace, fold, section.arm, seed, device) for fold, seed in cells]
     output = Path(str(section.output)).expanduser()
@@ -176,7 +198,7 @@ def _model(workspace: Workspace, manifest: Manifest, fold: int, arm: str, seed: 
         )
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     told = record.get("preparation")  # earlier versions did not say
-    if (told and told != digest(manifest.preparation)) or record["classes"] != len(manifest.labels):
+    if (told and told != digest(manifest.preparation.facts())) or record["classes"] != len(manifest.labels):
         raise WorkspaceError(
             f"{folder}: trained on images prepared in another way than {workspace.manifest_path} says; run `train` again"
         )
@@ -226,28 +248,22 @@ def _open_output(task: _Task) -> None:
 
 
 # --- one image -------------------------------------------------------------------------------------------------------
-def _predict(task: _Task, path: Path) -> bool:
+def _predict(task: _Task, paths: tuple[Path, ...]) -> bool:
     """Predict one image, the record last; False where that was done before. Raises DataError naming the image."""
+    path = paths[0]
     stem, ending = stem_of(path), ending_like(path)
+    stem = stem if len(paths) == 1 else re.sub(r"_\d{4}$", "", stem)
     label, record = task.output / f"{stem}{ending}", task.output / f"{stem}.json"
     values = [task.manifest.labels[name] for name in task.manifest.foreground]
     maps = [task.output / "probabilities" / f"{stem}_label{value}{ending}" for value in values]
     maps = maps if task.wants_probabilities else []
-    source = files_digest([path])
+    source = files_digest(paths)
     own = digest(source, task.about | {"models": [model["digest"] for model in task.about["models"]]})
     before = _read_record(record)
     if before and before["digest"] == own and all(one.is_file() for one in (label, *maps)):
         return False
     _refuse_changed(label, before)
-    volume = _read(task, path)
-    grid = task.preparation.grid(volume.grid)
-    try:
-        intensity = task.preparation.intensity(volume.array)
-    except ValueError as error:
-        raise DataError(f"{path}: {error}; nothing can be scaled") from error
-    image = task.preparation.image(volume.array, volume.grid, grid, intensity)
-    source_grid = volume.grid
-    del volume  # the largest array of all, and not needed any more
+    image, maps, grid, source_grid = _prepared(task, paths)
     classes = mean_probabilities(task.members, image, task.plan, task.device)
     record.unlink(missing_ok=True)  # first, so that a half-made result never passes for the one before
     found = _written(task, path, label, classes, grid, source_grid)
@@ -259,14 +275,31 @@ def _predict(task: _Task, path: Path) -> bool:
         "label": {"path": label.name, "digest": _digest_of(label)},
         "probabilities": [one.relative_to(task.output).as_posix() for one in maps],
         "voxels": {name: int((found == value).sum()) for name, value in task.manifest.labels.items()},
-        "intensity": dataclasses.asdict(intensity),
+        "intensity": dataclasses.asdict(maps[0]),
     }
+    if len(maps) > 1:
+        facts["channels"] = [os.path.relpath(one.resolve(), task.output.resolve()) for one in paths[1:]]
+        facts["channel_intensities"] = [dataclasses.asdict(one) for one in maps[1:]]
     write_json(record, {**facts, **{name: told for name, told in task.about.items() if name != "preparation"}})
     return True
 
 
-def _read(task: _Task, path: Path) -> Volume:
-    volume = read(path)
+def _prepared(task: _Task, paths: tuple[Path, ...]) -> tuple[NDArray[np.float32], tuple[IntensityMap, ...], Grid, Grid]:
+    """The prepared image, the intensity maps of its channels, its grid, and that of the file."""
+    volume = _read(task, paths)
+    array, field = volume.array, task.preparation.field(volume.array, volume.grid)
+    array = array if field is None else array / field
+    grid = task.preparation.grid(volume.grid)
+    try:
+        maps = task.preparation.maps(array)
+    except ValueError as error:
+        raise DataError(f"{paths[0]}: {error}; nothing can be scaled") from error
+    return task.preparation.image(array, volume.grid, grid, *maps), maps, grid, volume.grid
+
+
+def _read(task: _Task, paths: tuple[Path, ...]) -> Volume:
+    path = paths[0]
+    volume = read_channels(paths, task.manifest.channel_count, task.preparation.resampled)
     check_image(path, volume)
     if volume.grid.spatial_dims != task.manifest.spatial_dims:
         told, trained = (

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from diffboost3d.cases.atomic import write_json
 from diffboost3d.cases.checks import KEPT_UNLABELLED, check_pair
+from diffboost3d.cases.labels import grouped, whole, with_groups
 from diffboost3d.cases.layouts import Folder, Pair, read_folder
 from diffboost3d.cases.preparation import Preparation
 from diffboost3d.cases.records import IGNORED, Case, Finding, Manifest
@@ -23,10 +24,13 @@ from diffboost3d.cases.splits import draw_splits, patients_of, read_splits
 from diffboost3d.cases.workspace import RECORD, Workspace
 from diffboost3d.config import digest
 from diffboost3d.errors import ConfigError, DataError
-from diffboost3d.imaging.files import VOLUME_ENDINGS, ending_of, read, write_prepared
+from diffboost3d.imaging.bias_field import BiasFieldPlan
+from diffboost3d.imaging.channels import read_channels
+from diffboost3d.imaging.files import VOLUME_ENDINGS, Volume, ending_of, read, read_prepared, write_prepared
 from diffboost3d.imaging.geometry import Grid, resample
+from diffboost3d.imaging.intensity import IntensityMap
 from diffboost3d.schema import Config, PrepareConfig
-from diffboost3d.stages.edge_operator import device_of_prepare, edge_operator
+from diffboost3d.stages.edge_operator import device_of_prepare, edge_facts, edge_operator
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,11 @@ class _Surveyed:
 
 @dataclass(frozen=True)
 class _Task:
-    """What all cases share."""
+    """What all cases share. merged: see `Manifest.merged`."""
 
     settings: PrepareConfig
     values: tuple[int, ...]
+    merged: dict[int, int]
     ignored: int | None
     preparation: Preparation
     slice_axis: int | None
@@ -74,15 +79,18 @@ def run(config: Config, workspace: Workspace) -> None:
     if ignored in labels.values():
         labels = {name: value for name, value in labels.items() if value != ignored}
     known = None if from_files else {*labels.values(), *([] if ignored is None else [ignored])}
-    surveyed, findings = _survey(config, folder, known)
+    channels = _channel_names(config, folder)
+    surveyed, findings = _survey(config, folder, known, len(channels))
     if from_files:
         labels = _found_labels(surveyed, ignored)
+    labels, merged = grouped(labels, config.data.label_groups)
     modality = config.data.modality or folder.modality or "image"
     task = _Task(
         config.prepare,
         tuple(labels.values()),
+        merged,
         ignored,
-        _preparation(config, surveyed, modality),
+        _preparation(config, surveyed, modality, channels),
         config.diffusion.slice_axis,
         edges,
         _edge_facts(config),
@@ -104,6 +112,8 @@ def run(config: Config, workspace: Workspace) -> None:
         cases=tuple(cases),
         preparation=task.preparation,
         ignore_label=ignored,
+        channels=channels,
+        merged=merged,
     )
     _refuse_mixed_dimensions(manifest)
     manifest.label_values(config.merge.mask_foreground_labels, "merge.mask_foreground_labels")  # now, not in hours
@@ -122,11 +132,25 @@ def _labels(config: Config, folder: Folder) -> tuple[dict[str, int], bool]:
     return dict(sorted(named.items(), key=lambda pair: pair[1])), False
 
 
-def _survey(config: Config, folder: Folder, known: set[int] | None) -> tuple[list[_Surveyed], list[Finding]]:
+def _channel_names(config: Config, folder: Folder) -> tuple[str, ...]:
+    """As configured, else as the folder says, else numbered by the files."""
+    named = tuple(config.data.channels or folder.channel_names)
+    if len(set(named)) != len(named):
+        raise DataError(f"channels {', '.join(named)}: two have one name; give data.channels=[...]")
+    if named:
+        return named
+    count = 1 + max(len(pair.channels) for pair in folder.pairs)
+    return ("image",) if count == 1 else tuple(f"image_{number}" for number in range(count))
+
+
+def _survey(
+    config: Config, folder: Folder, known: set[int] | None, channels: int
+) -> tuple[list[_Surveyed], list[Finding]]:
     """Check every pair; the usable ones and what was found."""
+    resampled = config.prepare.channel_grids == "resample"
 
     def one(pair: Pair) -> tuple[_Surveyed | None, Finding | None]:
-        checked, finding = check_pair(pair, known)
+        checked, finding = check_pair(pair, known, channels, resampled)
         if checked is None:
             return None, finding
         values = frozenset() if checked.label is None else frozenset(np.unique(checked.label).tolist())
@@ -164,14 +188,28 @@ def _target_spacing(config: Config, surveyed: list[_Surveyed]) -> tuple[float, f
     return (i, j, k)
 
 
-def _preparation(config: Config, surveyed: list[_Surveyed], modality: str) -> Preparation:
+def _preparation(config: Config, surveyed: list[_Surveyed], modality: str, channels: tuple[str, ...]) -> Preparation:
     bounds = config.prepare.intensity
+    kinds = tuple(_intensity_kind(config, name) for name in channels) if len(channels) > 1 else ()
     return Preparation(
         _target_spacing(config, surveyed),
         _intensity_kind(config, modality),
         _pair_of(bounds.window_hu),
         _pair_of(bounds.percentiles),
         config.prepare.image_interpolation,
+        kinds,
+        _bias_field(config),
+        config.prepare.channel_grids == "resample",
+    )
+
+
+def _bias_field(config: Config) -> BiasFieldPlan | None:
+    """How shading is corrected, if it is."""
+    n4 = config.prepare.n4
+    if config.prepare.bias_field == "none":
+        return None
+    return BiasFieldPlan(
+        n4.mask, n4.shrink, tuple(n4.iterations), n4.control_points, n4.convergence, n4.fwhm, n4.wiener_noise
     )
 
 
@@ -206,10 +244,12 @@ def _prepare_all(
 
 def _prepare(workspace: Workspace, root: Path, pair: Pair, patient: str, task: _Task) -> Case:
     """Prepare one case, or keep what an earlier run made of the same files and settings."""
-    image = read(pair.image)
-    grid = task.preparation.grid(image.grid)
-    settings = task.settings
-    intensity = task.preparation.intensity(image.array)
+    preparation, settings = task.preparation, task.settings
+    files = (pair.image, *pair.channels)
+    image = read_channels(files, len(preparation.kinds), preparation.resampled)
+    grid = preparation.grid(image.grid)
+    array = _corrected(workspace, pair, image, task)
+    intensity, *more = preparation.maps(array)
     own = digest(
         _file_digest(pair.image),
         None if pair.label is None else _file_digest(pair.label),
@@ -220,6 +260,7 @@ def _prepare(workspace: Workspace, root: Path, pair: Pair, patient: str, task: _
         task.values if task.ignored is None else (*task.values, "ignored", task.ignored),
         task.preparation.spacing_mm,
         dataclasses.asdict(intensity),
+        *_more_facts(pair, task, more),
     )
     case = Case(
         id=pair.id,
@@ -230,26 +271,62 @@ def _prepare(workspace: Workspace, root: Path, pair: Pair, patient: str, task: _
         grid=grid,
         intensity=intensity,
         digest=own,
+        channels=tuple(os.path.relpath(path, root) for path in pair.channels),
+        channel_maps=tuple(more),
     )
     record = workspace.prepared_folder / pair.id / RECORD
     kinds = ("image", "edge") if pair.label is None else ("image", "edge", "label")
     complete = all(workspace.prepared(case.id, kind).is_file() for kind in kinds)
     if not (complete and record.is_file() and f'"{own}"' in record.read_text(encoding="utf-8")):
         record.unlink(missing_ok=True)  # first, so that a half-made case never passes for the one before
-        _write_prepared(workspace, pair, image.array, case, task)
+        _write_prepared(workspace, pair, array, case, task)
         write_json(record, {"digest": own})
     return case
 
 
+def _more_facts(pair: Pair, task: _Task, maps: list[IntensityMap]) -> list[Any]:
+    """What else decides a prepared case: empty with one channel, no groups and no correction, as before there were any."""
+    facts: list[Any] = []
+    if maps:
+        files = [_file_digest(path) for path in pair.channels]
+        shared = [task.preparation.resampled, task.settings.edges.channels]
+        facts.append(["channels", files, shared, [dataclasses.asdict(one) for one in maps]])
+    if task.merged:
+        facts.append(["merged", sorted(task.merged.items())])
+    if task.preparation.bias_field is not None:
+        facts.append(["bias field", dataclasses.asdict(task.preparation.bias_field)])
+    return facts
+
+
+def _corrected(workspace: Workspace, pair: Pair, image: Volume, task: _Task) -> NDArray[Any]:
+    """The image of a case without its shading, where that is corrected; the shading is kept, since finding it takes long."""
+    path, plan = workspace.prepared(pair.id, "bias"), task.preparation.bias_field
+    record = path.with_name("bias.json")
+    if plan is None:
+        for old in (record, path):  # of an earlier run
+            old.unlink(missing_ok=True)
+        return image.array
+    files = [_file_digest(one) for one in (pair.image, *pair.channels)]
+    own = digest(files, task.preparation.kinds, task.preparation.resampled, plan)
+    if not (path.is_file() and record.is_file() and f'"{own}"' in record.read_text(encoding="utf-8")):
+        record.unlink(missing_ok=True)
+        field = task.preparation.field(image.array, image.grid)
+        assert field is not None  # there is a plan
+        write_prepared(path, field, image.grid)
+        write_json(record, {"digest": own})
+    return image.array / read_prepared(path)
+
+
 def _write_prepared(workspace: Workspace, pair: Pair, array: NDArray[Any], case: Case, task: _Task) -> None:
     settings = task.settings
-    image = task.preparation.image(array, case.source_grid, case.grid, case.intensity)
+    image = task.preparation.image(array, case.source_grid, case.grid, *case.maps)
     edges = task.edge_operator(image, case.grid.spacing_mm, slice_axis=_slice_axis(task, case.grid))
     write_prepared(workspace.prepared(case.id, "image"), image, case.grid)
     write_prepared(workspace.prepared(case.id, "edge"), edges, case.grid)
     workspace.prepared(case.id, "label").unlink(missing_ok=True)  # the file may have gone since an earlier run
     if pair.label is not None:
-        label = _indexed(np.round(read(pair.label).array).astype(np.int64), task.values, task.ignored)
+        label = with_groups(whole(read(pair.label).array), task.merged)
+        label = _indexed(label, task.values, task.ignored)
         label = resample(label, case.source_grid, case.grid, settings.label_interpolation)
         write_prepared(workspace.prepared(case.id, "label"), label.astype(np.uint8), case.grid)
 
@@ -263,7 +340,7 @@ def _edge_facts(config: Config) -> dict[str, Any]:
     """What decides the edges; of the weights, what is in the file and not where it lies."""
     edges = config.prepare.edges
     used = edges.hed_weights if edges.operator == "hed" else None
-    return {**dataclasses.asdict(edges), "hed_weights": None if used is None else _file_digest(Path(used))}
+    return {**edge_facts(edges), "hed_weights": None if used is None else _file_digest(Path(used))}
 
 
 def _indexed(label: NDArray[np.int64], values: tuple[int, ...], ignored: int | None) -> NDArray[np.uint8]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffboost3d.cases.atomic import write_json
+from diffboost3d.cases.labels import whole, with_groups
 from diffboost3d.cases.records import IGNORED, Case, Manifest
 from diffboost3d.cases.workspace import SEGMENTER, Workspace
 from diffboost3d.config import digest
@@ -95,9 +96,9 @@ def _truth(workspace: Workspace, manifest: Manifest, case: Case) -> NDArray[np.u
     label = read(path)
     if difference := case.source_grid.difference(label.grid):
         raise DataError(f"{path}: its grid is not that of {case.id} any more ({difference}); run `prepare` again")
-    whole = label.array.round().astype(np.int64)
-    indexed = np.searchsorted(np.asarray([*manifest.labels.values()]), whole).astype(np.uint8)
-    return indexed if manifest.ignore_label is None else np.where(whole == manifest.ignore_label, IGNORED, indexed)
+    values = with_groups(whole(label.array), manifest.merged)
+    indexed = np.searchsorted(np.asarray([*manifest.labels.values()]), values).astype(np.uint8)
+    return indexed if manifest.ignore_label is None else np.where(values == manifest.ignore_label, IGNORED, indexed)
 
 
 def _dice(found: NDArray[np.uint8], truth: NDArray[np.uint8], manifest: Manifest) -> dict[str, float]:

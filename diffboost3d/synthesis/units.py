@@ -32,51 +32,64 @@ class KeepPlan:
 
 @dataclass(frozen=True)
 class RealVolume:
-    """What stands behind a synthetic volume, on the grid (I, J, K) and in the units of its case's file.
+    """What stands behind a synthetic volume of one channel, on the grid (I, J, K) and in the units of its case's file.
 
     Attributes:
         values: of the file; of another anatomy, what the file would hold.
         kept: which of them stay.
         low, high: the range of the file, which no synthetic value leaves.
+        bias: the shading that the prepared image was corrected by; None: it was not.
     """
 
     values: NDArray[Any]
     kept: NDArray[np.bool_]
     low: float
     high: float
+    bias: NDArray[np.float32] | None = None
 
 
-def real_of_file(case: Case, source: NDArray[Any], keep: KeepPlan) -> RealVolume:
-    """The case's own file. Kept are its background and, always, what a CT window cut off: air, table, metal.
+def real_of_file(
+    case: Case, source: NDArray[Any], keep: KeepPlan, bias: NDArray[np.float32] | None = None
+) -> RealVolume:
+    """The file of a case of one channel (see `Case.of_channel`).
+
+    Kept are its background and, always, what a CT window cut off: air, table, metal.
 
     Args:
-        source: the array of the file, (I, J, K) of `case.source_grid`.
+        source: the array of the file, (I, J, K) of `case.source_grid`. bias: its shading, where the prepared image has none.
     """
     kept = _background(case, source, keep)
     kept |= case.intensity.lost(source)
-    return RealVolume(source, kept, float(source.min()), float(source.max()))
+    return RealVolume(source, kept, float(source.min()), float(source.max()), bias)
 
 
-def real_of_anatomy(case: Case, source: NDArray[Any], image: NDArray[np.float32], keep: KeepPlan) -> RealVolume:
+def real_of_anatomy(
+    case: Case,
+    source: NDArray[Any],
+    image: NDArray[np.float32],
+    keep: KeepPlan,
+    bias: NDArray[np.float32] | None = None,
+) -> RealVolume:
     """The file as it would be with the shapes of a prepared image.
 
     Where that image is cut off by a CT window, its real value is unknown. It is the file's where the file is cut off at
     the same end, else the median of all that the file has cut off there.
 
     Args:
-        source: as in `real_of_file`.
+        source, bias: as in `real_of_file`.
         image: (I, J, K) of `case.grid` in [-1, 1], e.g. the warped real one.
     """
     intensity, (least, most) = case.intensity, (source.min(), source.max())
     moved = resample(image, case.grid, case.source_grid, "linear")
-    values = np.clip(intensity.inverse(moved), least, most).astype(np.float32)
+    mapped = intensity.inverse(moved)
+    values = np.clip(mapped if bias is None else mapped * bias, least, most).astype(np.float32)
     kept = _background(case, values, keep)
     if intensity.kind == "ct_window":
         for cut, lost in ((moved <= -CUT, source < intensity.low), (moved >= CUT, source > intensity.high)):
             if lost.any():
                 values[cut] = np.where(lost, source, np.median(source[lost]))[cut]
             kept |= cut & bool(lost.any())
-    return RealVolume(values, kept, float(least), float(most))
+    return RealVolume(values, kept, float(least), float(most), bias)
 
 
 def in_source_units(volume: NDArray[np.float32], case: Case, real: RealVolume) -> Iterator[NDArray[np.float64]]:
@@ -85,6 +98,8 @@ def in_source_units(volume: NDArray[np.float32], case: Case, real: RealVolume) -
         part = np.s_[:, :, first : first + SLAB]
         stop = min(first + SLAB, case.source_grid.shape[2])
         moved = case.intensity.inverse(resample_slab(volume, case.grid, case.source_grid, first, stop))
+        if real.bias is not None:
+            moved *= real.bias[part]
         yield np.where(real.kept[part], real.values[part], np.clip(moved, real.low, real.high))
 
 
