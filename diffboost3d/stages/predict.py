@@ -263,7 +263,7 @@ def _predict(task: _Task, paths: tuple[Path, ...]) -> bool:
     if before and before["digest"] == own and all(one.is_file() for one in (label, *maps)):
         return False
     _refuse_changed(label, before)
-    image, maps, grid, source_grid = _prepared(task, paths)
+    image, intensities, grid, source_grid = _prepared(task, paths)
     classes = mean_probabilities(task.members, image, task.plan, task.device)
     record.unlink(missing_ok=True)  # first, so that a half-made result never passes for the one before
     found = _written(task, path, label, classes, grid, source_grid)
@@ -275,11 +275,11 @@ def _predict(task: _Task, paths: tuple[Path, ...]) -> bool:
         "label": {"path": label.name, "digest": _digest_of(label)},
         "probabilities": [one.relative_to(task.output).as_posix() for one in maps],
         "voxels": {name: int((found == value).sum()) for name, value in task.manifest.labels.items()},
-        "intensity": dataclasses.asdict(maps[0]),
+        "intensity": dataclasses.asdict(intensities[0]),
     }
-    if len(maps) > 1:
+    if len(intensities) > 1:
         facts["channels"] = [os.path.relpath(one.resolve(), task.output.resolve()) for one in paths[1:]]
-        facts["channel_intensities"] = [dataclasses.asdict(one) for one in maps[1:]]
+        facts["channel_intensities"] = [dataclasses.asdict(one) for one in intensities[1:]]
     write_json(record, {**facts, **{name: told for name, told in task.about.items() if name != "preparation"}})
     return True
 
