@@ -5,9 +5,10 @@
 One patient, 22 slices: T1 before and after contrast agent, FLAIR and T2, read as DICOM. Slabs of four slices stand for cases; the
 generator learns three of them, and makes volumes of just these, so this says nothing about accuracy or about new patients. It
 tells whether contrasts of one synthetic volume show the same anatomy: by the mutual information of every pair of them inside the
-head, which real contrasts have, and which contrasts made by four generators of one channel each, with the same settings and each
-with its own noise, should lose. Both kinds are made from pure noise and from half-noised real volumes. In the end a segmenter of
-the head (a threshold, no anatomy) is trained on four channels and predicts the slab that nobody has seen.
+head. Three kinds are compared: made jointly; apart, each contrast taken from another sample of the same generator, so that
+nothing but the common noise is lost; and, with --separate, by four generators of one channel each, with the same settings and
+noise of their own. All are made from pure noise and from half-noised real volumes. In the end a segmenter of the head (a threshold, no
+anatomy) is trained on four channels and predicts the slab that nobody has seen.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from diffboost3d.cases.atomic import write_json
 from diffboost3d.cases.workspace import Workspace, versions
 from diffboost3d.cli import main as diffboost3d
 from diffboost3d.evaluation.channels import BACKGROUND, channel_information
-from diffboost3d.imaging.channels import channels_of
 from diffboost3d.stages.inputs import cases_of, prepared, prepared_again
 
 CONTRASTS = ("t1_pre", "t1_post", "flair", "t2")
@@ -44,12 +44,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--pretrain", type=int, default=400)
     parser.add_argument("--finetune", type=int, default=200)
-    parser.add_argument("--samples", type=int, default=2)
+    parser.add_argument("--samples", type=int, default=4, help="at least 4, one for each contrast")
+    parser.add_argument("--separate", action="store_true", help="train a generator for each contrast too")
     parser.add_argument("--spacing", type=float, default=2.5, help="mm in plane")
     parser.add_argument("--result", type=Path, default=RESULT)
     given = parser.parse_args()
     volumes, affine = read_contrasts(given.data)
-    folders = {"joint": CONTRASTS} | {f"apart_{name}": (name,) for name in CONTRASTS}
+    folders = {"joint": CONTRASTS} | ({f"only_{name}": (name,) for name in CONTRASTS} if given.separate else {})
     for number, (name, contrasts) in enumerate(folders.items()):
         write_folder(given.work / name, {one: volumes[one] for one in contrasts}, volumes, affine)
         for stage in ("prepare", "pretrain", "finetune"):
@@ -58,7 +59,7 @@ def main() -> None:
     for strength in STRENGTHS:
         for number, name in enumerate(folders):
             run("synthesize", given, name, number, f"synthesize.strength={strength}")
-        found[f"strength {strength:g}"] = informations(given.work, given.samples)
+        found[f"strength {strength:g}"] = informations(given)
     dice = predicted(given)
     write_json(given.result, summary(found, given) | {"head_dice_of_the_unseen_slab": dice})
     print(json.dumps(found, indent=2))
@@ -128,33 +129,40 @@ def run(stage: str, given: argparse.Namespace, name: str, number: int, *more: st
         raise SystemExit(f"{stage} of {name} failed")
 
 
-def informations(work: Path, samples: int) -> dict[str, Any]:
+def informations(given: argparse.Namespace) -> dict[str, Any]:
     """Mean information of pairs of contrasts over training slabs (and samples): real, made jointly, made apart."""
-    spaces = {name: Workspace(work / name / "ws") for name in ("joint", *(f"apart_{one}" for one in CONTRASTS))}
+    space = Workspace(given.work / "joint" / "ws")
     values: dict[str, list[float]] = {"mi_real": [], "mi_joint": [], "mi_apart": []}
+    values |= {"mi_separate": []} if given.separate else {}
     for slab in SPLIT["training"]:
-        made: dict[str, list[Any]] = {}
-        for name, space in spaces.items():
-            (case,) = cases_of(space.read_manifest(), [slab])
-            paths = [space.synthetic_record(0, slab, sample) for sample in range(samples)]
-            made[name] = [prepared_again(space, path.parent, json.loads(path.read_text()), case) for path in paths]
-        (case,) = cases_of(spaces["joint"].read_manifest(), [slab])
-        real = prepared(spaces["joint"], case, "image")
+        (case,) = cases_of(space.read_manifest(), [slab])
+        real, joint = prepared(space, case, "image"), made(space, slab, given.samples)
         head = (real > BACKGROUND).any(axis=0)
         values["mi_real"].append(channel_information(real, head))
-        for sample in range(samples):
-            apart = np.concatenate([channels_of(made[f"apart_{one}"][sample]) for one in CONTRASTS])
-            values["mi_joint"].append(channel_information(made["joint"][sample], head))
-            values["mi_apart"].append(channel_information(apart, head))
+        for sample in range(given.samples):
+            others = [joint[(sample + at) % given.samples][at] for at in range(len(CONTRASTS))]
+            values["mi_joint"].append(channel_information(joint[sample], head))
+            values["mi_apart"].append(channel_information(np.stack(others), head))
+        if given.separate:
+            single = [made(Workspace(given.work / f"only_{one}" / "ws"), slab, given.samples) for one in CONTRASTS]
+            for sample in range(given.samples):
+                values["mi_separate"].append(channel_information(np.stack([one[sample] for one in single]), head))
     means = {name: float(np.mean(of_name)) for name, of_name in values.items()}
-    means |= {f"{name}_by_real": means[name] / means["mi_real"] for name in ("mi_joint", "mi_apart")}
-    return {**{name: round(value, 4) for name, value in means.items()}, "values": values}
+    means |= {f"{name}_by_real": means[name] / means["mi_real"] for name in values if name != "mi_real"}
+    rounded = {name: [round(value, 4) for value in of_name] for name, of_name in values.items()}
+    return {**{name: round(value, 4) for name, value in means.items()}, "values": rounded}
+
+
+def made(space: Workspace, slab: str, samples: int) -> list[Any]:
+    """The synthetic volumes of a slab on the prepared grid."""
+    (case,) = cases_of(space.read_manifest(), [slab])
+    paths = [space.synthetic_record(0, slab, sample) for sample in range(samples)]
+    return [prepared_again(space, path.parent, json.loads(path.read_text()), case) for path in paths]
 
 
 def predicted(given: argparse.Namespace) -> float:
     """Train a segmenter of four channels, predict the unseen slab from its four files, and score the head."""
-    for stage in ("train",):
-        run(stage, given, "joint", 0)
+    run("train", given, "joint", 0)
     source, target = given.work / "unseen", given.work / "labels"
     source.mkdir(exist_ok=True)
     for path in (given.work / "joint" / "imagesTr").glob(f"{SPLIT['test'][0]}_*"):
