@@ -7,8 +7,8 @@ generator learns three of them, and makes volumes of just these, so this says no
 tells whether contrasts of one synthetic volume show the same anatomy: by the mutual information of every pair of them inside the
 head. Three kinds are compared: made jointly; apart, each contrast taken from another sample of the same generator, so that
 nothing but the common noise is lost; and, with --separate, by four generators of one channel each, with the same settings and
-noise of their own. All are made from pure noise and from half-noised real volumes. In the end a segmenter of the head (a threshold, no
-anatomy) is trained on four channels and predicts the slab that nobody has seen.
+noise of their own. All are made from pure noise and from half-noised real volumes. In the end a segmenter of the head (a
+threshold, no anatomy) is trained on four channels and predicts the slab that nobody has seen.
 """
 
 from __future__ import annotations

@@ -60,6 +60,6 @@ def information_ratio(real: Array, synthetic: Array, bins: int = BINS) -> float:
 
     1 is best; below, the channels contradict each other; above, they are too alike.
     """
-    inside = (real > BACKGROUND).any(axis=0)
+    inside = np.asarray((real > BACKGROUND).any(axis=0))
     mask = inside if inside.any() else None
     return channel_information(synthetic, mask, bins) / max(channel_information(real, mask, bins), 1e-6)

@@ -62,7 +62,7 @@ def _draws(
             folder = workspace.rejected_record(fold, case, sample, 0).parent
             for refused in sorted(folder.glob(f"{sample:02d}-*.json")):
                 one = json.loads(refused.read_text(encoding="utf-8"))
-                moved = {"path": f"{folder.name}/{one['path']}"}
+                moved: dict[str, Any] = {"path": f"{folder.name}/{one['path']}"}
                 moved |= {"channels": [f"{folder.name}/{name}" for name in one.get("channels", ())]}
                 draws.append(SyntheticRecord.from_json(one | moved))
             if record.accepted:

@@ -302,8 +302,8 @@ def give_up(workspace: Workspace, case: Case, record: SyntheticRecord) -> None:
         older.unlink(missing_ok=True)
     last = json.loads(refused.read_text(encoding="utf-8"))
     moved = {name: f"{refused.parent.name}/{last[name]}" for name in ("path", "label") if last[name]}
-    moved["channels"] = [f"{refused.parent.name}/{name}" for name in last["channels"]]
-    write_json(path, last | moved)
+    channels = [f"{refused.parent.name}/{name}" for name in last["channels"]]
+    write_json(path, last | moved | {"channels": channels})
 
 
 def clear_rejected(workspace: Workspace, records: Sequence[SyntheticRecord]) -> None:

@@ -215,7 +215,7 @@ def _adapted(codec: Codec, dataset: Any) -> None:
         return
     stack, size = dataset.plan.stack, dataset.plan.size
     images = [dataset[number]["image"].view(stack, -1, *size) for number in range(max(1, ADAPTING_SLICES // stack))]
-    for part, channel in zip(parts, torch.cat(images).split(1, dim=1), strict=True):
+    for part, channel in zip(parts, torch.split(torch.cat(images), 1, dim=1), strict=True):
         if part is not None:
             part.adapt(channel)
 

@@ -198,7 +198,8 @@ def _model(workspace: Workspace, manifest: Manifest, fold: int, arm: str, seed: 
         )
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     told = record.get("preparation")  # earlier versions did not say
-    if (told and told != digest(manifest.preparation.facts())) or record["classes"] != len(manifest.labels):
+    preparation = None if manifest.preparation is None else manifest.preparation.facts()
+    if (told and told != digest(preparation)) or record["classes"] != len(manifest.labels):
         raise WorkspaceError(
             f"{folder}: trained on images prepared in another way than {workspace.manifest_path} says; run `train` again"
         )
@@ -269,7 +270,7 @@ def _predict(task: _Task, paths: tuple[Path, ...]) -> bool:
     found = _written(task, path, label, classes, grid, source_grid)
     for one, probability in zip(maps, classes[1:], strict=False):
         write_probability_like(one, slabs_in_source(probability, grid, source_grid), path)
-    facts = {
+    facts: dict[str, Any] = {
         "digest": own,
         "image": {"path": os.path.relpath(path.resolve(), task.output.resolve()), "digest": source},
         "label": {"path": label.name, "digest": _digest_of(label)},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,13 +23,13 @@ from diffboost3d.cases.splits import draw_splits, patients_of, read_splits
 from diffboost3d.cases.workspace import RECORD, Workspace
 from diffboost3d.config import digest
 from diffboost3d.errors import ConfigError, DataError
-from diffboost3d.imaging.bias_field import BiasFieldPlan
 from diffboost3d.imaging.channels import read_channels
-from diffboost3d.imaging.files import VOLUME_ENDINGS, Volume, ending_of, read, read_prepared, write_prepared
+from diffboost3d.imaging.files import VOLUME_ENDINGS, ending_of, read, write_prepared
 from diffboost3d.imaging.geometry import Grid, resample
 from diffboost3d.imaging.intensity import IntensityMap
 from diffboost3d.schema import Config, PrepareConfig
 from diffboost3d.stages.edge_operator import device_of_prepare, edge_facts, edge_operator
+from diffboost3d.stages.shading import bias_plan, corrected, file_digest
 
 
 @dataclass(frozen=True)
@@ -198,18 +197,8 @@ def _preparation(config: Config, surveyed: list[_Surveyed], modality: str, chann
         _pair_of(bounds.percentiles),
         config.prepare.image_interpolation,
         kinds,
-        _bias_field(config),
+        bias_plan(config),
         config.prepare.channel_grids == "resample",
-    )
-
-
-def _bias_field(config: Config) -> BiasFieldPlan | None:
-    """How shading is corrected, if it is."""
-    n4 = config.prepare.n4
-    if config.prepare.bias_field == "none":
-        return None
-    return BiasFieldPlan(
-        n4.mask, n4.shrink, tuple(n4.iterations), n4.control_points, n4.convergence, n4.fwhm, n4.wiener_noise
     )
 
 
@@ -248,11 +237,11 @@ def _prepare(workspace: Workspace, root: Path, pair: Pair, patient: str, task: _
     files = (pair.image, *pair.channels)
     image = read_channels(files, len(preparation.kinds), preparation.resampled)
     grid = preparation.grid(image.grid)
-    array = _corrected(workspace, pair, image, task)
+    array = corrected(workspace, pair, image, preparation)
     intensity, *more = preparation.maps(array)
     own = digest(
-        _file_digest(pair.image),
-        None if pair.label is None else _file_digest(pair.label),
+        file_digest(pair.image),
+        None if pair.label is None else file_digest(pair.label),
         settings.image_interpolation,
         settings.label_interpolation,
         task.edge_facts,
@@ -288,7 +277,7 @@ def _more_facts(pair: Pair, task: _Task, maps: list[IntensityMap]) -> list[Any]:
     """What else decides a prepared case: empty with one channel, no groups and no correction, as before there were any."""
     facts: list[Any] = []
     if maps:
-        files = [_file_digest(path) for path in pair.channels]
+        files = [file_digest(path) for path in pair.channels]
         shared = [task.preparation.resampled, task.settings.edges.channels]
         facts.append(["channels", files, shared, [dataclasses.asdict(one) for one in maps]])
     if task.merged:
@@ -296,25 +285,6 @@ def _more_facts(pair: Pair, task: _Task, maps: list[IntensityMap]) -> list[Any]:
     if task.preparation.bias_field is not None:
         facts.append(["bias field", dataclasses.asdict(task.preparation.bias_field)])
     return facts
-
-
-def _corrected(workspace: Workspace, pair: Pair, image: Volume, task: _Task) -> NDArray[Any]:
-    """The image of a case without its shading, where that is corrected; the shading is kept, since finding it takes long."""
-    path, plan = workspace.prepared(pair.id, "bias"), task.preparation.bias_field
-    record = path.with_name("bias.json")
-    if plan is None:
-        for old in (record, path):  # of an earlier run
-            old.unlink(missing_ok=True)
-        return image.array
-    files = [_file_digest(one) for one in (pair.image, *pair.channels)]
-    own = digest(files, task.preparation.kinds, task.preparation.resampled, plan)
-    if not (path.is_file() and record.is_file() and f'"{own}"' in record.read_text(encoding="utf-8")):
-        record.unlink(missing_ok=True)
-        field = task.preparation.field(image.array, image.grid)
-        assert field is not None  # there is a plan
-        write_prepared(path, field, image.grid)
-        write_json(record, {"digest": own})
-    return image.array / read_prepared(path)
 
 
 def _write_prepared(workspace: Workspace, pair: Pair, array: NDArray[Any], case: Case, task: _Task) -> None:
@@ -325,9 +295,9 @@ def _write_prepared(workspace: Workspace, pair: Pair, array: NDArray[Any], case:
     write_prepared(workspace.prepared(case.id, "edge"), edges, case.grid)
     workspace.prepared(case.id, "label").unlink(missing_ok=True)  # the file may have gone since an earlier run
     if pair.label is not None:
-        label = with_groups(whole(read(pair.label).array), task.merged)
-        label = _indexed(label, task.values, task.ignored)
-        label = resample(label, case.source_grid, case.grid, settings.label_interpolation)
+        values = with_groups(whole(read(pair.label).array), task.merged)
+        indexed = _indexed(values, task.values, task.ignored)
+        label = resample(indexed, case.source_grid, case.grid, settings.label_interpolation)
         write_prepared(workspace.prepared(case.id, "label"), label.astype(np.uint8), case.grid)
 
 
@@ -340,7 +310,7 @@ def _edge_facts(config: Config) -> dict[str, Any]:
     """What decides the edges; of the weights, what is in the file and not where it lies."""
     edges = config.prepare.edges
     used = edges.hed_weights if edges.operator == "hed" else None
-    return {**edge_facts(edges), "hed_weights": None if used is None else _file_digest(Path(used))}
+    return {**edge_facts(edges), "hed_weights": None if used is None else file_digest(Path(used))}
 
 
 def _indexed(label: NDArray[np.int64], values: tuple[int, ...], ignored: int | None) -> NDArray[np.uint8]:
@@ -351,11 +321,6 @@ def _indexed(label: NDArray[np.int64], values: tuple[int, ...], ignored: int | N
 
 def _pair_of(values: list[float]) -> tuple[float, float]:
     return (values[0], values[1])
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _in_parallel(config: Config, function: Any, items: Any, title: str) -> Iterable[Any]:

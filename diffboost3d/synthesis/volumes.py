@@ -226,7 +226,7 @@ class VolumeSampler:
             else:
                 images = self._denoise(*given)
             for (sample_, _), slab in zip(block, torch.split(images, grid.slab), strict=True):
-                for assembly, channel in zip(assemblies[sample_], slab.split(1, dim=1), strict=True):
+                for assembly, channel in zip(assemblies[sample_], torch.split(slab, 1, dim=1), strict=True):
                     assembly.add(channel)
 
     def _across(self, grid: SliceGrid, requests: Sequence[SampleRequest]) -> SecondPlane | None:
