@@ -56,10 +56,10 @@ class DataConfig:
         "Names of the image channels, in the order of the files (or of the volumes of a 4D file); null: dataset.json's. Another "
         "number than the files have is refused. A channel called CT is in HU.",
     )
-    label_groups: dict[str, list[str]] = key(
-        {},
+    label_groups: dict[str, list[str]] | None = key(
+        None,
         "Labels that count as one, everywhere: name of the group and names of its labels, e.g. {prostate: [peripheral, "
-        "transition]}. The files stay as they are; predictions have the smallest value of the group.",
+        "transition]}. The files stay as they are; predictions have the smallest value of the group; null: none.",
     )
     ignore_label: int | None = key(
         None,

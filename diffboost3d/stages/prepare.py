@@ -82,7 +82,7 @@ def run(config: Config, workspace: Workspace) -> None:
     surveyed, findings = _survey(config, folder, known, len(channels))
     if from_files:
         labels = _found_labels(surveyed, ignored)
-    labels, merged = grouped(labels, config.data.label_groups)
+    labels, merged = grouped(labels, config.data.label_groups or {})
     modality = config.data.modality or folder.modality or "image"
     task = _Task(
         config.prepare,
