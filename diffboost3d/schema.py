@@ -77,6 +77,16 @@ class DataConfig:
         None,
         "Red, green and blue (0 to 255) of labels by name, for viewers and DICOM-SEG; null: a palette, as for labels not named.",
     )
+    channels: list[str] | None = key(
+        None,
+        "Names of the image channels, in the order of the files (or of the volumes of a 4D file); null: dataset.json's. Another "
+        "number than the files have is refused. A channel called CT is in HU.",
+    )
+    label_groups: dict[str, list[str]] | None = key(
+        None,
+        "Labels that count as one, everywhere: name of the group and names of its labels, e.g. {prostate: [peripheral, "
+        "transition]}. The files stay as they are; predictions have the smallest value of the group; null: none.",
+    )
     ignore_label: int | None = key(
         None,
         "Value, in the label files, of voxels that nobody labelled: they are in no loss and in no score, e.g. 255; null: none.",
@@ -157,6 +167,28 @@ class EdgeConfig:
         None, "ControlNetHED.pth, or the same weights as .safetensors, for operator=hed; nothing is downloaded."
     )
     hed_size: int = key(384, "Pixels to which hed enlarges the longer side of a slice on the way.", low=16)
+    channels: str = key(
+        "maximum",
+        "How the edges of several image channels become one map: their maximum or mean at each voxel, or the first channel's.",
+        choices=("maximum", "mean", "first"),
+    )
+
+
+@dataclass
+class N4Config:
+    mask: str = key(
+        "otsu",
+        "Where n4 looks: what is brighter than Otsu's threshold, or all voxels above 0.",
+        choices=("otsu", "positive"),
+    )
+    shrink: int = key(4, "The image is made coarser by this factor for n4, along axes that are long enough.", low=1)
+    iterations: list[int] = key(
+        [50, 50, 50, 50], "Iterations of n4 at each level; each level has twice the control points.", low=1
+    )
+    control_points: int = key(4, "Control points along each axis at the first level.", low=4)
+    convergence: float = key(0.001, "n4 ends a level where the field changes less than this.", low=0)
+    fwhm: float = key(0.15, "Width of the Gaussian that sharpens the histogram, in its logarithm.", low=0.001)
+    wiener_noise: float = key(0.01, "Noise of the Wiener filter in that.", low=0)
 
 
 @dataclass
@@ -177,6 +209,18 @@ class PrepareConfig:
     )
     intensity: IntensityConfig = section(IntensityConfig)
     edges: EdgeConfig = section(EdgeConfig)
+    bias_field: str = key(
+        "none",
+        "Correction of the shading of MR images (channels in HU are left): none, or n4. What is synthetic gets its case's shading "
+        "again.",
+        choices=("none", "n4"),
+    )
+    n4: N4Config = section(N4Config)
+    channel_grids: str = key(
+        "same",
+        "Image channels on another grid than the first: same: the case is skipped; resample: they are moved to it, linearly.",
+        choices=("same", "resample"),
+    )
     workers: int = key(0, "Threads that prepare cases at the same time; 0: one for each core.", low=0)
 
 

@@ -13,7 +13,8 @@ from diffboost3d.cases.layouts import SKIPPED, Pair
 from diffboost3d.cases.masks import read_masks
 from diffboost3d.cases.records import Finding
 from diffboost3d.errors import DataError
-from diffboost3d.imaging.files import Volume, read
+from diffboost3d.imaging.channels import channels_of, read_channels
+from diffboost3d.imaging.files import Volume
 
 KEPT_UNLABELLED = "the image is used unlabelled"
 USED = "the case is used"
@@ -32,19 +33,19 @@ class CheckedPair:
 
 
 def check_pair(
-    pair: Pair, known: Collection[int] | None, colour: str = "grey"
+    pair: Pair, known: Collection[int] | None, colour: str = "grey", channels: int = 1, resampled: bool = False
 ) -> tuple[CheckedPair | None, Finding | None]:
     """Read and check a pair.
 
     Args:
         known: the label values that may occur; None: any whole number from 0.
-        colour: see `check_image`.
+        colour: see `check_image`. channels, resampled: see `imaging.channels.read_channels`.
 
     Returns:
         (None, finding) where the case can't be used; (pair, finding) where only its label can't; (pair, None) else.
     """
     try:
-        image = read(pair.image)
+        image = read_channels((pair.image, *pair.channels), channels, resampled)
         check_image(pair.image, image, colour)
     except DataError as error:
         return None, Finding(pair.id, str(error), SKIPPED)
@@ -72,8 +73,10 @@ def check_image(path: Path, image: Volume, colour: str = "grey") -> None:
     if not np.isfinite(image.array).all():
         count = int((~np.isfinite(image.array)).sum())
         raise DataError(f"{path}: {count} voxels are NaN or infinite; replace them by real values")
-    if image.array.min() == image.array.max():
-        raise DataError(f"{path}: empty, every voxel is {image.array.flat[0]:g}")
+    for number, one in enumerate(channels_of(image.array)):
+        if one.min() == one.max():
+            which = "" if image.array.ndim == 3 else f"channel {number} is "
+            raise DataError(f"{path}: {which}empty, every voxel is {one.flat[0]:g}")
     matrix = image.grid.matrix[:3, :3]
     if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
         raise DataError(f"{path}: its affine has no volume; the header is damaged")

@@ -102,7 +102,7 @@ class Workspace:
         return self.root / "report" / "index.html"
 
     def prepared(self, case: str, kind: str = "image") -> Path:
-        """`kind` is image, label or edge."""
+        """`kind` is image, label, edge, or bias: the shading of the file's grid, where it is corrected."""
         return self.prepared_folder / case / f"{kind}.nii.gz"
 
     def label_file(self, case: str) -> Path:

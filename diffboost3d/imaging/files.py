@@ -59,21 +59,28 @@ def stem_of(path: Path | str) -> str:
     return name[: len(name) - len(ending_of(name))] if ending_of(name) else name
 
 
-def read(path: Path) -> Volume:
+def read(path: Path, channels: int = 1) -> Volume:
     """Read an image: a file, a folder that holds a DICOM series, or the DICOM series that a file is of.
 
+    Args:
+        channels: with several, the file must be a NIfTI of just so many volumes; the array is (C, I, J, K) then.
+
     Raises:
-        DataError: missing, cut off, not an image, of more than three dimensions, or of several channels; a DICOM series that is
+        DataError: missing, cut off, not an image, or of another number of dimensions or channels; a DICOM series that is
             incomplete, uneven, sheared or mixed with others.
     """
     if is_dicom(path):
         return _read_dicom(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
+    if ending_of(path) in NIFTI_ENDINGS:
+        return _read_nifti(path, channels)
+    if channels > 1:
+        raise DataError(f"{path}: one channel in the file, but {channels} channels are named (data.channels)")
     if ending_of(path) in ITK_ENDINGS:
         array, header = read_itk(path)
         return Volume(array, header.grid, header.dtype)
-    return _read_nifti(path) if ending_of(path) in NIFTI_ENDINGS else _read_picture(path)
+    return _read_picture(path)
 
 
 def _read_dicom(path: Path) -> Volume:
@@ -90,7 +97,7 @@ def files_of(path: Path) -> list[Path]:
     return parts_of(path) if alone else list(series_of(path).files)
 
 
-def _read_nifti(path: Path) -> Volume:
+def _read_nifti(path: Path, channels: int) -> Volume:
     import nibabel as nib
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
@@ -98,9 +105,16 @@ def _read_nifti(path: Path) -> Volume:
     try:
         image = nib.load(path)
         shape = image.shape
-        if (len(shape) > 3 and any(size > 1 for size in shape[3:])) or len(shape) < 2 or 0 in shape:
+        there = int(np.prod(shape[3:]))
+        if (there > 1 and channels == 1) or len(shape) < 2 or 0 in shape:
+            more = f", or name its {there} channels (data.channels) if it is no series in time" if there > 1 else ""
             raise DataError(
-                f"{path}: {len(shape)}D image of shape {'x'.join(map(str, shape))}; give one 3D volume a file"
+                f"{path}: {len(shape)}D image of shape {'x'.join(map(str, shape))}; give one 3D volume a file{more}"
+            )
+        if there != channels:
+            raise DataError(
+                f"{path}: {there} volume{'s' * (there > 1)} of shape {'x'.join(map(str, shape[:3]))} in the file, but "
+                f"{channels} channels are named (data.channels, dataset.json); a series in time is not read as channels"
             )
         if image.get_data_dtype().kind not in "iuf":
             raise DataError(f"{path}: voxels of type {image.get_data_dtype()}; convert it to one grey value a voxel")
@@ -117,8 +131,13 @@ def _read_nifti(path: Path) -> Volume:
     ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: can't be read ({reason}); the file is damaged or no NIfTI") from error
-    array = array.reshape((*shape, 1, 1)[:3])
+    array = _channels_first(array.reshape((*(*shape, 1, 1)[:3], *([channels] if channels > 1 else []))))
     return Volume(array, _grid_of(image), str(image.get_data_dtype()))
+
+
+def _channels_first(array: NDArray[Any]) -> NDArray[Any]:
+    """(I, J, K) as it is; (I, J, K, C), as files have it, as (C, I, J, K)."""
+    return array if array.ndim == 3 else np.ascontiguousarray(np.moveaxis(array, 3, 0))
 
 
 def _grid_of(image: Any) -> Grid:
@@ -140,20 +159,23 @@ def read_grid(path: Path) -> Grid:
 
 
 def read_prepared(path: Path, scratch: Scratch = IN_MEMORY) -> NDArray[Any]:
-    """The array (I, J, K) of a file that `write_prepared` wrote; where it is too large for memory, slab by slab into a file.
+    """The array (I, J, K) or (C, I, J, K) that `write_prepared` wrote; too large for memory, slab by slab into a file.
 
     Raises:
         DataError: as `read`.
     """
-    if scratch is IN_MEMORY:
-        return read(path).array
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
     image = _template(path)
-    if scratch.in_memory(image.shape):
-        return read(path).array
-    array = scratch.empty(image.shape, image.get_data_dtype())
-    for first in range(0, array.shape[2], SLAB):
-        part = np.s_[:, :, first : first + SLAB]
-        array[part] = image.dataobj[part]
+    count = image.shape[3] if len(image.shape) > 3 else 1
+    if scratch is IN_MEMORY or scratch.in_memory(image.shape):
+        return read(path, count).array
+    array = scratch.empty(image.shape[:3] if count == 1 else (count, *image.shape[:3]), image.get_data_dtype())
+    for number in range(count):
+        target = array if count == 1 else array[number]
+        for first in range(0, target.shape[2], SLAB):
+            part = np.s_[:, :, first : first + SLAB]
+            target[part] = image.dataobj[part if count == 1 else (*part, number)]
     return array
 
 
@@ -197,7 +219,13 @@ def synthetic_note(case: str, seed: int) -> str:
     return f"synthetic: diffboost3d, seed {seed}, of case {case}"
 
 
-def write_like(path: Path, array: NDArray[Any] | Iterable[NDArray[Any]], template: Path, note: str = "") -> None:
+def write_like(
+    path: Path,
+    array: NDArray[Any] | Iterable[NDArray[Any]],
+    template: Path,
+    note: str = "",
+    volumes: int | None = None,
+) -> None:
     """Write an array (I, J, K) with the header, affine, type and scaling of `template`, in its format; atomic.
 
     A volume is written as NIfTI, too, where the name of `path` says so; then the geometry of another format is taken over and
@@ -205,8 +233,10 @@ def write_like(path: Path, array: NDArray[Any] | Iterable[NDArray[Any]], templat
     of their own, are written before the header. Integers are rounded and clipped to the type's range.
 
     Args:
-        array: or slabs (I, J, n) of it, in order along k, so that it need not be held whole.
+        array: or slabs (I, J, n) of it, in order along k, so that it need not be held whole. Of a template of several channels
+            (4D) the slabs of the first channel, then those of the second, and so on.
         note: takes the place of NIfTI's description (what goes beyond 79 bytes is cut off), NRRD's content, MetaImage's comment.
+        volumes: of the file (its channels), of NIfTI; None: as many as the template has.
 
     Raises:
         ValueError: another shape than the template's.
@@ -215,7 +245,7 @@ def write_like(path: Path, array: NDArray[Any] | Iterable[NDArray[Any]], templat
     if _is_itk(path, template):
         write_itk_like(path, slabs, template, note)
     elif ending_of(template) not in PICTURE_ENDINGS:
-        _write_nifti_like(path, slabs, template, note)
+        _write_nifti_like(path, slabs, template, note, volumes=volumes)
     else:
         _write_picture(path, np.concatenate(list(slabs), axis=2), read(template).array.dtype)
 
@@ -268,21 +298,35 @@ def write_probability_like(path: Path, slabs: Iterable[NDArray[Any]], template: 
 
     A volume as float32 (no format has float16), a picture in 16 bits, of which 65535 is 1.
     """
-    if _is_itk(path, template):
-        write_itk_like(path, slabs, template, own_type=np.dtype(np.float32))
-    elif ending_of(template) not in PICTURE_ENDINGS:
-        _write_nifti_like(path, slabs, template, "", np.dtype(np.float32))
+    if ending_of(template) not in PICTURE_ENDINGS:
+        write_float_like(path, slabs, template)
     else:
         _write_picture(path, np.concatenate(list(slabs), axis=2) * np.iinfo(np.uint16).max, np.uint16)
 
 
+def write_float_like(
+    path: Path, slabs: Iterable[NDArray[Any]], template: Path, note: str = "", volumes: int = 1
+) -> None:
+    """Write float32 in the geometry of a volume, given in slabs (I, J, n) along k, volume after volume; atomic."""
+    if _is_itk(path, template):
+        write_itk_like(path, slabs, template, note, own_type=np.dtype(np.float32))
+        return
+    _write_nifti_like(path, slabs, template, note, np.dtype(np.float32), volumes)
+
+
 def _write_nifti_like(
-    path: Path, slabs: Iterable[NDArray[Any]], template: Path, note: str, own_type: np.dtype[Any] | None = None
+    path: Path,
+    slabs: Iterable[NDArray[Any]],
+    template: Path,
+    note: str,
+    own_type: np.dtype[Any] | None = None,
+    volumes: int | None = None,
 ) -> None:
     """Header and voxels as nibabel writes them, which can't do it piece by piece.
 
     Args:
         own_type: written without scaling; None: type and scaling of the template.
+        volumes: see `write_like`.
     """
     from nibabel.openers import ImageOpener
     from nibabel.volumeutils import seek_tell
@@ -298,16 +342,26 @@ def _write_nifti_like(
     header.set_slope_inter(slope, intercept)  # the constructor forgets them
     if note:
         header["descrip"] = note.encode()[:79].decode(errors="ignore").encode()
+    there = int(np.prod(source.shape[3:]))
+    i, j, k = (*source.shape, 1, 1)[:3]
+    if volumes is not None and volumes != there:
+        header.set_data_shape((i, j, k, volumes) if volumes > 1 else _one_volume(source.shape))
+    k *= volumes or there  # channels lie one after the other
     with replacing(path) as temporary, ImageOpener(str(temporary), "wb") as file:
         header.write_to(file)
         seek_tell(file, header.get_data_offset(), write0=True)
-        for slab in fitting(slabs, (*source.shape, 1, 1)[:3]):
+        for slab in fitting(slabs, (i, j, k)):
             file.write(stored(slab, dtype, slope, intercept).tobytes(order="F"))
 
 
 def _scaling(image: Any) -> tuple[float, float]:
     """Slope and intercept of the voxels on disk; 1 and 0 where they are not on disk as NIfTI."""
     return (image.dataobj.slope, image.dataobj.inter) if hasattr(image.dataobj, "slope") else (1.0, 0.0)
+
+
+def _one_volume(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a label or a map of an image of that shape: without its channels."""
+    return shape[:3] if int(np.prod(shape[3:])) > 1 else shape
 
 
 def _write_picture(path: Path, array: NDArray[Any], dtype: Any) -> None:
@@ -333,15 +387,20 @@ def write_label_like(path: Path, label: NDArray[Any], template: Path) -> None:
     header.set_slope_inter(1, 0)
     header["cal_min"], header["cal_max"] = 0, 0
     with replacing(path) as temporary:
-        nib.save(type(source)(label.astype(dtype).reshape(source.shape), None, header), temporary)
+        shape = _one_volume(source.shape)
+        header.set_data_shape(shape)
+        nib.save(type(source)(label.astype(dtype).reshape(shape), None, header), temporary)
     return None
 
 
 def write_prepared(path: Path, array: NDArray[Any], grid: Grid) -> None:
-    """Write an array (I, J, K) as NIfTI on `grid` in its own type (float32 or uint8); equal arrays give equal bytes."""
+    """Write an array (I, J, K) as NIfTI on `grid` in its own type (float32 or uint8); equal arrays give equal bytes.
+
+    One of several channels (C, I, J, K) becomes a 4D file (I, J, K, C).
+    """
     import nibabel as nib
 
-    image = nib.Nifti1Image(array, grid.matrix)
+    image = nib.Nifti1Image(array if array.ndim == 3 else np.moveaxis(array, 0, 3), grid.matrix)
     image.header.set_xyzt_units("mm")
     with replacing(path) as temporary:
         nib.save(image, temporary)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from diffboost3d.cases.records import Case, Manifest, SyntheticRecord
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.evaluation.memorisation import DetailIndex, Places, fine_detail
+from diffboost3d.imaging.channels import first_channel
 from diffboost3d.imaging.files import PICTURE_ENDINGS, ending_of
 from diffboost3d.report.figures import Panel, montage
 from diffboost3d.report.page import PageFigure, Section
@@ -62,7 +63,9 @@ def _draws(
             folder = workspace.rejected_record(fold, case, sample, 0).parent
             for refused in sorted(folder.glob(f"{sample:02d}-*.json")):
                 one = json.loads(refused.read_text(encoding="utf-8"))
-                draws.append(SyntheticRecord.from_json(one | {"path": f"{folder.name}/{one['path']}"}))
+                moved: dict[str, Any] = {"path": f"{folder.name}/{one['path']}"}
+                moved |= {"channels": [f"{folder.name}/{name}" for name in one.get("channels", ())]}
+                draws.append(SyntheticRecord.from_json(one | moved))
             if record.accepted:
                 draws.append(record)
     return settled, draws
@@ -152,11 +155,13 @@ def _closest_pairs(
 
     def real(identifier: str, name: str) -> tuple[str, Case, Float]:
         case = by_id[identifier]
-        return f"{name} {identifier}", case, np.asarray(prepared(workspace, case, "image"), np.float32)
+        return f"{name} {identifier}", case, np.asarray(first_channel(prepared(workspace, case, "image")), np.float32)
 
     def made(record: SyntheticRecord) -> tuple[str, Case, Float]:
         case = by_id[record.case]
-        return f"synthetic {record.case}", case, prepared_again(workspace.synthetic(fold) / case.id / record.path, case)
+        folder = workspace.synthetic(fold) / case.id
+        made = prepared_again(workspace, folder, {"path": record.path, "channels": record.channels}, case)
+        return f"synthetic {record.case}", case, first_channel(made)
 
     key = "detail of another patient"
     judged = [record for record in draws if record.nearest]

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from diffboost3d.cases.records import Manifest
 from diffboost3d.cases.workspace import RECORD, SEGMENTER, Workspace, versions
 from diffboost3d.config import digest
 from diffboost3d.errors import ConfigError, DataError, WorkspaceError
+from diffboost3d.imaging.channels import read_channels
 from diffboost3d.imaging.colours import Colour, itk_snap_text, label_colours, slicer_text
 from diffboost3d.imaging.dicom import is_dicom
 from diffboost3d.imaging.dicom_segments import Algorithm, write_segments
@@ -33,12 +35,12 @@ from diffboost3d.imaging.files import (
     Volume,
     ending_like,
     ending_of,
-    read,
     stem_of,
     write_label_like,
     write_probability_like,
 )
 from diffboost3d.imaging.geometry import Grid
+from diffboost3d.imaging.intensity import IntensityMap
 from diffboost3d.imaging.itk import parts_of
 from diffboost3d.schema import Config, PredictConfig
 from diffboost3d.segmentation.inference import (
@@ -93,6 +95,8 @@ def run(config: Config, workspace: Workspace) -> None:
     images, twins = _images(config)
     accelerator = accelerator_of(config)
     task = _task(config, workspace, accelerator.device)
+    cases, more = _cases(images, task.manifest.channel_count)
+    twins += more
     rank, processes = accelerator.process_index, accelerator.num_processes
     if accelerator.is_main_process:
         _open_output(task)
@@ -101,7 +105,7 @@ def run(config: Config, workspace: Workspace) -> None:
     made = 0
     for line in failed:
         workspace.log(f"! {line}")
-    for pair in tqdm(images[rank::processes], desc="predict", unit="image", disable=rank > 0):
+    for pair in tqdm(cases[rank::processes], desc="predict", unit="image", disable=rank > 0):
         try:
             made += _predict(task, pair)
         except DataError as error:
@@ -111,7 +115,7 @@ def run(config: Config, workspace: Workspace) -> None:
     made = sum(gather_object([made]))
     for line in failed[own:]:  # those of other processes
         workspace.log(f"! {line}")
-    total = len(images) + len(twins)
+    total = len(cases) + len(twins)
     workspace.log(f"predict: {total - len(failed)} label maps in {task.output}, {made} of them made now")
     if failed:
         raise DataError(f"predict: {len(failed)} of {total} images could not be predicted; the lines above say why")
@@ -160,6 +164,31 @@ def _series(given: Path, patterns: list[str]) -> tuple[list[Pair], list[str]]:
     return [Pair(case.id, case.paths[0], None, channels=case.paths[1:]) for case in cases], notes
 
 
+def _cases(images: list[Pair], channels: int) -> tuple[list[Pair], list[str]]:
+    """The cases of images; and a line for each whose label map would have the name of another's.
+
+    With several channels NAME_0000, NAME_0001, ... are one case, and a file without such a number is one by itself (4D).
+    """
+    if channels == 1:
+        return images, []
+    found: dict[str, list[Pair]] = {}
+    for pair in images:  # sorted, so that channels are in order
+        found.setdefault(re.sub(r"_\d{4}$", "", pair.id), []).append(pair)
+    mixed = {stem: pairs for stem, pairs in found.items() if len(pairs) > 1 and pairs[0].id == stem}
+    twins = [
+        f"{pairs[0].image}: there is {pairs[1].image.name} too, and only one of them can be predicted; rename one"
+        for pairs in mixed.values()
+    ]
+    return [_joined(stem, pairs) for stem, pairs in found.items() if stem not in mixed], twins
+
+
+def _joined(stem: str, pairs: list[Pair]) -> Pair:
+    """Files of channels as one case."""
+    if len(pairs) == 1:
+        return pairs[0]
+    return Pair(stem, pairs[0].image, None, channels=tuple(pair.image for pair in pairs[1:]))
+
+
 def _task(config: Config, workspace: Workspace, device: Any) -> _Task:
     section, manifest = config.predict, workspace.read_manifest()
     if manifest.preparation is None:
@@ -184,7 +213,7 @@ def _task(config: Config, workspace: Workspace, device: Any) -> _Task:
             "keep_largest": list(keep),
             "connectivity": connectivity if keep else None,
         },
-        "preparation": dataclasses.asdict(manifest.preparation),
+        "preparation": manifest.preparation.facts(),
     }
     members = [load_member(workspace, fold, section.arm, seed, device) for fold, seed in cells]
     output = Path(str(section.output)).expanduser()
@@ -216,7 +245,8 @@ def _model(workspace: Workspace, manifest: Manifest, fold: int, arm: str, seed: 
         )
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     told = record.get("preparation")  # earlier versions did not say
-    if (told and told != digest(manifest.preparation)) or record["classes"] != len(manifest.labels):
+    preparation = None if manifest.preparation is None else manifest.preparation.facts()
+    if (told and told != digest(preparation)) or record["classes"] != len(manifest.labels):
         raise WorkspaceError(
             f"{folder}: trained on images prepared in another way than {workspace.manifest_path} says; run `train` again"
         )
@@ -270,14 +300,14 @@ def _open_output(task: _Task) -> None:
 # --- one image -------------------------------------------------------------------------------------------------------
 def _predict(task: _Task, pair: Pair) -> bool:
     """Predict one image, the record last; False where that was done before. Raises DataError naming the image."""
-    path, stem = pair.image, pair.id
+    path, stem, paths = pair.image, pair.id, (pair.image, *pair.channels)
     ending, wanted = ending_like(path), task.dicom if is_dicom(path) else "nifti"
     label, record = task.output / f"{stem}{SEGMENTS if wanted == 'dicom_seg' else ending}", task.output / f"{stem}.json"
     also = [label.with_name(f"{stem}{SEGMENTS}")] if wanted == "both" else []
     values = [task.manifest.labels[name] for name in task.manifest.foreground]
     maps = [task.output / "probabilities" / f"{stem}_label{value}{ending}" for value in values]
     maps = maps if task.wants_probabilities else []
-    source = files_digest(_parts(path))
+    source = files_digest([part for one in paths for part in _parts(one)])
     own = digest(
         source, task.about | {"models": [model["digest"] for model in task.about["models"]]}, *_look(task, wanted)
     )
@@ -286,29 +316,24 @@ def _predict(task: _Task, pair: Pair) -> bool:
         return False
     for one in (label, *also):
         _refuse_changed(one, before)
-    volume = _read(task, path)
-    grid = task.preparation.grid(volume.grid)
-    try:
-        intensity = task.preparation.intensity(volume.array)
-    except ValueError as error:
-        raise DataError(f"{path}: {error}; nothing can be scaled") from error
-    image = task.preparation.image(volume.array, volume.grid, grid, intensity)
-    source_grid = volume.grid
-    del volume  # the largest array of all, and not needed any more
+    image, intensities, grid, source_grid = _prepared(task, paths)
     classes = mean_probabilities(task.members, image, task.plan, task.device)
     record.unlink(missing_ok=True)  # first, so that a half-made result never passes for the one before
     found = _written(task, path, (label, *also), classes, grid, source_grid)
     for one, probability in zip(maps, classes[1:], strict=False):
         write_probability_like(one, slabs_in_source(probability, grid, source_grid), path)
-    facts = {
+    facts: dict[str, Any] = {
         "digest": own,
         "image": {"path": os.path.relpath(path.resolve(), task.output.resolve()), "digest": source},
         "label": {"path": label.name, "digest": _digest_of(label)},
         **({"dicom_seg": {"path": also[0].name, "digest": _digest_of(also[0])}} if also else {}),
         "probabilities": [one.relative_to(task.output).as_posix() for one in maps],
         "voxels": {name: int((found == value).sum()) for name, value in task.manifest.labels.items()},
-        "intensity": dataclasses.asdict(intensity),
+        "intensity": dataclasses.asdict(intensities[0]),
     }
+    if len(intensities) > 1:
+        facts["channels"] = [os.path.relpath(one.resolve(), task.output.resolve()) for one in paths[1:]]
+        facts["channel_intensities"] = [dataclasses.asdict(one) for one in intensities[1:]]
     write_json(record, {**facts, **{name: told for name, told in task.about.items() if name != "preparation"}})
     return True
 
@@ -323,8 +348,22 @@ def _parts(path: Path) -> list[Path]:
     return parts
 
 
-def _read(task: _Task, path: Path) -> Volume:
-    volume = read(path)
+def _prepared(task: _Task, paths: tuple[Path, ...]) -> tuple[NDArray[np.float32], tuple[IntensityMap, ...], Grid, Grid]:
+    """The prepared image, the intensity maps of its channels, its grid, and that of the file."""
+    volume = _read(task, paths)
+    array, field = volume.array, task.preparation.field(volume.array, volume.grid)
+    array = array if field is None else array / field
+    grid = task.preparation.grid(volume.grid)
+    try:
+        maps = task.preparation.maps(array)
+    except ValueError as error:
+        raise DataError(f"{paths[0]}: {error}; nothing can be scaled") from error
+    return task.preparation.image(array, volume.grid, grid, *maps), maps, grid, volume.grid
+
+
+def _read(task: _Task, paths: tuple[Path, ...]) -> Volume:
+    path = paths[0]
+    volume = read_channels(paths, task.manifest.channel_count, task.preparation.resampled)
     check_image(path, volume, task.preparation.colour)
     if volume.grid.spatial_dims != task.manifest.spatial_dims:
         told, trained = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from diffboost3d.cases.atomic import write_json
 from diffboost3d.cases.checks import USED, check_pair
+from diffboost3d.cases.labels import grouped, with_groups
 from diffboost3d.cases.layouts import SKIPPED, BidsChoice, Choice, Folder, Pair, read_folder
 from diffboost3d.cases.masks import read_masks
 from diffboost3d.cases.preparation import Preparation
@@ -24,16 +24,16 @@ from diffboost3d.cases.splits import draw_splits, patients_of, read_splits
 from diffboost3d.cases.workspace import RECORD, Workspace
 from diffboost3d.config import digest
 from diffboost3d.errors import ConfigError, DataError
+from diffboost3d.imaging.channels import read_channels
 from diffboost3d.imaging.colours import label_colours
-from diffboost3d.imaging.dicom import is_dicom
-from diffboost3d.imaging.files import PICTURE_ENDINGS, Volume, ending_of, read, write_prepared
+from diffboost3d.imaging.files import PICTURE_ENDINGS, Volume, ending_of, write_prepared
 from diffboost3d.imaging.geometry import Grid, resample
-from diffboost3d.imaging.itk import parts_of
+from diffboost3d.imaging.intensity import IntensityMap
 from diffboost3d.schema import Config, PrepareConfig
 from diffboost3d.stages.dicom_labels import with_label_files
-from diffboost3d.stages.edge_operator import device_of_prepare, edge_operator
-from diffboost3d.stages.inputs import files_digest
+from diffboost3d.stages.edge_operator import device_of_prepare, edge_facts, edge_operator
 from diffboost3d.stages.near_duplicates import kept_together
+from diffboost3d.stages.shading import bias_plan, corrected, file_digest, image_digests
 
 SHOWN = 5  # findings of cases that are used, in the log
 
@@ -49,10 +49,11 @@ class _Surveyed:
 
 @dataclass(frozen=True)
 class _Task:
-    """What all cases share."""
+    """What all cases share. merged: see `Manifest.merged`."""
 
     settings: PrepareConfig
     values: tuple[int, ...]
+    merged: dict[int, int]
     ignored: int | None
     preparation: Preparation
     slice_axis: int | None
@@ -75,7 +76,6 @@ def run(config: Config, workspace: Workspace) -> None:
     edges = edge_operator(config.prepare.edges, device_of_prepare(config))  # first: a wrong file of weights is refused
     choice = Choice(BidsChoice(tuple(config.data.bids.images), config.data.bids.label), tuple(config.data.series))
     folder = read_folder(Path(config.data.root).expanduser(), config.data.layout, choice)
-    _refuse_channels(folder)
     root = folder.root
     _tell(folder, root, workspace)
     labels, from_files = _labels(config, folder)
@@ -84,15 +84,18 @@ def run(config: Config, workspace: Workspace) -> None:
     if ignored in labels.values():
         labels = {name: value for name, value in labels.items() if value != ignored}
     known = None if from_files else {*labels.values(), *([] if ignored is None else [ignored])}
-    surveyed, findings = _survey(config, folder, known)
+    channels = _channel_names(config, folder)
+    surveyed, findings = _survey(config, folder, known, len(channels))
     if from_files:
         labels = _found_labels(surveyed, ignored)
+    labels, merged = grouped(labels, config.data.label_groups or {})
     modality = config.data.modality or folder.modality or "image"
     task = _Task(
         config.prepare,
         tuple(labels.values()),
+        merged,
         ignored,
-        _preparation(config, surveyed, modality),
+        _preparation(config, surveyed, modality, channels),
         config.diffusion.slice_axis,
         config.data.pixel_spacing_mm,
         edges,
@@ -118,18 +121,13 @@ def run(config: Config, workspace: Workspace) -> None:
         preparation=task.preparation,
         ignore_label=ignored,
         colours=label_colours(labels, config.data.colours),
+        channels=channels,
+        merged=merged,
     )
     _refuse_mixed_dimensions(manifest)
     manifest.label_values(config.merge.mask_foreground_labels, "merge.mask_foreground_labels")  # now, not in hours
     workspace.write_manifest(manifest)
     _split(config, workspace, manifest)
-
-
-def _refuse_channels(folder: Folder) -> None:
-    several = [pair for pair in folder.pairs if pair.channels]
-    if several:
-        names = ", ".join(path.name for path in (several[0].image, *several[0].channels))
-        raise DataError(f"{folder.root}: {several[0].id} has several channels ({names}); only one a case is supported")
 
 
 def _tell(folder: Folder, root: Path, workspace: Workspace) -> None:
@@ -152,11 +150,25 @@ def _labels(config: Config, folder: Folder) -> tuple[dict[str, int], bool]:
     return dict(sorted(named.items(), key=lambda pair: pair[1])), False
 
 
-def _survey(config: Config, folder: Folder, known: set[int] | None) -> tuple[list[_Surveyed], list[Finding]]:
+def _channel_names(config: Config, folder: Folder) -> tuple[str, ...]:
+    """As configured, else as the folder says, else numbered by the files."""
+    named = tuple(config.data.channels or folder.channel_names)
+    if len(set(named)) != len(named):
+        raise DataError(f"channels {', '.join(named)}: two have one name; give data.channels=[...]")
+    if named:
+        return named
+    count = 1 + max(len(pair.channels) for pair in folder.pairs)
+    return ("image",) if count == 1 else tuple(f"image_{number}" for number in range(count))
+
+
+def _survey(
+    config: Config, folder: Folder, known: set[int] | None, channels: int
+) -> tuple[list[_Surveyed], list[Finding]]:
     """Check every pair; the usable ones and what was found."""
+    resampled = config.prepare.channel_grids == "resample"
 
     def one(pair: Pair) -> tuple[_Surveyed | None, list[Finding]]:
-        checked, finding = check_pair(pair, known, config.prepare.colour)
+        checked, finding = check_pair(pair, known, config.prepare.colour, channels, resampled)
         findings = [finding] if finding else []
         if checked is None:
             return None, findings
@@ -204,8 +216,9 @@ def _target_spacing(config: Config, surveyed: list[_Surveyed]) -> tuple[float, f
     return (i, j, k)
 
 
-def _preparation(config: Config, surveyed: list[_Surveyed], modality: str) -> Preparation:
+def _preparation(config: Config, surveyed: list[_Surveyed], modality: str, channels: tuple[str, ...]) -> Preparation:
     bounds = config.prepare.intensity
+    kinds = tuple(_intensity_kind(config, name) for name in channels) if len(channels) > 1 else ()
     return Preparation(
         _target_spacing(config, surveyed),
         _intensity_kind(config, modality),
@@ -213,6 +226,9 @@ def _preparation(config: Config, surveyed: list[_Surveyed], modality: str) -> Pr
         _pair_of(bounds.percentiles),
         config.prepare.image_interpolation,
         config.prepare.colour,
+        kinds,
+        bias_plan(config),
+        config.prepare.channel_grids == "resample",
     )
 
 
@@ -247,14 +263,16 @@ def _prepare_all(
 
 def _prepare(workspace: Workspace, root: Path, pair: Pair, patient: str, task: _Task) -> Case:
     """Prepare one case, or keep what an earlier run made of the same files and settings."""
-    image = read(pair.image)
+    preparation, settings = task.preparation, task.settings
+    files = (pair.image, *pair.channels)
+    image = read_channels(files, len(preparation.kinds), preparation.resampled)
     source_grid = _grid_of(image, pair, task.pixel_spacing_mm)
-    grid = task.preparation.grid(source_grid)
-    settings = task.settings
-    intensity = task.preparation.intensity(image.array)
+    grid = preparation.grid(source_grid)
+    array = corrected(workspace, pair, image, preparation)
+    intensity, *more = preparation.maps(array)
     own = digest(
-        *_digests_of(pair.image),
-        *([None] if pair.label is None else _digests_of(pair.label)),
+        *image_digests(pair.image),
+        *([None] if pair.label is None else image_digests(pair.label)),
         settings.image_interpolation,
         settings.label_interpolation,
         task.edge_facts,
@@ -262,7 +280,8 @@ def _prepare(workspace: Workspace, root: Path, pair: Pair, patient: str, task: _
         task.values if task.ignored is None else (*task.values, "ignored", task.ignored),
         task.preparation.spacing_mm,
         dataclasses.asdict(intensity),
-        *([[_file_digest(mask) for mask in pair.masks]] if pair.masks else []),
+        *([[file_digest(mask) for mask in pair.masks]] if pair.masks else []),
+        *_more_facts(pair, task, more),
     )
     case = Case(
         id=pair.id,
@@ -275,34 +294,50 @@ def _prepare(workspace: Workspace, root: Path, pair: Pair, patient: str, task: _
         digest=own,
         masks=tuple(os.path.relpath(mask, root) for mask in pair.masks),
         stratum=pair.stratum or "",
+        channels=tuple(os.path.relpath(path, root) for path in pair.channels),
+        channel_maps=tuple(more),
     )
     record = workspace.prepared_folder / pair.id / RECORD
     kinds = ("image", "edge") if pair.label is None else ("image", "edge", "label")
     complete = all(workspace.prepared(case.id, kind).is_file() for kind in kinds)
     if not (complete and record.is_file() and f'"{own}"' in record.read_text(encoding="utf-8")):
         record.unlink(missing_ok=True)  # first, so that a half-made case never passes for the one before
-        _write_prepared(workspace, pair, image.array, case, task)
+        _write_prepared(workspace, pair, array, case, task)
         write_json(record, {"digest": own})
     return case
 
 
+def _more_facts(pair: Pair, task: _Task, maps: list[IntensityMap]) -> list[Any]:
+    """What else decides a prepared case: empty with one channel, no groups and no correction, as before there were any."""
+    facts: list[Any] = []
+    if maps:
+        files = [one for path in pair.channels for one in image_digests(path)]
+        shared = [task.preparation.resampled, task.settings.edges.channels]
+        facts.append(["channels", files, shared, [dataclasses.asdict(one) for one in maps]])
+    if task.merged:
+        facts.append(["merged", sorted(task.merged.items())])
+    if task.preparation.bias_field is not None:
+        facts.append(["bias field", dataclasses.asdict(task.preparation.bias_field)])
+    return facts
+
+
 def _write_prepared(workspace: Workspace, pair: Pair, array: NDArray[Any], case: Case, task: _Task) -> None:
     settings = task.settings
-    image = task.preparation.image(array, case.source_grid, case.grid, case.intensity)
+    image = task.preparation.image(array, case.source_grid, case.grid, *case.maps)
     edges = task.edge_operator(image, case.grid.spacing_mm, slice_axis=_slice_axis(task, case.grid))
     write_prepared(workspace.prepared(case.id, "image"), image, case.grid)
     write_prepared(workspace.prepared(case.id, "edge"), edges, case.grid)
     workspace.prepared(case.id, "label").unlink(missing_ok=True)  # the file may have gone since an earlier run
     if pair.label is not None:
         joined, _, _ = read_masks((pair.label, *pair.masks), _known(task))
-        label = _indexed(joined, task.values, task.ignored)
+        label = _indexed(with_groups(joined, task.merged), task.values, task.ignored)
         label = resample(label, case.source_grid, case.grid, settings.label_interpolation)
         write_prepared(workspace.prepared(case.id, "label"), label.astype(np.uint8), case.grid)
 
 
 def _known(task: _Task) -> set[int]:
     """The label values that files may have."""
-    return {*task.values, *([] if task.ignored is None else [task.ignored])}
+    return {*task.values, *task.merged, *([] if task.ignored is None else [task.ignored])}
 
 
 def _slice_axis(task: _Task, grid: Grid) -> int:
@@ -314,7 +349,7 @@ def _edge_facts(config: Config) -> dict[str, Any]:
     """What decides the edges; of the weights, what is in the file and not where it lies."""
     edges = config.prepare.edges
     used = edges.hed_weights if edges.operator == "hed" else None
-    return {**dataclasses.asdict(edges), "hed_weights": None if used is None else _file_digest(Path(used))}
+    return {**edge_facts(edges), "hed_weights": None if used is None else file_digest(Path(used))}
 
 
 def _indexed(label: NDArray[np.int64], values: tuple[int, ...], ignored: int | None) -> NDArray[np.uint8]:
@@ -331,16 +366,6 @@ def _relative(path: Path, root: Path) -> str:
     """As `Workspace.source` takes it; a label may lie in the workspace, and either be reached by a link."""
     inside = path.is_relative_to(root)
     return os.path.relpath(path, root) if inside else os.path.relpath(path.resolve(), root.resolve())
-
-
-def _digests_of(path: Path) -> list[str]:
-    """Of an image's files, or one of all slices of a DICOM series."""
-    return [files_digest([path])] if is_dicom(path) else [_file_digest(part) for part in parts_of(path)]
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _in_parallel(config: Config, function: Any, items: Any, title: str) -> Iterable[Any]:

@@ -88,9 +88,9 @@ def decide(
 
 def _truth(workspace: Workspace, manifest: Manifest, case: Case) -> NDArray[np.uint8]:
     """The label of a case on its own grid, as 0, 1, 2, ... in the manifest's order, and `IGNORED`."""
-    whole = source_label(workspace, manifest, case)
-    indexed = np.searchsorted(np.asarray([*manifest.labels.values()]), whole).astype(np.uint8)
-    return indexed if manifest.ignore_label is None else np.where(whole == manifest.ignore_label, IGNORED, indexed)
+    values = source_label(workspace, manifest, case)
+    indexed = np.searchsorted(np.asarray([*manifest.labels.values()]), values).astype(np.uint8)
+    return indexed if manifest.ignore_label is None else np.where(values == manifest.ignore_label, IGNORED, indexed)
 
 
 def _dice(found: NDArray[np.uint8], truth: NDArray[np.uint8], manifest: Manifest) -> dict[str, float]:

@@ -90,10 +90,11 @@ def disk_needed(workspace: Workspace, manifest: Manifest, missing: Sequence[Synt
     for record in missing:
         if record.case not in sizes:
             case = manifest.case(record.case)
-            path = workspace.source(manifest, case.image)
+            paths = [workspace.source(manifest, path) for path in case.images]
             i, j, k = case.source_grid.shape
             same = ending_like(case.image) == ending_of(case.image)
-            sizes[record.case] = bytes_of(path) if same and path.is_file() else i * j * k
+            there = same and all(path.is_file() for path in paths)
+            sizes[record.case] = sum(map(bytes_of, paths)) if there else i * j * k
     return round(MARGIN * sum(sizes[record.case] for record in missing))
 
 

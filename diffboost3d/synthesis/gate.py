@@ -89,6 +89,7 @@ class Gate:
         spacing_mm: of all volumes. where: places at which details are compared.
         segment: (volume (I, J, K) in [-1, 1], patient) -> label, by a segmenter that hasn't seen the patient; None: there is
             none.
+        channels: names of image channels; volumes of several are (C, I, J, K).
     """
 
     def __init__(
@@ -99,9 +100,10 @@ class Gate:
         learned: Learned,
         limits: Sequence[Limit],
         segment: Callable[[Float, str], NDArray[Any]] | None,
+        channels: Sequence[str] = ("image",),
     ) -> None:
         self.limits, self.learned, self.where = tuple(limits), learned, where
-        self._labels, self._spacing_mm, self._segment = labels, spacing_mm, segment
+        self._labels, self._spacing_mm, self._segment, self._channels = labels, spacing_mm, segment, channels
 
     def judge(self, volume: Float, label: Labels, start: Float, patient: str) -> Verdict:
         """Measure a synthetic volume and hold it against the limits.
@@ -110,7 +112,7 @@ class Gate:
             volume: (I, J, K) in [-1, 1]. label: that it is said to have. start: the real image, warped if it was, that it was
                 made from. patient: whose image that is.
         """
-        checks = label_medians(volume, label, self._labels)
+        checks = label_medians(volume, label, self._labels, self._channels)
         if self._segment is not None:
             checks |= label_agreement(self._segment(volume, patient), label, self._labels)
         other = self.learned.detail.nearest(volume, self.learned.others(patient))
@@ -146,8 +148,19 @@ def label_agreement(predicted: NDArray[Any], truth: NDArray[Any], labels: Mappin
     return {**mean, **dices, **false}
 
 
-def label_medians(image: NDArray[Any], label: NDArray[Any], labels: Mapping[str, int]) -> dict[str, float]:
-    """{"median NAME": of the intensities inside each label that is there, and of the background}."""
+def label_medians(
+    image: NDArray[Any], label: NDArray[Any], labels: Mapping[str, int], channels: Sequence[str] = ("image",)
+) -> dict[str, float]:
+    """{"median NAME": of the intensities inside each label that is there, and of the background}.
+
+    Of several channels (C, I, J, K): {"median NAME CHANNEL": of each}.
+    """
+    if image.ndim == 4:
+        return {
+            f"{check} {channel}": value
+            for channel, one in zip(channels, image, strict=True)
+            for check, value in label_medians(one, label, labels).items()
+        }
     named = {"background": 0, **labels}
     inside = {name: image[label == value] for name, value in named.items()}
     return {f"median {name}": float(np.median(values)) for name, values in inside.items() if values.size}

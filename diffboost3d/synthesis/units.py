@@ -35,37 +35,47 @@ class KeepPlan:
 
 @dataclass(frozen=True)
 class RealVolume:
-    """What stands behind a synthetic volume, on the grid (I, J, K) and in the units of its case's file.
+    """What stands behind a synthetic volume of one channel, on the grid (I, J, K) and in the units of its case's file.
 
     Attributes:
         values: of the file; of another anatomy, what the file would hold.
         kept: which of them stay.
         low, high: the range of the file, which no synthetic value leaves.
+        bias: the shading that the prepared image was corrected by; None: it was not.
     """
 
     values: NDArray[Any]
     kept: NDArray[np.bool_]
     low: float
     high: float
+    bias: NDArray[np.float32] | None = None
 
 
-def real_of_file(case: Case, source: NDArray[Any], keep: KeepPlan) -> RealVolume:
-    """The case's own file. Kept are its background and, always, what a CT window cut off.
+def real_of_file(
+    case: Case, source: NDArray[Any], keep: KeepPlan, bias: NDArray[np.float32] | None = None
+) -> RealVolume:
+    """The file of a case of one channel (see `Case.of_channel`). Kept are its background and what a CT window cut off.
 
     That is air and metal, in the body too: a lung at -850 HU is below a window of the abdomen. A generator that has never seen
     such values can't make them, and since shapes are the file's, the file's values belong there.
 
     Args:
-        source: the array of the file, (I, J, K) of `case.source_grid`.
+        source: the array of the file, (I, J, K) of `case.source_grid`. bias: its shading, where the prepared image has none.
     """
     filling = background(source, case.source_grid.axial)
     kept = case.intensity.lost(source)
     if keep.background:
         kept |= filling | _outside(case, source, keep)
-    return RealVolume(source, kept, *_range(case, source, filling))
+    return RealVolume(source, kept, *_range(case, source, filling), bias)
 
 
-def real_of_anatomy(case: Case, source: NDArray[Any], image: NDArray[np.float32], keep: KeepPlan) -> RealVolume:
+def real_of_anatomy(
+    case: Case,
+    source: NDArray[Any],
+    image: NDArray[np.float32],
+    keep: KeepPlan,
+    bias: NDArray[np.float32] | None = None,
+) -> RealVolume:
     """The file as it would be with the shapes of a prepared image.
 
     Where that image is cut off by a CT window, its real value is unknown. It is the file's where the file is cut off at
@@ -73,13 +83,14 @@ def real_of_anatomy(case: Case, source: NDArray[Any], image: NDArray[np.float32]
     inside, of air outside.
 
     Args:
-        source: as in `real_of_file`.
+        source, bias: as in `real_of_file`.
         image: (I, J, K) of `case.grid` in [-1, 1], e.g. the warped real one.
     """
     intensity = case.intensity
     least, most = _range(case, source, background(source, case.source_grid.axial))
     moved = resample(image, case.grid, case.source_grid, "linear")
-    values = np.clip(intensity.inverse(moved), least, most).astype(np.float32)
+    mapped = intensity.inverse(moved)
+    values = np.clip(mapped if bias is None else mapped * bias, least, most).astype(np.float32)
     outside = _outside(case, values, keep, cut_off=True)
     kept = np.zeros(values.shape, bool)
     if keep.background:
@@ -92,7 +103,7 @@ def real_of_anatomy(case: Case, source: NDArray[Any], image: NDArray[np.float32]
             for now, before in ((outside, was_outside), (~outside, ~was_outside)):
                 known = lost & before if (lost & before).any() else lost
                 values[cut & now] = np.where(known, source, np.median(source[known]))[cut & now]
-    return RealVolume(values, kept, least, most)
+    return RealVolume(values, kept, least, most, bias)
 
 
 def in_source_units(volume: NDArray[np.float32], case: Case, real: RealVolume) -> Iterator[NDArray[np.float64]]:
@@ -101,6 +112,8 @@ def in_source_units(volume: NDArray[np.float32], case: Case, real: RealVolume) -
         part = np.s_[:, :, first : first + SLAB]
         stop = min(first + SLAB, case.source_grid.shape[2])
         moved = case.intensity.inverse(resample_slab(volume, case.grid, case.source_grid, first, stop))
+        if real.bias is not None:
+            moved *= real.bias[part]
         yield np.where(real.kept[part], real.values[part], np.clip(moved, real.low, real.high))
 
 
