@@ -125,10 +125,11 @@ def _outside(case: Case, values: NDArray[Any], keep: KeepPlan, cut_off: bool = F
     """
     if case.intensity.unit != "HU":
         return np.zeros(values.shape, bool)
-    lowest = float(np.nextafter(np.float32(case.intensity.low), np.float32(np.inf)))
-    air = max(keep.air_hu, lowest) if cut_off else keep.air_hu
-    lung = None if cut_off and lowest > LUNG_ABOVE else LUNG_ABOVE
-    grid = case.source_grid
+    grid, air = case.source_grid, keep.air_hu
+    lung: float | None = LUNG_ABOVE
+    if cut_off:
+        lowest = float(np.nextafter(np.float32(case.intensity.low), np.float32(np.inf)))
+        air, lung = max(air, lowest), None if lowest > LUNG_ABOVE else lung
     return outside_body(values, grid.axial, grid.spacing_mm, air, keep.table_mm, lung)
 
 
