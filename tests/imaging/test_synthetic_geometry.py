@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from diffboost3d.cases.records import Case
 from diffboost3d.imaging.files import read, synthetic_note, write_label_like, write_like
-from diffboost3d.imaging.geometry import Grid, resample
+from diffboost3d.imaging.geometry import resample
 from diffboost3d.imaging.intensity import fit_intensity_map
 from diffboost3d.synthesis.units import KeepPlan, in_source_units, real_of_file
 
