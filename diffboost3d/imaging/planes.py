@@ -133,7 +133,8 @@ def _read_itk(path: Path, where: float) -> NDArray[Any]:
     """Values (A, B) of the plane across the coarsest axis of an NRRD or MetaImage volume, which is read whole."""
     axis = read_header(path).grid.slice_axis
     array = read_itk(path)[0]
-    return array.take(_plane_number(array.shape[axis], where), axis=axis)
+    plane: NDArray[Any] = array.take(_plane_number(array.shape[axis], where), axis=axis)
+    return plane
 
 
 def _read_dicom(path: Path, where: float) -> NDArray[Any]:

@@ -34,7 +34,6 @@ from diffboost3d.cases.workspace import Workspace, versions
 from diffboost3d.config import digest
 from diffboost3d.errors import ConfigError, DataError, WorkspaceError
 from diffboost3d.imaging.files import (
-    ITK_ENDINGS,
     PICTURE_ENDINGS,
     ending_of,
     read,
@@ -42,6 +41,7 @@ from diffboost3d.imaging.files import (
     write_label_like,
     write_like,
 )
+from diffboost3d.imaging.itk import ITK_ENDINGS
 from diffboost3d.schema import Config
 
 DESCRIPTION, ABOUT, SPLITS = "dataset.json", "diffboost3d.json", "splits_final.json"

@@ -28,13 +28,13 @@ from diffboost3d.imaging.files import (
     Volume,
     ending_like,
     ending_of,
-    parts_of,
     read,
     stem_of,
     write_label_like,
     write_probability_like,
 )
 from diffboost3d.imaging.geometry import Grid
+from diffboost3d.imaging.itk import parts_of
 from diffboost3d.schema import Config, PredictConfig
 from diffboost3d.segmentation.inference import (
     Member,

@@ -23,8 +23,9 @@ from diffboost3d.cases.splits import draw_splits, patients_of, read_splits
 from diffboost3d.cases.workspace import RECORD, Workspace
 from diffboost3d.config import digest
 from diffboost3d.errors import ConfigError, DataError
-from diffboost3d.imaging.files import VOLUME_ENDINGS, ending_of, parts_of, read, write_prepared
+from diffboost3d.imaging.files import VOLUME_ENDINGS, ending_of, read, write_prepared
 from diffboost3d.imaging.geometry import Grid, resample
+from diffboost3d.imaging.itk import parts_of
 from diffboost3d.schema import Config, PrepareConfig
 from diffboost3d.stages.edge_operator import device_of_prepare, edge_operator
 

@@ -192,7 +192,7 @@ def _kinds_of(files: dict[str, _File], labels: Sequence[_Label]) -> dict[str, li
     for label in labels:
         left = [rest for file in files.values() if (rest := _left(file, label)) is not None]
         if left:
-            kind = "_".join(min(left, key=len))
+            kind = "_".join(min(left, key=lambda rest: len(rest)))
             kinds.setdefault(f"{label.pipeline}/{kind}" if label.pipeline else kind, []).append(label.path)
     return kinds
 
