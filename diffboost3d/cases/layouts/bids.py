@@ -193,7 +193,8 @@ def _kinds_of(files: dict[str, _File], labels: Sequence[_Label]) -> dict[str, li
         rests = (_left(file, label) for file in files.values())
         left = [rest for rest in rests if rest is not None]
         if left:
-            kind = "_".join(min(left, key=len))
+            shortest = min(left, key=len)
+            kind = "_".join(shortest)
             kinds.setdefault(f"{label.pipeline}/{kind}" if label.pipeline else kind, []).append(label.path)
     return kinds
 
