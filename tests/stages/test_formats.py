@@ -21,7 +21,7 @@ from diffboost3d.imaging.itk import parts_of
 from diffboost3d.stages import export, prepare
 
 composed = lru_cache(lambda *words: compose(words))
-SMALL = ("preset=quick", "prepare.workers=1")
+SMALL = ("preset=quick", "prepare.workers=1", "prepare.spacing_mm=[1.1,1.3,1.7]")  # so that voxels are interpolated
 
 
 def converted(source: Path, target: Path, ending: str) -> Path:
