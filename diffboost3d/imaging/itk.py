@@ -53,28 +53,12 @@ META_TYPES = {
     "float32": "MET_FLOAT",
     "float64": "MET_DOUBLE",
 }
-_NRRD_STORAGE: tuple[str, ...] = (
-    "type",
-    "endian",
-    "encoding",
-    "datafile",
-    "lineskip",
-    "byteskip",
-    "blocksize",
-    "min",
-    "max",
-)
-_NRRD_STORAGE += ("oldmin", "oldmax")
-_META_STORAGE: tuple[str, ...] = (
-    "objecttype",
-    "ndims",
-    "elementtype",
-    "binarydata",
-    "binarydatabyteordermsb",
-    "elementbyteordermsb",
-)
-_META_STORAGE += ("compresseddata", "compresseddatasize", "compressionlevel", "headersize", "elementmin", "elementmax")
-_META_STORAGE += ("elementdatafile",)
+# what says how voxels are stored, and is written anew; names in small letters without blanks
+_NRRD_STORAGE = {"type", "endian", "encoding", "datafile", "lineskip", "byteskip", "blocksize", "min", "max"}
+_NRRD_STORAGE |= {"oldmin", "oldmax"}
+_META_STORAGE = {"objecttype", "ndims", "elementtype", "binarydata", "binarydatabyteordermsb", "elementbyteordermsb"}
+_META_STORAGE |= {"compresseddata", "compresseddatasize", "compressionlevel", "headersize", "elementmin", "elementmax"}
+_META_STORAGE |= {"elementdatafile"}
 _SIZE_DIGITS = 20  # room for the size of packed voxels, which is known after they are written
 
 

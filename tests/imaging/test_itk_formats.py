@@ -13,13 +13,13 @@ from scipy.spatial.transform import Rotation
 from diffboost3d.errors import DataError
 from diffboost3d.imaging.files import (
     Volume,
-    parts_of,
     read,
     read_grid,
     write_label_like,
     write_like,
     write_probability_like,
 )
+from diffboost3d.imaging.itk import parts_of
 from diffboost3d.imaging.planes import read_plane
 
 ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd")

@@ -16,11 +16,12 @@ from diffboost3d.cases.records import Manifest
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.config import compose
 from diffboost3d.errors import DataError
-from diffboost3d.imaging.files import ending_of, parts_of, read, read_grid
+from diffboost3d.imaging.files import ending_of, read, read_grid
+from diffboost3d.imaging.itk import parts_of
 from diffboost3d.stages import export, prepare
 
 composed = lru_cache(lambda *words: compose(words))
-SMALL = ("preset=quick", "prepare.workers=1")
+SMALL = ("preset=quick", "prepare.workers=1", "prepare.spacing_mm=[1.1,1.3,1.7]")  # so that voxels are interpolated
 
 
 def converted(source: Path, target: Path, ending: str) -> Path:

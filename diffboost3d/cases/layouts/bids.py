@@ -190,9 +190,11 @@ def _kinds_of(files: dict[str, _File], labels: Sequence[_Label]) -> dict[str, li
     """Kind -> files, of the labels of a case: what is left of their names without that of one of its images."""
     kinds: dict[str, list[Path]] = {}
     for label in labels:
-        left = [rest for file in files.values() if (rest := _left(file, label)) is not None]
+        rests = (_left(file, label) for file in files.values())
+        left = [rest for rest in rests if rest is not None]
         if left:
-            kind = "_".join(min(left, key=lambda rest: len(tuple(rest))))
+            shortest = min(left, key=len)
+            kind = "_".join(shortest)
             kinds.setdefault(f"{label.pipeline}/{kind}" if label.pipeline else kind, []).append(label.path)
     return kinds
 
