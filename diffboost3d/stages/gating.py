@@ -302,7 +302,7 @@ def give_up(workspace: Workspace, case: Case, record: SyntheticRecord) -> None:
         older.unlink(missing_ok=True)
     last = json.loads(refused.read_text(encoding="utf-8"))
     moved = {name: f"{refused.parent.name}/{last[name]}" for name in ("path", "label") if last[name]}
-    channels = [f"{refused.parent.name}/{name}" for name in last["channels"]]
+    channels = [f"{refused.parent.name}/{name}" for name in last.get("channels", ())]
     write_json(path, last | moved | {"channels": channels})
 
 
