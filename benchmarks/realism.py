@@ -8,7 +8,7 @@ with a generator trained alike on the pixel codec. Two judges: as `two_sample_au
 seeds of each for the default. The figures are of the judge that was trained longer, means over its seeds. A third one reads
 figures of fine texture (`texture_auc`); it sees what the small networks miss. Writes `results/realism.json`.
 
-    python benchmarks/realism.py --judges 0 --rows 1 3 6 7 --result realism_texture ...   # the judge of texture alone
+    python benchmarks/realism.py --judges 0 --rows 1 3 6 7 --result trial ...   # the judge of texture alone
 """
 
 from __future__ import annotations
