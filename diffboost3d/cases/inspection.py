@@ -288,7 +288,7 @@ def _counts(label: NDArray[np.int64]) -> dict[int, int]:
 
 
 def content_of(array: NDArray[Any]) -> str:
-    """Digest of an image scaled to 8 bits: the same after another type, slope or offset (but for rounding). "" if it is constant."""
+    """Digest of an image scaled to 8 bits: the same in another type, slope or offset, but for rounding. "" if it is constant."""
     low, high = float(array.min()), float(array.max())
     if low == high:
         return ""

@@ -15,6 +15,7 @@ from diffboost3d.imaging.label_fit import Gain, LabelFit
 
 CT_SHIFT_HU = 500.0  # by which all of low, middle and high grey values must be off
 DECADES = 1.5  # of the range of intensities, beyond which a scale is another one
+SHARED = 0.25  # of the mean gain, that a class of the label may lose
 CLEARLY = 0.2  # nats a voxel that every other case loses, where a gain needs no comparison
 USUAL = 2.5  # robust deviations below the median, down to which the fit of a label is nothing special
 ROUGHLY = 0.25  # decades: images whose ranges spread less have a common scale
@@ -60,7 +61,7 @@ def spacing(facts: Sequence[CaseFacts], limits: Limits) -> Iterator[Observation]
         return
     if len(off) > limits.few * len(physical):
         yield observation(
-            "mixed-spacing", "", "", f"{len(off)} of {len(physical)} cases are more than {limits.spacing_ratio:g} times as fine or "
+            "mixed-spacing", "", "", f"{len(off)} of {len(physical)} cases are over {limits.spacing_ratio:g} times as fine or "
             f"coarse as the median, {_mm(middle)}", NOTE, "nothing: all are resampled to one spacing",
         )  # fmt: skip
         return
@@ -239,7 +240,7 @@ def label_fits(
             ok and fit.agreement + by.mean >= usual for ok, by in ((turned, gain), (shifted, fit.shift_gain))
         )
         if turned and (not shifted or gain.mean >= fit.shift_gain.mean):
-            what = f"the label fits its image better {name} (by {gain.mean:.2f} nats a voxel; the others {float(np.median(turns[name])):+.2f})"
+            what = f"the label fits its image better {name} (by {gain.mean:.2f} nats a voxel)"
             yield observation("flipped-label", case, str(facts[case].label), what)
         elif shifted:
             what = _shift_in_words(fit, factors[case], facts[case])
@@ -265,12 +266,13 @@ def _names(fits: Mapping[str, LabelFit]) -> list[str]:
 def _stands_out(gain: Gain, all_gains: Sequence[float], least: float, outlier: float) -> bool:
     """Whether a gain is large, shared by all classes, and far from those of a set whose labels would lose.
 
-    A label in its place on an odd image may gain in one class, where it meets tissue that looks like the usual one, and loses in others.
+    A label in its place on an odd image may gain in one class, where it meets tissue that looks like the usual one; it loses in
+    others then.
     """
     middle, spread = _middle(all_gains)
     next_best = sorted(all_gains)[-2]
     far = gain.mean - middle >= outlier * max(spread, 0.01) or next_best <= -CLEARLY
-    return middle < 0 and gain.mean >= least and gain.least >= 0 and far
+    return middle < 0 and gain.mean >= least and gain.least >= -SHARED * gain.mean and far
 
 
 # --- robust numbers --------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import numpy as np
 
 from diffboost3d.cases.atomic import write_json
 from diffboost3d.cases.checks import check_pair
-from diffboost3d.cases.inspection import PROBLEM, CaseFacts, Observation, look, observation
+from diffboost3d.cases.inspection import CaseFacts, Observation, look, observation
 from diffboost3d.cases.inspection_rules import Limits, label_fits, missing_labels, set_observations
 from diffboost3d.cases.layouts import Folder, Pair, read_folder
 from diffboost3d.cases.splits import patients_of
@@ -26,7 +26,8 @@ from diffboost3d.imaging.label_fit import LabelFit, LabelModel, Moments, feature
 from diffboost3d.report.inspection import lines_of, summary
 from diffboost3d.schema import Config
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def start(config: Config) -> int:
@@ -179,7 +180,7 @@ def _is_flat(one: CaseFacts) -> bool:
 
 
 def _features_of(pair: Pair, values: tuple[int, ...], voxels: int) -> tuple[Any, Any, Any, tuple[int, int, int]]:
-    """Features (F, I, J, K) of a case turned to R, A, S, voxels (n, 3) and classes (n,) of its label, and how much smaller it is."""
+    """Features (F, I, J, K) of a case turned to R, A, S, voxels (n, 3) and classes (n,) of its label, and its factors."""
     checked, _ = check_pair(pair, None)
     assert checked is not None, pair.id  # it was read before
     assert checked.label is not None, pair.id
@@ -198,8 +199,3 @@ def _in_parallel(config: Config, function: Callable[[Item], Result], items: Sequ
 
     with ThreadPoolExecutor(config.inspect.workers or os.cpu_count() or 1) as pool:
         return list(tqdm(pool.map(function, items), total=len(items), desc=title, unit="case"))
-
-
-def problems_in(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """The findings of level problem."""
-    return [one for one in found["findings"] if one["level"] == PROBLEM]

@@ -22,8 +22,8 @@ from diffboost3d.config import compose
 from diffboost3d.schema import Config
 from diffboost3d.stages.inspect import inspect_folder, series_observations
 
-CASES, SHAPE = 8, (24, 22, 12)
-Change = Callable[[Any, Path, Path], None]
+CASES, SHAPE = 8, (32, 32, 20)
+Change = Callable[[Path, Path], None]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def four_dimensions(image: Path, label: Path) -> None:
     save(image, np.stack([array_of(image)] * 3, axis=-1))
 
 
-def with_value(value: float) -> Any:
+def with_value(value: float) -> Change:
     def change(image: Path, label: Path) -> None:
         array = array_of(label).astype(np.float32 if value != int(value) else np.uint8)
         array[3, 3, 3] = value
@@ -93,7 +93,7 @@ def move(image: Path, label: Path) -> None:
     save(label, array_of(label), affine)
 
 
-PLANTED: dict[str, Any] = {
+PLANTED: dict[str, Change] = {
     "mixed-spacing": thicken,
     "swapped": swap,
     "label-grid": move,
@@ -119,21 +119,25 @@ def turn_left_right(image: Path, label: Path) -> None:
     save(label, array_of(label)[::-1])
 
 
-def shift_by_four(image: Path, label: Path) -> None:
-    save(label, np.roll(array_of(label), (4, -4), (0, 1)))
+def shift_by_five(image: Path, label: Path) -> None:
+    save(label, np.roll(array_of(label), (5, -4), (0, 1)))
 
 
 @pytest.mark.parametrize(
-    ("code", "change", "words"),
-    [("flipped-label", turn_left_right, "left-right"), ("shifted-label", shift_by_four, "4 voxels")],
+    ("code", "kind", "change", "words"),
+    [
+        ("flipped-label", "ct", turn_left_right, "mirrored left-right"),
+        ("shifted-label", "mr", shift_by_five, "5 voxels towards left, 4 voxels to the front"),
+    ],
 )
 def test_a_label_that_lies_wrong_on_the_right_grid_is_named(
-    code: str, change: Any, words: str, cohorts: Path, tmp_path: Path
+    code: str, kind: str, change: Change, words: str, cohorts: Path, tmp_path: Path
 ) -> None:
-    folder = shutil.copytree(cohorts / "ct", tmp_path / "data")
-    change(folder / "imagesTr" / "ct_002.nii.gz", folder / "labelsTr" / "ct_002.nii.gz")
+    folder = shutil.copytree(cohorts / kind, tmp_path / "data")
+    name = f"{kind}_004"
+    change(folder / "imagesTr" / f"{name}.nii.gz", folder / "labelsTr" / f"{name}.nii.gz")
     found = seen(folder)
-    assert problems(found) == {(code, "ct_002")}
+    assert problems(found) == {(code, name)}
     assert words in next(one["what"] for one in found["findings"] if one["code"] == code)
 
 
