@@ -117,7 +117,8 @@ def file_ending(entries: Iterable[Entry]) -> str:
     .png for pictures; .nii, .nrrd or .mha where all are so (.nhdr and .mhd, of two files each, become .nrrd and .mha), which
     nnU-Net reads, too; else .nii.gz.
     """
-    endings = {ONE_FILE.get(found := ending_of(entry.case.image), found) for entry in entries}
+    named = (ending_of(entry.case.image) or ".nii.gz" for entry in entries)  # DICOM has none
+    endings = {ONE_FILE.get(ending, ending) for ending in named}
     pictures = endings & set(PICTURE_ENDINGS)
     if pictures and endings - pictures:
         raise DataError(f"the data set mixes {' and '.join(sorted(endings))}; keep pictures and volumes apart")

@@ -19,9 +19,7 @@ from diffboost3d.imaging.geometry import resample
 from diffboost3d.stages.inputs import files_digest
 
 
-def with_label_files(
-    workspace: Workspace, folder: Folder, labels: Mapping[str, int] | None
-) -> tuple[Folder, list[Finding]]:
+def with_label_files(workspace: Workspace, folder: Folder, labels: Mapping[str, int]) -> Folder:
     """The folder with a NIfTI label on the image's own grid for every case of DICOM, so that it is read as any other label.
 
     What is to be written lies in `Workspace.label_file` and is kept while nothing it is made of changes.
@@ -30,17 +28,17 @@ def with_label_files(
         labels: names and values, of the segments.
 
     Returns:
-        The folder without the cases whose DICOM-SEG can't be used, and a finding for each of these.
+        The folder; cases whose DICOM-SEG can't be used are among its findings.
     """
-    pairs, findings = [], []
+    pairs, findings = [], [*folder.findings]
     for pair in folder.pairs:
         try:
-            pairs.append(_with_label_file(workspace, pair, labels or {}))
+            pairs.append(_with_label_file(workspace, pair, labels))
         except DataError as error:
             findings.append(Finding(pair.id, str(error), SKIPPED))
     if folder.pairs and not pairs:
         raise DataError(f"{folder.name}: none of {len(folder.pairs)} cases can be used; the first: {findings[0]}")
-    return dataclasses.replace(folder, pairs=tuple(pairs)), findings
+    return dataclasses.replace(folder, pairs=tuple(pairs), findings=tuple(findings))
 
 
 def _with_label_file(workspace: Workspace, pair: Pair, labels: Mapping[str, int]) -> Pair:

@@ -214,7 +214,7 @@ def _write_images(sources: Sequence[Path], targets: Sequence[Path], manifest: Ma
 def _write_image(source: Path, target: Path, how: str) -> None:
     """Unchanged where it can be; else without loss: pictures as grey PNG, .nii packed, other volumes as what is asked for."""
     changes = ending_of(source) != ending_of(target)
-    if ending_of(source) in PICTURE_ENDINGS or (changes and ending_of(source) in ITK_ENDINGS):
+    if ending_of(source) in (*PICTURE_ENDINGS, "") or (changes and ending_of(source) in ITK_ENDINGS):
         write_like(target, read(source).array, source)
     elif changes:
         with (

@@ -160,8 +160,9 @@ def _series(given: Path, patterns: list[str]) -> tuple[list[Pair], list[str]]:
     """The DICOM series of a folder, or that of a file; and a line for each study that is left out."""
     if given.is_file():
         return [Pair(stem_of(given.name.removesuffix(given.suffix)), given, None)], []
-    cases, notes = dicom_cases(given, patterns)
-    return [Pair(case.id, case.paths[0], None, channels=case.paths[1:]) for case in cases], notes
+    cases, left_out = dicom_cases(given, patterns)
+    pairs = [Pair(case.id, case.paths[0], None, channels=case.paths[1:]) for case in cases]
+    return pairs, [f"{given}: {one}" for one in left_out]
 
 
 def _cases(images: list[Pair], channels: int) -> tuple[list[Pair], list[str]]:

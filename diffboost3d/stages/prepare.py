@@ -79,7 +79,7 @@ def run(config: Config, workspace: Workspace) -> None:
     root = folder.root
     _tell(folder, root, workspace)
     labels, from_files = _labels(config, folder)
-    folder, unusable = with_label_files(workspace, folder, labels)
+    folder = with_label_files(workspace, folder, labels)
     ignored = folder.ignore_label if config.data.ignore_label is None else config.data.ignore_label
     if ignored in labels.values():
         labels = {name: value for name, value in labels.items() if value != ignored}
@@ -105,7 +105,7 @@ def run(config: Config, workspace: Workspace) -> None:
     told = {pair.id: pair.patient for pair in folder.pairs if pair.patient is not None}
     patients = patients_of([pair.id for pair in folder.pairs], config.data.patients, told)  # skipped ones join runs too
     cases, more = _prepare_all(config, workspace, root, pairs, patients, task)
-    _report_findings(workspace, [*folder.findings, *unusable, *findings, *more], len(cases))
+    _report_findings(workspace, [*folder.findings, *findings, *more], len(cases))
     cases = kept_together(config.data, workspace, folder, cases, _workers(config))
     name = config.data.name or folder.name
     manifest = Manifest(

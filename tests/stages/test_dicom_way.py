@@ -11,13 +11,15 @@ import pytest
 from tiny_dicom import write_series
 from tiny_folders import NETWORK, anatomy
 
-from diffboost3d.cases.layouts import read_folder
+from diffboost3d.cases.layouts import Choice, read_folder
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.cli import main
+from diffboost3d.config import compose
 from diffboost3d.errors import DataError
 from diffboost3d.imaging.colours import label_colours
 from diffboost3d.imaging.dicom_segments import Algorithm, read_segments, write_segments
 from diffboost3d.imaging.files import read, read_grid
+from diffboost3d.stages.inspect import inspect_folder
 
 SHAPE = (16, 14, 8)
 LABELS = {"background": 0, "Shell": 1, "Core": 2}
@@ -129,7 +131,14 @@ def test_a_segmentation_that_someone_corrected_is_left_alone(trained, tmp_path, 
     (tmp_path / "out" / "T1.dcm").write_bytes(b"corrected")
     assert predict(trained, source, tmp_path / "out", "predict.dicom=both", "predict.overlap=0.6") == 1
     assert (tmp_path / "out" / "T1.dcm").read_bytes() == b"corrected"
-    assert "T1.dcm: was changed" in capsys.readouterr().err
+    assert "T1.dcm: was changed" in capsys.readouterr().out
+
+
+def test_inspect_reads_segments_as_labels(trained):
+    found = inspect_folder(compose([f"data.root={trained / 'data'}", "inspect.label_fit=false"]), trained / "data")
+    assert (found["layout"], found["labelled"], found["patients"]) == ("dicom", 5, 4)
+    assert not {"unreadable", "label-grid", "unusable", "two-series"} & {one["code"] for one in found["findings"]}
+    assert [one["name"] for one in found["labels"]] == ["Core", "Shell"]
 
 
 # --- the layout --------------------------------------------------------------------------------------------------------
@@ -141,19 +150,19 @@ def write_study(root, patient, names):
 def test_patterns_choose_the_channels_of_each_study_and_name_those_that_lack_one(tmp_path):
     write_study(tmp_path, "a", ["T1", "T1post", "FLAIR"])
     write_study(tmp_path, "b", ["T1", "T1post"])
-    folder = read_folder(tmp_path, "auto", ["t1", "flair"])
+    folder = read_folder(tmp_path, "auto", Choice(series=("t1", "flair")))
     assert folder.layout == "dicom"
     (pair,) = folder.pairs
     assert (pair.id, pair.image, pair.channels) == ("a", tmp_path / "a" / "T1", (tmp_path / "a" / "FLAIR",))
     assert folder.channel_names == ("t1", "flair")
-    (note,) = folder.notes
-    assert note.startswith("study in b: no series matches data.series 'flair' ('T1 axial'")
+    (finding,) = folder.findings
+    assert str(finding).startswith("b: no series matches data.series 'flair' ('T1 axial'")
 
 
 def test_a_pattern_of_two_series_is_said_with_both(tmp_path):
     write_study(tmp_path, "a", ["T1pre", "T1post"])
     with pytest.raises(DataError, match=r"2 series match data\.series 'T1' \('T1post axial'.*'T1pre axial'"):
-        read_folder(tmp_path, "dicom", ["T1"])
+        read_folder(tmp_path, "dicom", Choice(series=("T1",)))
 
 
 def test_several_series_in_one_folder_are_told_apart_by_a_pattern_only(tmp_path):
@@ -161,7 +170,7 @@ def test_several_series_in_one_folder_are_told_apart_by_a_pattern_only(tmp_path)
         write_series(tmp_path / "all", volume(1)[0] + 5 * (name == "T2"), name=name, description=name)
     with pytest.raises(DataError, match=r"2 DICOM series \('T1'.*'T2'.*data\.series=\[PATTERN\]"):
         read_folder(tmp_path, "dicom")
-    (pair,) = read_folder(tmp_path, "dicom", ["T2"]).pairs
+    (pair,) = read_folder(tmp_path, "dicom", Choice(series=("T2",))).pairs
     assert np.array_equal(read(pair.image).array, volume(1)[0] + 5)
 
 
@@ -191,5 +200,5 @@ def test_real_series_of_a_patient_are_one_patient(real_data):
     assert len(pairs) == 7
     assert pairs["brain_t2"].patient == pairs["brain_flair"].patient == pairs["hippocampus_crop_3"].patient
     assert len({pair.patient for pair in pairs.values()}) == 3
-    (study,) = read_folder(root / "brain", "dicom", ["t1pre", "t1post", "flair", "t2"]).pairs
+    (study,) = read_folder(root / "brain", "dicom", Choice(series=("t1pre", "t1post", "flair", "t2"))).pairs
     assert [path.name for path in (study.image, *study.channels)] == ["t1_pre", "t1_post", "flair", "t2"]

@@ -10,11 +10,12 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffboost3d.cases.layouts.folder import Folder, Pair, described, read_json
+from diffboost3d.cases.layouts.folder import SKIPPED, Folder, Pair, described, read_json
+from diffboost3d.cases.records import Finding
 from diffboost3d.errors import DataError
 from diffboost3d.imaging.dicom import Series, is_dicom, series_in
 from diffboost3d.imaging.dicom_segments import segments_of
@@ -33,48 +34,20 @@ class DicomCase:
     paths: tuple[Path, ...]
 
 
-@dataclass(frozen=True)
-class DicomFolder:
-    """What `dicom_pairs` found.
-
-    Attributes:
-        modality: "" where it is not one. labels: of the DICOM-SEG files; None: there are none.
-        notes: what the user should know, a line each.
-    """
-
-    pairs: tuple[Pair, ...]
-    modality: str
-    labels: dict[str, int] | None
-    notes: tuple[str, ...]
-
-
-def read_dicom(root: Path, series: Sequence[str] = ()) -> Folder:
-    """Patients, studies and series in folders of any depth, with labels as DICOM-SEG or files; see `dicom_cases`."""
-    found = dicom_pairs(root, series)
-    folder = described(root, "dicom", read_json(root / "dataset.json"), found.pairs)
-    return dataclasses.replace(
-        folder,
-        modality=folder.modality or found.modality,
-        labels=folder.labels or found.labels,
-        channel_names=tuple(series) if len(series) > 1 else (),
-        notes=found.notes,
-    )
-
-
 def has_dicom(root: Path) -> bool:
     """Whether there is a DICOM file anywhere in a folder."""
     files = (path for path in sorted(root.rglob("*")) if not path.name.startswith(".") and path.is_file())
     return any(is_dicom(path) and not ending_of(path) for path in files)
 
 
-def dicom_pairs(root: Path, patterns: Sequence[str] = ()) -> DicomFolder:
+def read_dicom(root: Path, patterns: Sequence[str] = ()) -> Folder:
     """The cases of a folder of DICOM files with their labels; see `dicom_cases`.
 
     Raises:
         DataError: as `dicom_cases`; a damaged DICOM-SEG.
     """
     found = series_in(root)
-    cases, notes = _cases(root, found, patterns)
+    cases, left_out = _cases(root, found, patterns)
     patients = _patients(cases)
     drawn: dict[str, list[Path]] = {}
     for one in found:
@@ -97,12 +70,18 @@ def dicom_pairs(root: Path, patterns: Sequence[str] = ()) -> DicomFolder:
             )
         )
     kinds = {MODALITIES.get(one.modality, "") for case in cases for one in case.series}
-    modality = kinds.pop() if len(kinds) == 1 else ""
-    return DicomFolder(tuple(pairs), modality, labels_of_segments(used), tuple(notes))
+    folder = described(root, "dicom", read_json(root / "dataset.json"), pairs)
+    return dataclasses.replace(
+        folder,
+        modality=folder.modality or (kinds.pop() if len(kinds) == 1 else ""),
+        labels=folder.labels or labels_of_segments(used),
+        channel_names=folder.channel_names or (tuple(patterns) if len(patterns) > 1 else ()),
+        findings=tuple(left_out),
+    )
 
 
-def dicom_cases(root: Path, patterns: Sequence[str] = ()) -> tuple[list[DicomCase], list[str]]:
-    """The cases in a folder, and a line for each study that is left out.
+def dicom_cases(root: Path, patterns: Sequence[str] = ()) -> tuple[list[DicomCase], list[Finding]]:
+    """The cases in a folder, and a finding for each study that is left out.
 
     Args:
         patterns: regular expressions, one a channel, that a series' description or its folder's name has in it, upper or lower
@@ -114,29 +93,31 @@ def dicom_cases(root: Path, patterns: Sequence[str] = ()) -> tuple[list[DicomCas
     return _cases(root, series_in(root), patterns)
 
 
-def _cases(root: Path, found: Sequence[Series], patterns: Sequence[str]) -> tuple[list[DicomCase], list[str]]:
+def _cases(root: Path, found: Sequence[Series], patterns: Sequence[str]) -> tuple[list[DicomCase], list[Finding]]:
     images = [one for one in found if one.kind == "image"]
     if not images:
         raise DataError(f"{root}: no DICOM images found")
-    groups, notes = _by_study(root, images, patterns) if patterns else ([(one,) for one in _one_a_folder(images)], [])
+    groups, left_out = (
+        _by_study(root, images, patterns) if patterns else ([(one,) for one in _one_a_folder(images)], [])
+    )
     if not groups:
-        raise DataError(f"{root}: {notes[0]}")
+        raise DataError(f"{root}: no study can be used; the first: {left_out[0]}")
     ids = _ids(root, groups)
     cases = [
         DicomCase(name, group, tuple(_path_of(one, images) for one in group))
         for name, group in zip(ids, groups, strict=True)
     ]
-    return sorted(cases, key=lambda case: case.id), notes
+    return sorted(cases, key=lambda case: case.id), left_out
 
 
 def labels_of_segments(paths: Sequence[Path]) -> dict[str, int] | None:
     """Label names and values of DICOM-SEG files: the segments' numbers where all files agree on them, else 1, 2, ... by name."""
-    described = [(name, number) for path in paths for number, name in segments_of(path).items() if number]
-    if not described:
+    told = [(name, number) for path in paths for number, name in segments_of(path).items() if number]
+    if not told:
         return None
-    names, numbers = Counter(name for name, _ in set(described)), Counter(number for _, number in set(described))
+    names, numbers = Counter(name for name, _ in set(told)), Counter(number for _, number in set(told))
     agree = max(names.values()) == 1 and max(numbers.values()) == 1
-    values = dict(described) if agree else {name: number for number, name in enumerate(sorted(names), 1)}
+    values = dict(told) if agree else {name: number for number, name in enumerate(sorted(names), 1)}
     return {"background": 0, **dict(sorted(values.items(), key=lambda one: one[1]))}
 
 
@@ -162,27 +143,27 @@ def _one_a_folder(images: Sequence[Series]) -> list[Series]:
 
 def _by_study(
     root: Path, images: Sequence[Series], patterns: Sequence[str]
-) -> tuple[list[tuple[Series, ...]], list[str]]:
-    """One case a study, a series a pattern; and a line for each study that has none or several for one."""
+) -> tuple[list[tuple[Series, ...]], list[Finding]]:
+    """One case a study, a series a pattern; and a finding for each study that has none or several for one."""
     studies: dict[str, list[Series]] = {}
     for one in images:
         studies.setdefault(one.study, []).append(one)
-    groups, notes = [], []
+    groups, findings = [], []
     for there in studies.values():
         matches = [_matching(pattern, there) for pattern in patterns]
         where = os.path.relpath(os.path.commonpath([_folder_of(one) for one in there]), root)
         lacking = [
-            f"study in {where}: no series matches data.series {pattern!r} ({'; '.join(str(one) for one in there)})"
+            f"no series matches data.series {pattern!r} ({'; '.join(str(one) for one in there)})"
             if not matching
-            else f"study in {where}: {len(matching)} series match data.series {pattern!r} ({'; '.join(map(str, matching))})"
+            else f"{len(matching)} series match data.series {pattern!r} ({'; '.join(map(str, matching))})"
             for pattern, matching in zip(patterns, matches, strict=True)
             if len(matching) != 1
         ]
         if lacking:
-            notes.append(f"{lacking[0]}; it is left out")
+            findings.append(Finding(where, lacking[0], SKIPPED))
         else:
             groups.append(tuple(matching[0] for matching in matches))
-    return groups, notes
+    return groups, findings
 
 
 def _matching(pattern: str, there: Sequence[Series]) -> list[Series]:
@@ -209,13 +190,11 @@ def _ids(root: Path, groups: Sequence[tuple[Series, ...]]) -> list[str]:
         folder = Path(os.path.commonpath([_folder_of(one) for one in group]))
         parts = folder.relative_to(root).parts or (root.resolve().name,)
         ids.append("_".join(_safe(part) for part in parts))
-    more_of: tuple[Callable[[Series], str], ...] = (
-        lambda one: _safe(one.description),
-        lambda one: hashlib.sha256(one.uid.encode()).hexdigest()[:8],
-    )
-    for more in more_of:
+    descriptions = [_safe(group[0].description) for group in groups]
+    digests = [hashlib.sha256(group[0].uid.encode()).hexdigest()[:8] for group in groups]
+    for more in (descriptions, digests):
         often = Counter(ids)
-        ids = [f"{name}_{more(group[0])}" if often[name] > 1 else name for name, group in zip(ids, groups, strict=True)]
+        ids = [f"{name}_{one}" if often[name] > 1 else name for name, one in zip(ids, more, strict=True)]
     return ids
 
 
