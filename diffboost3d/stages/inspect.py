@@ -17,7 +17,7 @@ import numpy as np
 
 from diffboost3d.cases.atomic import write_json
 from diffboost3d.cases.checks import check_pair
-from diffboost3d.cases.inspection import CaseFacts, Observation, look, observation
+from diffboost3d.cases.inspection import PROBLEM, CaseFacts, Observation, look, observation
 from diffboost3d.cases.inspection_rules import Limits, label_fits, missing_labels, set_observations
 from diffboost3d.cases.layouts import BidsChoice, Choice, Folder, Pair, read_folder
 from diffboost3d.cases.splits import patients_of
