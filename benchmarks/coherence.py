@@ -111,7 +111,7 @@ def main() -> None:
         made = of.samples(row.plan, row.noise, row.match_spectrum, row.neighbours)
         table[name] = measured(real, made, held_out.axis)
         if given.judges and (name in JUDGED or row.stacked):
-            table[name] |= aucs(real, made, held_out.axis, given.judges if name == "default" else 1)
+            table[name] |= aucs(real, made, held_out, given.judges if name == "default" else 1)
         print(name, table[name], flush=True)
     write(
         given.result,
@@ -124,7 +124,7 @@ def main() -> None:
         ssim_gap_default=table["default"]["ssim_gap"],
         auc_in_plane=table["default"].get("auc_in_plane"),
         auc_reslice=table["default"].get("auc_reslice"),
-        real_against_real=yardstick(real, held_out.axis) if given.judges else None,
+        real_against_real=yardstick(real, held_out) if given.judges else None,
         default=dataclasses.asdict(rows(held_out, False)["default"]),
         levers=table,
     )
@@ -144,10 +144,10 @@ def measured(real: list[Float], synthetic: list[Float], axis: int) -> dict[str, 
     return {name: round(float(np.mean([getattr(figures, name) for figures in found])), 4) for name in names}
 
 
-def aucs(real: list[Float], synthetic: list[Float], axis: int, seeds: int) -> dict[str, Any]:
+def aucs(real: list[Float], synthetic: list[Float], held_out: HeldOut, seeds: int) -> dict[str, Any]:
     """Two-sample AUC of slices, and of as many planes along the slice axis; means over seeds of the judges."""
     found: dict[str, Any] = {}
-    for name, (of_real, of_synthetic, groups) in planes(real, synthetic, axis).items():
+    for name, (of_real, of_synthetic, groups) in planes(real, synthetic, held_out).items():
         every = [
             round(two_sample_auc(of_real, of_synthetic, groups, groups, seed=seed, epochs=EPOCHS).auc, 4)
             for seed in range(seeds)
@@ -156,21 +156,22 @@ def aucs(real: list[Float], synthetic: list[Float], axis: int, seeds: int) -> di
     return found
 
 
-def yardstick(real: list[Float], axis: int) -> dict[str, float]:
-    """The same of real planes of one half of the cases against those of the other: what chance looks like here."""
+def yardstick(real: list[Float], held_out: HeldOut) -> dict[str, float]:
+    """The same of real planes of one half of the patients against those of the other: what chance looks like here."""
     found = {}
-    for name, (of_real, _, groups) in planes(real, real, axis).items():
+    for name, (of_real, _, groups) in planes(real, real, held_out).items():
         first = groups % 2 == 0
         sides = (of_real[first], of_real[~first], groups[first], groups[~first])
         found[name] = round(two_sample_auc(*sides, epochs=EPOCHS).auc, 4)
     return found
 
 
-def planes(real: list[Float], synthetic: list[Float], axis: int) -> dict[str, tuple[Float, Float, np.ndarray]]:
-    """(real, synthetic, number of the case) of slices, and of planes along the slice axis; as many of each kind.
+def planes(real: list[Float], synthetic: list[Float], held_out: HeldOut) -> dict[str, tuple[Float, Float, np.ndarray]]:
+    """(real, synthetic, number of the patient) of slices, and of planes along the slice axis; as many of each kind.
 
     Cases of too few slices to be judged as planes are left out of both.
     """
+    axis = held_out.axis
     tall = [at for at, volume in enumerate(real) if volume.shape[axis] >= SMALLEST_SIDE]
     chosen = [[volumes[at] for at in tall] for volumes in (real, synthetic)]
     size = smallest_size(chosen[0], axis)
@@ -179,10 +180,11 @@ def planes(real: list[Float], synthetic: list[Float], axis: int) -> dict[str, tu
     side = (int(np.delete(least, axis).min()), int(least[axis]))
     along = [reslices(volumes, axis, side, every=1) for volumes in chosen]
     count = min(len(in_plane[0][0]), len(along[0][0]))
+    patients = np.array(held_out.patients)[tall]
     found = {}
     for name, pair in (("auc_in_plane", in_plane), ("auc_reslice", along)):
         kept = np.linspace(0, len(pair[0][0]) - 1, count).round().astype(int)
-        found[name] = (pair[0][0][kept], pair[1][0][kept], np.array(pair[0][1])[kept])
+        found[name] = (pair[0][0][kept], pair[1][0][kept], patients[pair[0][1]][kept])
     return found
 
 

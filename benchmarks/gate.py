@@ -92,7 +92,7 @@ def first_draw(held_out: HeldOut, case: Case) -> Float:
     path = held_out.workspace.rejected_record(0, case.id, 0, 0)
     if not path.is_file():
         path = held_out.workspace.synthetic_record(0, case.id, 0)
-    return prepared_again(path.parent / json.loads(path.read_text())["path"], case)
+    return prepared_again(held_out.workspace, path.parent, json.loads(path.read_text()), case)
 
 
 def onto(array: Any, shape: tuple[int, ...], fill: float = 0) -> Any:

@@ -68,7 +68,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         "--part",
         choices=PARTS,
         default="judge",
-        help="half of the test cases: settings are chosen on one (choose), and committed results are of the other (judge)",
+        help="half of the test patients: settings are chosen on one (choose), and committed results are of the other (judge)",
     )
     made.add_argument("--seed", type=int, default=0)
     made.add_argument(
@@ -82,7 +82,7 @@ class HeldOut:
     """Test cases of a workspace, and samples of them from its fine-tuned generator.
 
     Args:
-        part: half of the test cases, every second one.
+        part: half of the test cases, those of every second patient.
         overrides: of the training; the stages up to `finetune` run where they haven't.
         name: of the data set, as in `TRAINING`.
         start: workspace of the generator that the training starts from.
@@ -114,11 +114,14 @@ class HeldOut:
         known = cases_of(self.manifest, split.training)
         self.config = with_measured_noise(self.config, self.workspace, self.manifest, known)
         test = cases_of(self.manifest, split.test)
-        half = test[PARTS.index(part) :: 2]
+        patients = list(dict.fromkeys(case.patient for case in test))[PARTS.index(part) :: 2]
+        half = [case for case in test if case.patient in patients]
         self.cases: list[Case] = [half[at] for at in np.linspace(0, len(half) - 1, min(cases, len(half))).astype(int)]
+        self.patients = [patients.index(case.patient) for case in self.cases]
         self.axis = slice_axis(self.config, self.manifest)
         self.default = sampling_plan(self.config.synthesize)
         self.generator = load_generator(self.workspace.finetuned(0))
+        self.model: str = json.loads((self.workspace.finetuned(0) / "record.json").read_text())["digest"]
 
     def real(self, case: Case) -> Float:
         """The prepared image (I, J, K) in [-1, 1]."""
@@ -167,12 +170,14 @@ class HeldOut:
             neighbours: whether a slice sees the edges of its neighbours; else its own in their place.
         """
         ids = [case.id for case in self.cases]
-        model = json.loads((self.workspace.finetuned(0) / "record.json").read_text())["digest"]
+        prepared_as = [case.digest for case in self.cases]
         settings = self.config.synthesize
         noise = noise or NoisePlan(settings.noise, settings.rho or 0.0, settings.correlation_mm)
         match_spectrum = settings.match_spectrum if match_spectrum is None else match_spectrum
         named = [dataclasses.asdict(noise), match_spectrum, settings.negative_prompt]
-        own = digest(dataclasses.asdict(plan), named, self.seed, ids, model, code_digest(), neighbours)
+        own = digest(
+            dataclasses.asdict(plan), named, self.seed, ids, prepared_as, self.model, code_digest(), neighbours
+        )
         kept = self.workspace.root / "benchmarks" / f"{own}.npz"
         if kept.is_file():
             with np.load(kept, allow_pickle=False) as arrays:
@@ -193,7 +198,7 @@ def code_digest() -> str:
     return digest(
         [
             path.read_text(encoding="utf-8")
-            for name in ("diffusion", "synthesis")
+            for name in ("diffusion", "synthesis", "imaging")
             for path in sorted((folder / name).glob("*.py"))
         ]
     )
@@ -211,9 +216,14 @@ def commit() -> str:
 
 
 def slices_of(
-    volumes: Sequence[Float], axis: int, size: tuple[int, int], every: int = 2, step: int = 1
+    volumes: Sequence[Float],
+    axis: int,
+    size: tuple[int, int],
+    every: int = 2,
+    step: int = 1,
+    patients: Sequence[int] | None = None,
 ) -> tuple[Float, list[int]]:
-    """(every n-th slice of the volumes, cropped about the centre to `size`, (N, A, B); number of its volume).
+    """(every n-th slice of the volumes, cropped about the centre to `size`, (N, A, B); the patient, or volume, of each).
 
     Args:
         step: of the crop's first voxel, so that a grid of so many voxels keeps its place.
@@ -224,7 +234,7 @@ def slices_of(
         first = [(side - wanted) // 2 // step * step for side, wanted in zip(moved.shape[1:], size, strict=True)]
         cropped = moved[::every, first[0] : first[0] + size[0], first[1] : first[1] + size[1]]
         slices.append(cropped)
-        groups += [number] * len(cropped)
+        groups += [number if patients is None else patients[number]] * len(cropped)
     return np.concatenate(slices), groups
 
 

@@ -34,13 +34,7 @@ SETS: dict[str, dict[str, Any]] = {
     },
     "breast_us": {
         "sizes": [20, 40, 80],
-        "overrides": [
-            "prompt=Breast, Ultrasound",
-            "preset=quick",
-            "data.name=Breast",
-            "data.modality=Ultrasound",
-            "data.labels={background:0,lesion:255}",
-        ],
+        "overrides": ["data=breast_us", "preset=quick"],
     },
 }
 

@@ -8,7 +8,7 @@ with a generator trained alike on the pixel codec. Two judges: as `two_sample_au
 seeds of each for the default. The figures are of the judge that was trained longer, means over its seeds. A third one reads
 figures of fine texture (`texture_auc`); it sees what the small networks miss. Writes `results/realism.json`.
 
-    python benchmarks/realism.py --judges 0 --rows 1 3 6 7 --result realism_texture ...   # the judge of texture alone
+    python benchmarks/realism.py --judges 0 --rows 1 3 6 7 --result trial ...   # the judge of texture alone
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from held_out import RECIPE, Float, HeldOut, parser, slices_of, smallest_size, write
+from held_out import RECIPE, Float, HeldOut, code_digest, parser, slices_of, smallest_size, write
 
 from diffboost3d.diffusion.sampling import SamplingPlan
 from diffboost3d.evaluation.texture import grid_excess, texture_auc
@@ -59,16 +59,16 @@ def main() -> None:
     table: dict[str, dict[str, Any]] = {}
     for name, (plan, match) in chosen.items():
         seeds = given.judges if name == "default" else min(1, given.judges)
-        table[name] = judged(real, held_out.samples(plan, match_spectrum=match), held_out.axis, seeds)
+        table[name] = judged(held_out, real, held_out.samples(plan, match_spectrum=match), seeds)
         print(name, table[name], flush=True)
-    table["real against real, halved by case"] = yardstick(real, held_out.axis, min(1, given.judges))
+    table["real against real, halved by patient"] = yardstick(held_out, real, min(1, given.judges))
     if given.pixel_workspace:
         overrides = [*given.overrides, "diffusion.codec.name=pixel"]
         pixel = HeldOut(given.data, given.pixel_workspace, overrides, given.cases, given.seed, given.part)
         seeds = min(1, given.judges)
-        table["pixel codec, default"] = judged(real, pixel.samples(default), held_out.axis, seeds)
+        table["pixel codec, default"] = judged(held_out, real, pixel.samples(default), seeds)
         table["pixel codec, default, spectrum not matched"] = judged(
-            real, pixel.samples(default, match_spectrum=0.0), held_out.axis, seeds
+            held_out, real, pixel.samples(default, match_spectrum=0.0), seeds
         )
     write(
         given.result,
@@ -80,28 +80,34 @@ def main() -> None:
         auc_released_recipe=table.get("released recipe", {}).get("auc_long"),
         auc_texture=table["default"]["auc_texture"],
         grid_excess_of_real=grid(real, axis=held_out.axis),
-        auc_3d_patches=patches(real, held_out.samples(default), given.seed) if given.judges else None,
+        auc_3d_patches=patches(held_out, real, held_out.samples(default), given.seed) if given.judges else None,
         judges={name: {"epochs": epochs, "seeds": given.judges} for name, epochs in JUDGES.items()},
         plan=dataclasses.asdict(default),
+        of={"model": held_out.model, "code": code_digest()},
         match_spectrum=held_out.config.synthesize.match_spectrum,
         table=table,
     )
 
 
-def judged(real: list[Float], synthetic: list[Float], axis: int, seeds: int) -> dict[str, Any]:
+def judged(held_out: HeldOut, real: list[Float], synthetic: list[Float], seeds: int) -> dict[str, Any]:
     """What both judges find, and how near the samples are to the volumes they were made from (correlation)."""
-    found: dict[str, Any] = {"auc_texture": texture(real, synthetic, axis), "grid_excess": grid(synthetic, axis)}
+    found: dict[str, Any] = {
+        "auc_texture": texture(held_out, real, synthetic),
+        "grid_excess": grid(synthetic, held_out.axis),
+    }
     for name, epochs in JUDGES.items() if seeds else ():
-        every = [auc_of(real, synthetic, axis, seed, epochs)["auc"] for seed in range(seeds)]
+        every = [auc_of(held_out, real, synthetic, seed, epochs)["auc"] for seed in range(seeds)]
         found |= {name: round(float(np.mean(every)), 4), f"{name}_by_seed": every}
     alike = [np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in zip(real, synthetic, strict=True)]
     return {**found, "correlation_with_source": round(float(np.mean(alike)), 4)}
 
 
-def texture(real: list[Float], synthetic: list[Float], axis: int) -> float:
+def texture(held_out: HeldOut, real: list[Float], synthetic: list[Float]) -> float:
     """What the judge of texture finds, on every second slice."""
-    size = smallest_size(real, axis)
-    (of_real, groups), (of_synthetic, _) = (slices_of(volumes, axis, size, step=2) for volumes in (real, synthetic))
+    size = smallest_size(real, held_out.axis)
+    (of_real, groups), (of_synthetic, _) = (
+        slices_of(volumes, held_out.axis, size, step=2, patients=held_out.patients) for volumes in (real, synthetic)
+    )
     return round(texture_auc(of_real, of_synthetic, groups, groups), 4)
 
 
@@ -111,9 +117,10 @@ def grid(volumes: list[Float], axis: int) -> float:
     return round(float(np.mean(found)), 4)
 
 
-def yardstick(real: list[Float], axis: int, seeds: int) -> dict[str, Any]:
-    """The AUC of real slices of one half of the cases against those of the other: what chance looks like here."""
-    slices, groups = slices_of(real, axis, smallest_size(real, axis), every=1)
+def yardstick(held_out: HeldOut, real: list[Float], seeds: int) -> dict[str, Any]:
+    """The AUC of real slices of one half of the patients against those of the other: what chance looks like here."""
+    size = smallest_size(real, held_out.axis)
+    slices, groups = slices_of(real, held_out.axis, size, every=1, patients=held_out.patients)
     number = np.array(groups)
     first = number % 2 == 0
     found: dict[str, Any] = {}
@@ -124,9 +131,9 @@ def yardstick(real: list[Float], axis: int, seeds: int) -> dict[str, Any]:
     return found
 
 
-def patches(real: list[Float], synthetic: list[Float], seed: int) -> float:
+def patches(held_out: HeldOut, real: list[Float], synthetic: list[Float], seed: int) -> float:
     """Two-sample AUC on 3D patches, cut at the same places of both."""
-    groups = np.repeat(np.arange(len(real)), PATCHES)
+    groups = np.repeat(held_out.patients, PATCHES)
     of_real, of_synthetic = (
         np.concatenate([draw_patches(volume, PATCH, PATCHES, seed, at) for at, volume in enumerate(volumes)])
         for volumes in (real, synthetic)
@@ -135,11 +142,13 @@ def patches(real: list[Float], synthetic: list[Float], seed: int) -> float:
 
 
 def auc_of(
-    real: list[Float], synthetic: list[Float], axis: int, seed: int, epochs: int = JUDGES["auc"]
+    held_out: HeldOut, real: list[Float], synthetic: list[Float], seed: int, epochs: int = JUDGES["auc"]
 ) -> dict[str, float]:
-    """Two-sample AUC on every second slice; a case's real and synthetic slices are judged by the same fold."""
-    size = smallest_size(real, axis)
-    (of_real, groups), (of_synthetic, _) = (slices_of(volumes, axis, size) for volumes in (real, synthetic))
+    """Two-sample AUC on every second slice; a patient's real and synthetic slices are judged by the same fold."""
+    size = smallest_size(real, held_out.axis)
+    (of_real, groups), (of_synthetic, _) = (
+        slices_of(volumes, held_out.axis, size, patients=held_out.patients) for volumes in (real, synthetic)
+    )
     result = two_sample_auc(of_real, of_synthetic, np.array(groups), np.array(groups), seed=seed, epochs=epochs)
     return {"auc": round(result.auc, 4), "low": round(result.low, 4), "high": round(result.high, 4)}
 

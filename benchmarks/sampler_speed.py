@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from held_out import RECIPE, RESULTS, Float, HeldOut, parser, write
+from held_out import RECIPE, RESULTS, Float, HeldOut, code_digest, parser, write
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffboost3d.diffusion.codecs import latent_shape, padded_size
@@ -49,16 +49,16 @@ def main() -> None:
         ours.run(one_slice_at_a_time=False)
     realism = json.loads((RESULTS / "realism.json").read_text(encoding="utf-8"))
     plan = json.loads(json.dumps(dataclasses.asdict(held_out.default)))  # tuples are lists there
-    if (realism["plan"], realism["training"]) != (plan, held_out.overrides):
-        raise SystemExit(
-            "results/realism.json is of another generator or plan: run realism.py with the same overrides first"
-        )
+    of = realism.get("of", {})
+    if (realism["plan"], realism["training"], of.get("model")) != (plan, held_out.overrides, held_out.model):
+        raise SystemExit("results/realism.json is of another generator or plan: run realism.py with it first")
     peak = given.peak_tflops or matmul_tflops(ours.device)
     figures = {
         "ratio": round(ours.rate() / recipe.rate(), 2),
         "ratio_same_start": round(ours.rate() / same_start.rate(), 2),
         "auc_ours": realism["auc_default"],
         "auc_recipe": realism["auc_released_recipe"],
+        "auc_of": {"commit": realism["commit"], "same_code": of["code"] == code_digest()},
         "ours": ours.facts(peak),
         "recipe": recipe.facts(peak),
         "recipe_same_start": same_start.facts(peak),

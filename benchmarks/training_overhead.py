@@ -6,9 +6,9 @@ Ours is `training.fit` with everything that a training has: patches cut from vol
 rate, seed of the step, clipping, averaged weights, checks for numbers that aren't finite, TensorBoard, clocks. Bare is zero_grad,
 forward, backward, clipping and step on batches of the same size that lie in memory. Both start from the same weights and run in
 one process, by turns in blocks of steps: two threads hand the turn to each other. Validation, pictures and checkpoints, whose
-number the user chooses, are outside the blocks. The ratio is the median over pairs of blocks. By default without the classical
-stack, whose work is not the loop's; `--classical` adds it. Writes `benchmarks/results/training_overhead.json`
-(`training_overhead_classical.json`).
+number the user chooses, are outside the blocks. Freed memory is kept for both (`training/memory.py`; only ours asks for it).
+The ratio is the median over pairs of blocks. By default without the classical stack, whose work is not the loop's;
+`--classical` adds it. Writes `benchmarks/results/training_overhead.json` (`training_overhead_classical.json`).
 """
 
 from __future__ import annotations

@@ -293,8 +293,23 @@ def _check_together(config: Config) -> None:
         raise ConfigError(f"export.name={config.export.name!r} is refused; allowed: letters, digits, - and _")
     if not config.workspace:
         raise ConfigError("workspace= is empty; give the folder for the results, e.g. workspace=ws")
+    _check_dicom(config)
     if config.data.patients not in ("case", "consecutive_numbers"):
         _check_patient_pattern(config.data.patients)
+
+
+def _check_dicom(config: Config) -> None:
+    """Patterns of series, and colours of labels."""
+    for pattern in config.data.series:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(f"data.series: {pattern!r} is no regular expression ({error})") from error
+    if len(set(config.data.series)) != len(config.data.series):
+        raise ConfigError(f"data.series={config.data.series} is refused; it takes patterns, each once")
+    for name, colour in (config.data.colours or {}).items():
+        if len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
+            raise ConfigError(f"data.colours: {name}: {colour} is refused; allowed: red, green and blue of 0 to 255")
 
 
 def _check_study(config: Config) -> None:
@@ -527,14 +542,18 @@ def _check_mixture(texts: Sequence[str], weights: Sequence[float]) -> None:
 
 
 def _check_patient_pattern(pattern: str) -> None:
+    if pattern.lower().endswith((".csv", ".tsv")):
+        if not Path(pattern).expanduser().is_file():
+            raise ConfigError(f"data.patients={pattern}: no such file")
+        return
     try:
         groups = re.compile(pattern).groups
     except re.error as error:
         raise ConfigError(f"data.patients={pattern!r} is no regular expression ({error})") from error
     if groups < 1:
         raise ConfigError(
-            f"data.patients={pattern!r} is refused; allowed: case, consecutive_numbers, or a regular expression with "
-            "a group, e.g. '(patient\\d+)_'"
+            f"data.patients={pattern!r} is refused; allowed: case, consecutive_numbers, a CSV file with columns id, "
+            "patient, or a regular expression with a group, e.g. '(patient\\d+)_'"
         )
 
 

@@ -41,15 +41,51 @@ def section(kind: type, **values: Any) -> Any:
 
 
 @dataclass
+class BidsConfig:
+    images: list[str] = key(
+        [],
+        "Kinds of images, one a channel, in order: suffix after all entities but sub, ses and run, e.g. [T1w] or [T1w, ce-gd_T1w]; []: the only "
+        "kind there is.",
+    )
+    label: str | None = key(
+        None,
+        "Kind of label, e.g. dseg, label-lesion_mask or manual/dseg (its folder in derivatives first); null: the only kind "
+        "there is.",
+    )
+
+
+@dataclass
 class DataConfig:
-    root: str | None = key(None, "Folder with the images and labels.")
+    root: str | None = key(None, "Folder with the images and labels, or a CSV file of their paths.")
     name: str | None = key(None, "Name of the data set; null takes it from dataset.json or the folder.")
     modality: str | None = key(None, "CT, MRI, Ultrasound, ...; null takes it from dataset.json.")
     layout: str = key(
-        "auto", "How the folder is laid out; auto recognises it.", choices=("auto", "msd", "nnunet", "plain")
+        "auto",
+        "How the folder is laid out; auto recognises it.",
+        choices=("auto", "msd", "nnunet", "plain", "pictures", "flat", "folder_per_case", "bids", "csv", "dicom"),
     )
+    series: list[str] = key(
+        [],
+        "Layout dicom: which series are used, a pattern (regular expression) on the series description or folder name for each "
+        "image channel, in order; a study is one case then; []: every series is a case.",
+    )
+    bids: BidsConfig = section(BidsConfig)
     labels: dict[str, int] | None = key(
         None, "Label names and values, background 0 included; null: dataset.json, else the values found."
+    )
+    colours: dict[str, list[int]] | None = key(
+        None,
+        "Red, green and blue (0 to 255) of labels by name, for viewers and DICOM-SEG; null: a palette, as for labels not named.",
+    )
+    channels: list[str] | None = key(
+        None,
+        "Names of the image channels, in the order of the files (or of the volumes of a 4D file); null: dataset.json's. Another "
+        "number than the files have is refused. A channel called CT is in HU.",
+    )
+    label_groups: dict[str, list[str]] | None = key(
+        None,
+        "Labels that count as one, everywhere: name of the group and names of its labels, e.g. {prostate: [peripheral, "
+        "transition]}. The files stay as they are; predictions have the smallest value of the group; null: none.",
     )
     ignore_label: int | None = key(
         None,
@@ -58,8 +94,31 @@ class DataConfig:
     )
     patients: str = key(
         "case",
-        "What makes a patient: 'case' (every case), 'consecutive_numbers' (runs of following file numbers are one), or a "
-        "regular expression whose first group is the patient.",
+        "What makes a patient: 'case' (as the folder tells, as BIDS does, else every case), 'consecutive_numbers' (runs of following "
+        "file numbers are one), a regular expression whose first group is the patient, or a CSV file with columns id, patient.",
+    )
+    near_duplicates: str = key(
+        "auto",
+        "Images that are nearly the same become one patient, so that no split parts them; auto: keep_together for pictures of which "
+        "neither the folder nor `patients` nor `splits` tells who they are of, else none.",
+        choices=("auto", "none", "keep_together"),
+    )
+    similarity: float = key(
+        0.95, "Least correlation, averaged to 32 x 32, of images that are nearly the same.", low=0.5, high=1
+    )
+    detail_similarity: float = key(
+        0.4,
+        "Least correlation of their detail too, since pictures of one scanner have much else in common.",
+        low=-1,
+        high=1,
+    )
+    similarity_flips: bool = key(False, "Find images that are mirrored left-right too.")
+    pixel_spacing_mm: list[float] | None = key(
+        None,
+        "Size of the pixels of pictures in mm, one number or width and height, the same for all: distances are then in mm; null: in "
+        "pixels.",
+        low=0.0001,
+        length=(1, 2),
     )
     folds: int = key(3, "Number of cross-validation folds.", low=2)
     labelled: int | None = key(
@@ -108,6 +167,28 @@ class EdgeConfig:
         None, "ControlNetHED.pth, or the same weights as .safetensors, for operator=hed; nothing is downloaded."
     )
     hed_size: int = key(384, "Pixels to which hed enlarges the longer side of a slice on the way.", low=16)
+    channels: str = key(
+        "maximum",
+        "How the edges of several image channels become one map: their maximum or mean at each voxel, or the first channel's.",
+        choices=("maximum", "mean", "first"),
+    )
+
+
+@dataclass
+class N4Config:
+    mask: str = key(
+        "otsu",
+        "Where n4 looks: what is brighter than Otsu's threshold, or all voxels above 0.",
+        choices=("otsu", "positive"),
+    )
+    shrink: int = key(4, "The image is made coarser by this factor for n4, along axes that are long enough.", low=1)
+    iterations: list[int] = key(
+        [50, 50, 50, 50], "Iterations of n4 at each level; each level has twice the control points.", low=1
+    )
+    control_points: int = key(4, "Control points along each axis at the first level.", low=4)
+    convergence: float = key(0.001, "n4 ends a level where the field changes less than this.", low=0)
+    fwhm: float = key(0.15, "Width of the Gaussian that sharpens the histogram, in its logarithm.", low=0.001)
+    wiener_noise: float = key(0.01, "Noise of the Wiener filter in that.", low=0)
 
 
 @dataclass
@@ -120,8 +201,26 @@ class PrepareConfig:
     )
     image_interpolation: str = key("bspline", "Image resampling.", choices=("linear", "bspline"))
     label_interpolation: str = key("gaussian", "Label resampling.", choices=("nearest", "gaussian"))
+    colour: str = key(
+        "grey",
+        "Pictures with true colours (Doppler, drawn marks): read as their luminance, with a finding, or refused. Grey stored as "
+        "colour is grey always.",
+        choices=("grey", "refuse"),
+    )
     intensity: IntensityConfig = section(IntensityConfig)
     edges: EdgeConfig = section(EdgeConfig)
+    bias_field: str = key(
+        "none",
+        "Correction of the shading of MR images (channels in HU are left): none, or n4. What is synthetic gets its case's shading "
+        "again.",
+        choices=("none", "n4"),
+    )
+    n4: N4Config = section(N4Config)
+    channel_grids: str = key(
+        "same",
+        "Image channels on another grid than the first: same: the case is skipped; resample: they are moved to it, linearly.",
+        choices=("same", "resample"),
+    )
     workers: int = key(0, "Threads that prepare cases at the same time; 0: one for each core.", low=0)
 
 
@@ -430,7 +529,7 @@ class SynthesizeConfig:
     generator: str = key(
         "diffusion",
         "What makes the volumes: diffusion, or pix2pix, the GAN of train-pix2pix, which only reads samples, keep_background, "
-        "air_hu, memory_gb and anatomy of this section.",
+        "air_hu, table_mm, memory_gb and anatomy of this section.",
         choices=("diffusion", "pix2pix"),
     )
     sets: dict[str, Any] = key(
@@ -523,10 +622,14 @@ class SynthesizeConfig:
     )
     keep_background: bool = key(
         True,
-        "Keep the real values outside the body or field of view: constant filling, masked background, air around a CT body.",
+        "Keep the real values outside the body or field of view: constant filling, masked background, in CT also air around the "
+        "body and the table.",
     )
-    air_hu: float = key(
-        -500.0, "CT: what is below, in HU, and reaches the border of its axial slice is air around the body."
+    air_hu: float = key(-500.0, "CT: the body is the largest part of what is denser, in HU, with all that it encloses.")
+    table_mm: float = key(
+        8.0,
+        "CT: what is thinner in its axial slice (mm), as the shells of a table or a cloth, is no part of the body.",
+        low=0,
     )
     memory_gb: float = key(
         8.0, "Arrays of a volume that together need more memory (GB) lie in temporary files in the workspace.", low=0
@@ -808,6 +911,11 @@ class PredictConfig(InferenceConfig):
     folds: list[int] = key([0], "Folds whose segmenters predict together.", low=0)
     seeds: list[int] = key([0], "Seeds of these segmenters.", low=0)
     probabilities: bool = key(False, "Write a probability map for every label but the background too.")
+    dicom: str = key(
+        "nifti",
+        "What is written for DICOM series: nifti, dicom_seg (DICOM-SEG that refers to their slices), or both.",
+        choices=("nifti", "dicom_seg", "both"),
+    )
 
 
 @dataclass

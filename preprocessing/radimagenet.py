@@ -21,12 +21,13 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from recipe import answered
 
 from diffboost3d.cases.atomic import replacing
 from diffboost3d.cases.pool import open_pool
 from diffboost3d.cases.prompts import prompt_of, read_abbreviations
 from diffboost3d.config import configs_folder
-from diffboost3d.errors import DataError, DiffBoostError
+from diffboost3d.errors import DataError
 from diffboost3d.imaging.planes import is_plane_file, read_plane
 
 MODALITIES = ("CT", "MR", "US")
@@ -39,17 +40,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("target", type=Path, nargs="?", help="the pool folder to make of a tar")
     parser.add_argument("--dry-run", action="store_true", help="count, write nothing")
     given = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         if given.source.is_dir() == (given.target is not None):
             raise DataError(f"{given.source}: give a tar and a target, or an unpacked folder alone")
         if given.target is not None:
             _unpack(given.source, None if given.dry_run else given.target)
         if given.target is None or not given.dry_run:
             _look_at(given.target or _pool_in(given.source))
-    except DiffBoostError as error:
-        print(f"radimagenet: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return answered("radimagenet", work)
 
 
 def _pool_in(folder: Path) -> Path:

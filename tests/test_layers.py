@@ -34,7 +34,19 @@ COMMANDS = {
     "report",
     "export",
 }
-HEAVY = ("torch", "monai", "torchio", "diffusers", "transformers", "SimpleITK", "scipy", "matplotlib", "nibabel")
+HEAVY = (
+    "torch",
+    "monai",
+    "torchio",
+    "diffusers",
+    "transformers",
+    "SimpleITK",
+    "scipy",
+    "matplotlib",
+    "nibabel",
+    "pydicom",
+    "highdicom",
+)
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -53,7 +53,7 @@ GATE = (
     "synthesize.strength=0.1",
     "gate.leave_one_out=2",
     "gate.attempts=2",
-    *(f"gate.training.{setting}" for setting in ("steps=4", "checkpoint_every=2", "images_every=4")),
+    *(f"gate.training.{setting}" for setting in ("steps=60", "checkpoint_every=20", "images_every=60")),
 )
 
 

@@ -45,11 +45,13 @@ def synthetic_subjects(
 
 def _subject(workspace: Workspace, manifest: Manifest, case: Case, child: Child | None) -> tio.Subject:
     assert case.label is not None  # training cases have one
-    image, label = workspace.source(manifest, case.image), workspace.source(manifest, case.label)
+    images = [workspace.source(manifest, path) for path in case.images]
+    label = workspace.source(manifest, case.label)
+    made = [child.image, *child.channels] if child else images
     return tio.Subject(
-        image=tio.ScalarImage(image),
+        image=tio.ScalarImage(images if len(images) > 1 else images[0]),
         label=tio.LabelMap(label),
-        synthetic=tio.ScalarImage(child.image if child else image),
+        synthetic=tio.ScalarImage(made if len(made) > 1 else made[0]),
         synthetic_label=tio.LabelMap(child.label if child and child.label else label),
         case=case.id,
         patient=case.patient,

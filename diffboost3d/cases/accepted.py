@@ -14,11 +14,12 @@ from diffboost3d.errors import WorkspaceError
 
 @dataclass(frozen=True)
 class Child:
-    """An accepted synthetic volume: its record, its image, its own label (None: it has that of its case)."""
+    """An accepted synthetic volume: its record, its image, its own label (None: it has that of its case), further channels."""
 
     record: SyntheticRecord
     image: Path
     label: Path | None
+    channels: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ def _child(workspace: Workspace, fold: int, path: Path, record: SyntheticRecord,
         )
     label = path.parent / record.label if record.label else None
     image = path.parent / record.path
-    for file in (image, label):
+    channels = tuple(path.parent / name for name in record.channels)
+    for file in (image, label, *channels):
         if file is not None and not file.is_file():
             raise WorkspaceError(f"{file} is missing: run `diffboost3d synthesize` again")
-    return Child(record, image, label)
+    return Child(record, image, label, channels)

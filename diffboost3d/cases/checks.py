@@ -5,40 +5,48 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffboost3d.cases.layouts import Pair
+from diffboost3d.cases.layouts import SKIPPED, Pair
+from diffboost3d.cases.masks import read_masks
 from diffboost3d.cases.records import Finding
 from diffboost3d.errors import DataError
-from diffboost3d.imaging.files import Volume, read
+from diffboost3d.imaging.channels import channels_of, read_channels
+from diffboost3d.imaging.files import Volume
 
 KEPT_UNLABELLED = "the image is used unlabelled"
-SKIPPED = "the case is skipped"
+USED = "the case is used"
 
 
 @dataclass(frozen=True)
 class CheckedPair:
-    """A readable image and its whole-number label, or None."""
+    """A readable image and its whole-number label, or None.
+
+    label_notes: what was done to the label in reading, a line each; those of the image it has itself.
+    """
 
     image: Volume
     label: NDArray[np.int64] | None
+    label_notes: tuple[str, ...] = ()
 
 
-def check_pair(pair: Pair, known: Collection[int] | None) -> tuple[CheckedPair | None, Finding | None]:
+def check_pair(
+    pair: Pair, known: Collection[int] | None, colour: str = "grey", channels: int = 1, resampled: bool = False
+) -> tuple[CheckedPair | None, Finding | None]:
     """Read and check a pair.
 
     Args:
         known: the label values that may occur; None: any whole number from 0.
+        colour: see `check_image`. channels, resampled: see `imaging.channels.read_channels`.
 
     Returns:
         (None, finding) where the case can't be used; (pair, finding) where only its label can't; (pair, None) else.
     """
     try:
-        image = read(pair.image)
-        check_image(pair.image, image)
+        image = read_channels((pair.image, *pair.channels), channels, resampled)
+        check_image(pair.image, image, colour)
     except DataError as error:
         return None, Finding(pair.id, str(error), SKIPPED)
     if pair.missing:
@@ -46,18 +54,29 @@ def check_pair(pair: Pair, known: Collection[int] | None) -> tuple[CheckedPair |
     if pair.label is None:
         return CheckedPair(image, None), None
     try:
-        return CheckedPair(image, _checked_label(pair, image, known)), None
+        label, notes = _checked_label(pair, image, known)
     except DataError as error:
         return None, Finding(pair.id, str(error), SKIPPED)
+    return CheckedPair(image, label, notes), None
 
 
-def check_image(path: Path, image: Volume) -> None:
-    """Refuse what no stage can use. Raises DataError naming `path`: not finite, constant, or on no right-angled grid."""
+def check_image(path: Path, image: Volume, colour: str = "grey") -> None:
+    """Refuse what no stage can use. Raises DataError naming `path`: not finite, constant, or on no right-angled grid.
+
+    Args:
+        colour: "refuse" refuses pictures with coloured pixels too.
+    """
+    if colour == "refuse" and image.coloured:
+        raise DataError(
+            f"{path}: a colour picture ({100 * image.coloured:.3g} % of its pixels); convert it, or allow prepare.colour=grey"
+        )
     if not np.isfinite(image.array).all():
         count = int((~np.isfinite(image.array)).sum())
         raise DataError(f"{path}: {count} voxels are NaN or infinite; replace them by real values")
-    if image.array.min() == image.array.max():
-        raise DataError(f"{path}: empty, every voxel is {image.array.flat[0]:g}")
+    for number, one in enumerate(channels_of(image.array)):
+        if one.min() == one.max():
+            which = "" if image.array.ndim == 3 else f"channel {number} is "
+            raise DataError(f"{path}: {which}empty, every voxel is {one.flat[0]:g}")
     matrix = image.grid.matrix[:3, :3]
     if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
         raise DataError(f"{path}: its affine has no volume; the header is damaged")
@@ -65,18 +84,14 @@ def check_image(path: Path, image: Volume) -> None:
         raise DataError(f"{path}: its axes are not at right angles (sheared affine, gantry tilt); resample it first")
 
 
-def _checked_label(pair: Pair, image: Volume, known: Collection[int] | None) -> NDArray[np.int64]:
+def _checked_label(
+    pair: Pair, image: Volume, known: Collection[int] | None
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """The label of a pair, its masks joined, and what was done to it."""
     assert pair.label is not None
-    label = read(pair.label)
-    if difference := image.grid.difference(label.grid):
+    whole, grid, notes = read_masks((pair.label, *pair.masks), known)
+    if difference := image.grid.difference(grid):
         raise DataError(f"{pair.label}: the label lies on another grid than its image ({difference})")
-    if not np.isfinite(label.array).all():
-        raise DataError(f"{pair.label}: the label has NaN or infinite voxels")
-    whole = np.round(label.array).astype(np.int64)
-    if np.abs(whole - label.array).max() > 1e-3:
-        raise DataError(
-            f"{pair.label}: the label has values that are no whole numbers, e.g. {_fraction(label.array):g}"
-        )
     values = np.unique(whole)
     if known is not None and (unknown := sorted(set(values.tolist()) - set(known))):
         raise DataError(
@@ -84,8 +99,4 @@ def _checked_label(pair: Pair, image: Volume, known: Collection[int] | None) -> 
         )
     if values[0] < 0:
         raise DataError(f"{pair.label}: label value {values[0]} is negative")
-    return whole
-
-
-def _fraction(array: NDArray[Any]) -> float:
-    return float(array[np.abs(np.round(array) - array) > 1e-3].flat[0])
+    return whole, notes

@@ -19,6 +19,7 @@ from diffboost3d.imaging.files import PICTURE_ENDINGS, ending_of
 
 TRAINING, VALIDATION, TEST = "Tr", "Val", "Ts"
 IGNORE = "ignore"
+ONE_FILE = {".nhdr": ".nrrd", ".mhd": ".mha"}
 
 
 @dataclass(frozen=True)
@@ -106,22 +107,39 @@ def renumbering(manifest: Manifest) -> dict[int, int]:
     names = ["background", *(IGNORE if name.lower() == IGNORE else name for name in list(manifest.labels)[1:])]
     numbers = label_numbers(manifest)
     found = {value: numbers[name] for name, value in zip(names, manifest.labels.values(), strict=True)}
+    found |= {value: found[counts_as] for value, counts_as in manifest.merged.items()}
     return found if manifest.ignore_label is None else {**found, manifest.ignore_label: numbers[IGNORE]}
 
 
 def file_ending(entries: Iterable[Entry]) -> str:
-    """The one ending of all files: .png for pictures, .nii where all are so, else .nii.gz. Raises DataError for a mixture."""
-    endings = {ending_of(entry.case.image) for entry in entries}
+    """The one ending of all files. Raises DataError where pictures and volumes are mixed.
+
+    .png for pictures; .nii, .nrrd or .mha where all are so (.nhdr and .mhd, of two files each, become .nrrd and .mha), which
+    nnU-Net reads, too; else .nii.gz.
+    """
+    named = (ending_of(entry.case.image) or ".nii.gz" for entry in entries)  # DICOM has none
+    endings = {ONE_FILE.get(ending, ending) for ending in named}
     pictures = endings & set(PICTURE_ENDINGS)
     if pictures and endings - pictures:
-        raise DataError(f"the data set mixes {' and '.join(sorted(endings))}; keep pictures and NIfTI files apart")
+        raise DataError(f"the data set mixes {' and '.join(sorted(endings))}; keep pictures and volumes apart")
     if pictures:
         return ".png"
     return endings.pop() if len(endings) == 1 else ".nii.gz"
 
 
-def channel_name(manifest: Manifest) -> str:
-    """`CT` for scans in HU, so that nnU-Net normalises them alike; else the modality, and each image by itself."""
+def channel_names(manifest: Manifest) -> dict[str, str]:
+    """Number -> name. `CT` for channels in HU, so that nnU-Net normalises them alike; each other image by itself.
+
+    A single channel is called as the modality.
+    """
+    if manifest.channel_count == 1:
+        return {"0": _only_channel(manifest)}
+    maps = manifest.cases[0].maps
+    names = ["CT" if one.unit == "HU" else name for name, one in zip(manifest.channels, maps, strict=True)]
+    return {str(number): name for number, name in enumerate(names)}
+
+
+def _only_channel(manifest: Manifest) -> str:
     is_ct = manifest.modality.strip().upper() == "CT" or any(
         case.intensity.kind == "ct_window" for case in manifest.cases
     )
@@ -137,7 +155,7 @@ def plain_name(name: str) -> str:
 def nnunet_facts(manifest: Manifest, entries: Sequence[Entry], ending: str, version: str) -> dict[str, Any]:
     """dataset.json of nnU-Net v2."""
     return {
-        "channel_names": {"0": channel_name(manifest)},
+        "channel_names": channel_names(manifest),
         "labels": label_numbers(manifest),
         "numTraining": sum(entry.part == TRAINING for entry in entries),
         "file_ending": ending,
@@ -160,7 +178,7 @@ def msd_facts(manifest: Manifest, entries: Sequence[Entry], ending: str, version
     return {
         **_about(manifest, entries, version),
         "tensorImageSize": f"{manifest.spatial_dims}D",
-        "modality": {"0": channel_name(manifest)},
+        "modality": channel_names(manifest),
         "labels": {str(number): name for name, number in label_numbers(manifest).items()},
         "numTraining": len(training),
         "numTest": len(test),
@@ -202,4 +220,5 @@ def provenance(entries: Sequence[Entry]) -> list[dict[str, Any]]:
 
 
 def _record(child: Child) -> dict[str, Any]:
-    return {key: value for key, value in dataclasses.asdict(child.record).items() if key not in ("path", "label")}
+    left_out = ("path", "label", "channels")
+    return {key: value for key, value in dataclasses.asdict(child.record).items() if key not in left_out}

@@ -9,6 +9,7 @@ from typing import Any
 
 from diffboost3d.cases.preparation import Preparation
 from diffboost3d.errors import ConfigError
+from diffboost3d.imaging.files import PICTURE_ENDINGS, ending_like, ending_of
 from diffboost3d.imaging.geometry import Grid
 from diffboost3d.imaging.intensity import IntensityMap
 
@@ -27,6 +28,9 @@ class Case:
         source_grid: voxel grid of the files; grid: of the prepared arrays (canonical, target spacing).
         intensity: units of the file <-> [-1, 1].
         digest: SHA-256 of the prepared arrays' inputs and settings.
+        masks: further files that are joined with the label. stratum: class for splits that keep its share; "": none.
+        channels: paths of further image channels' files, as `image`; (): one channel, or several in one 4D file.
+        channel_maps: intensity maps of the further channels, as `intensity`.
     """
 
     id: str
@@ -37,6 +41,39 @@ class Case:
     grid: Grid
     intensity: IntensityMap
     digest: str
+    masks: tuple[str, ...] = ()
+    stratum: str = ""
+    channels: tuple[str, ...] = ()
+    channel_maps: tuple[IntensityMap, ...] = ()
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The paths of all its image files."""
+        return (self.image, *self.channels)
+
+    @property
+    def maps(self) -> tuple[IntensityMap, ...]:
+        """The intensity maps of all its channels."""
+        return (self.intensity, *self.channel_maps)
+
+    def of_channel(self, number: int) -> Case:
+        """The case as if that channel were its only one."""
+        return dataclasses.replace(self, intensity=self.maps[number], channels=(), channel_maps=())
+
+    def moved_from(self, found: Grid) -> str:
+        """How the grid that a file of the case has now differs from that of its image; empty where it doesn't.
+
+        A picture's file knows no size of its pixels, so only its shape can differ.
+        """
+        is_picture = ending_of(self.image) in PICTURE_ENDINGS
+        return self.source_grid.difference(Grid.of(found.shape, self.source_grid.matrix) if is_picture else found)
+
+
+def channel_endings(case: Case) -> list[str]:
+    """Endings of what is written in the form of a case's image files: one, or _0000.nii.gz, _0001.nii.gz, ... of one each."""
+    if not case.channels:
+        return [ending_like(case.image)]
+    return [f"_{number:04d}{ending_like(path)}" for number, path in enumerate(case.images)]
 
 
 @dataclass(frozen=True)
@@ -49,8 +86,11 @@ class Manifest:
         source: the data folder, relative to the workspace.
         ignore_label: value in the user's files of voxels that nobody labelled (`IGNORED` in prepared labels); None: none.
         spatial_dims: 2 where every case is a single slice, else 3.
-        physical: whether distances are in mm (NIfTI) or in pixels (pictures).
+        physical: whether distances are in mm (NIfTI, and pictures whose pixel size is given) or in pixels (pictures).
         preparation: how its images were prepared; None: written by a version that did not say.
+        colours: red, green and blue (0 to 255) of each label but the background; {}: written by a version that did not say.
+        channels: names of the image channels.
+        merged: value in the user's label files -> value that it counts as; see `labels.grouped`.
     """
 
     name: str
@@ -65,6 +105,14 @@ class Manifest:
     version: int = MANIFEST_VERSION
     preparation: Preparation | None = None
     ignore_label: int | None = None
+    colours: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
+    channels: tuple[str, ...] = ("image",)
+    merged: Mapping[int, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def channel_count(self) -> int:
+        """Number of image channels."""
+        return len(self.channels)
 
     @property
     def label_count(self) -> int:
@@ -103,12 +151,21 @@ class Manifest:
         """Inverse of `to_json`."""
         cases = tuple(_case(item) for item in value["cases"])
         told = value.get("preparation")
-        return cls(**{**value, "cases": cases, "preparation": Preparation.from_json(told) if told else None})
+        read: dict[str, Any] = {"cases": cases, "preparation": Preparation.from_json(told) if told else None}
+        read["channels"] = tuple(value.get("channels", ("image",)))
+        read["merged"] = {int(own): counts_as for own, counts_as in value.get("merged", {}).items()}
+        return cls(**{**value, **read})
 
 
 def _case(value: dict[str, Any]) -> Case:
     grids = {name: Grid.of(value[name]["shape"], value[name]["affine"]) for name in ("source_grid", "grid")}
-    return Case(**{**value, **grids, "intensity": IntensityMap(**value["intensity"])})
+    more = {
+        "intensity": IntensityMap(**value["intensity"]),
+        "masks": tuple(value.get("masks", ())),
+        "channels": tuple(value.get("channels", ())),
+        "channel_maps": tuple(IntensityMap(**one) for one in value.get("channel_maps", ())),
+    }
+    return Case(**{**value, **grids, **more})
 
 
 @dataclass(frozen=True)
@@ -141,6 +198,7 @@ class SyntheticRecord:
         attempt: how many samples of this number the gate rejected before. accepted: whether it may train anything;
             reasons: why not, a line each. checks: figures of the gate; none: it was not judged. nearest: the training image of
             another patient that is most like it.
+        channels: paths of further channels' files, as `path`; (): none, or all are in one 4D file.
     """
 
     case: str
@@ -166,11 +224,18 @@ class SyntheticRecord:
     checks: Mapping[str, float] = dataclasses.field(default_factory=dict)
     nearest: str = ""
     synthetic: bool = True
+    channels: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> SyntheticRecord:
         """From what lies beside a volume."""
-        return cls(**{**value, "reasons": tuple(value.get("reasons", ()))})
+        lists = {name: tuple(value.get(name, ())) for name in ("reasons", "channels")}
+        return cls(**{**value, **lists})
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The paths of all its image files, relative to the record's folder."""
+        return (self.path, *self.channels)
 
 
 @dataclass(frozen=True)

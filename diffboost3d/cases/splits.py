@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from diffboost3d.cases.layouts.table import is_table, read_patients
 from diffboost3d.cases.records import SPLIT_PARTS, Case, Split
 from diffboost3d.errors import DataError
 from diffboost3d.seeds import generator
 
 
-def patients_of(ids: Sequence[str], rule: str) -> dict[str, str]:
+def patients_of(ids: Sequence[str], rule: str, told: Mapping[str, str] | None = None) -> dict[str, str]:
     """Case id -> patient.
 
     Args:
         ids: case ids.
-        rule: "case" (each its own), "consecutive_numbers" (ids whose last numbers follow each other are one patient), or a
-            regular expression whose first group is the patient.
+        rule: "case" (each its own), "consecutive_numbers" (ids whose last numbers follow each other are one patient), a
+            regular expression whose first group is the patient, or the name of a CSV file with columns `id` and `patient`.
+        told: patients that the data folder tells of itself; they count where the rule is "case".
 
     Raises:
-        DataError: an id doesn't match the rule.
+        DataError: an id doesn't match the rule, or isn't in the table.
     """
+    if is_table(rule):
+        table = read_patients(Path(rule).expanduser())
+        if absent := [case for case in ids if case not in table]:
+            raise DataError(f"data.patients={rule}: {len(absent)} cases are not in it, the first {absent[0]!r}")
+        return {case: table[case] for case in ids}
     if rule == "case":
-        return {case: case for case in ids}
+        return {case: (told or {}).get(case, case) for case in ids}
     if rule == "consecutive_numbers":
         return _runs(ids)
     patients = {}
@@ -63,6 +71,9 @@ def draw_splits(
 ) -> list[Split]:
     """One split a fold: every labelled case is tested in just one fold.
 
+    Where cases have strata, each fold has their shares of the patients, and so have, as nearly as whole patients allow, its
+    training and validation cases.
+
     Args:
         labelled: training cases kept labelled; the others serve unlabelled. None: all.
         unlabelled: unlabelled images kept; None: all.
@@ -81,9 +92,21 @@ def draw_splits(
             f"there are {len(patients)}"
         )
     generator(seed, "folds").shuffle(patients)
+    strata = _strata([case for case in cases if case.label is not None])
+    patients = _by_stratum(patients, strata, with_label, folds)
     return [
         _draw_split(
-            cases, with_label, patients, fold, folds, labelled, unlabelled, validation_fraction, seed, validation
+            cases,
+            with_label,
+            strata,
+            patients,
+            fold,
+            folds,
+            labelled,
+            unlabelled,
+            validation_fraction,
+            seed,
+            validation,
         )
         for fold in range(folds)
     ]
@@ -118,8 +141,9 @@ def nested_split(
                 f"{'compare.sizes' if part == 'training' else 'compare.validation'}"
             )
     patients = {case.id: case.patient for case in cases}
-    training = _in_order(largest.training, patients, seed, fold, "training")
-    validated = _in_order(largest.validation, patients, seed, fold, "validation")
+    strata = _strata([case for case in cases if case.label is not None])
+    training = _in_order(largest.training, patients, strata, seed, fold, "training")
+    validated = _in_order(largest.validation, patients, strata, seed, fold, "validation")
     away = {patients[case] for case in validated[:validation]}
     spare = [case for case in training[labelled:] + validated[validation:] if patients[case] not in away]
     rest = list(largest.unlabelled)
@@ -132,10 +156,13 @@ def nested_split(
     )
 
 
-def _in_order(ids: Sequence[str], patients: dict[str, str], seed: int, fold: int, part: str) -> list[str]:
+def _in_order(
+    ids: Sequence[str], patients: dict[str, str], strata: dict[str, str], seed: int, fold: int, part: str
+) -> list[str]:
     """Cases, patient by patient, in the order in which sizes take them."""
     order = sorted({patients[case] for case in ids})
     generator(seed, "nested", part, fold).shuffle(order)
+    order = _evenly(order, strata)
     return sorted(ids, key=lambda case: (order.index(patients[case]), case))
 
 
@@ -151,9 +178,51 @@ def _by_patient(cases: Sequence[Case]) -> dict[str, list[str]]:
     return grouped
 
 
+def _strata(cases: Sequence[Case]) -> dict[str, str]:
+    """Patient -> the stratum of most of the patient's cases, the first by name where that is not one."""
+    found: dict[str, Counter[str]] = {}
+    for case in sorted(cases, key=lambda case: case.stratum):
+        found.setdefault(case.patient, Counter())[case.stratum] += 1
+    return {patient: counts.most_common(1)[0][0] for patient, counts in found.items()}
+
+
+def _by_stratum(patients: list[str], strata: dict[str, str], cases: dict[str, list[str]], folds: int) -> list[str]:
+    """Patients so that the parts of every n-th differ by one patient of a stratum at most; one stratum: as given.
+
+    A row of n has one patient for each part, of one stratum and of like numbers of cases; every second row is turned round, else
+    the first part would have the largest of each. What is left of the strata comes last.
+    """
+    if len(set(strata.values())) < 2:
+        return patients
+    rows, rest = [], []
+    for stratum in sorted(set(strata.values())):
+        own = [patient for patient in patients if strata[patient] == stratum]
+        own.sort(key=lambda patient: -len(cases[patient]))
+        whole = len(own) - len(own) % folds
+        rows += [own[first : first + folds] for first in range(0, whole, folds)]
+        rest += own[whole:]
+    turned = [patient for number, row in enumerate(rows) for patient in (row[::-1] if number % 2 else row)]
+    return turned + rest
+
+
+def _evenly(patients: list[str], strata: dict[str, str]) -> list[str]:
+    """Patients so that the strata are spread evenly and any run of them has about their shares; one stratum: as given."""
+    counts = Counter(strata[patient] for patient in patients)
+    if len(counts) < 2:
+        return patients
+    seen = Counter[str]()
+    places = {}
+    for patient in patients:
+        stratum = strata[patient]
+        places[patient] = (seen[stratum] + 0.5) / counts[stratum]
+        seen[stratum] += 1
+    return sorted(patients, key=lambda patient: (places[patient], strata[patient]))
+
+
 def _draw_split(
     cases: Sequence[Case],
     with_label: dict[str, list[str]],
+    strata: dict[str, str],
     patients: list[str],
     fold: int,
     folds: int,
@@ -166,11 +235,12 @@ def _draw_split(
     tested = set(patients[fold::folds])
     side = [patient for patient in patients if patient not in tested]
     generator(seed, "training", fold).shuffle(side)
+    side = _evenly(side, strata)
     available = sum(len(with_label[patient]) for patient in side)
     wanted = min(labelled or available, available)
     count = validation or validation_count(wanted, validation_fraction)
     validated, side = _take(side, with_label, count)
-    training_patients, _ = _take(side, with_label, wanted)
+    training_patients, _ = _take(_evenly(side, strata), with_label, wanted)
     training = [case for patient in training_patients for case in with_label[patient]][:wanted]
     if not training:
         raise DataError(

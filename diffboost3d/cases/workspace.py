@@ -32,6 +32,7 @@ PACKAGES = (
     "transformers",
     "SimpleITK",
     "nibabel",
+    "pydicom",
     "numpy",
     "scipy",
 )
@@ -76,6 +77,11 @@ class Workspace:
         return self.root / "findings.json"
 
     @property
+    def duplicates_path(self) -> Path:
+        """Groups of images that are nearly the same, where they were looked for."""
+        return self.root / "duplicates.json"
+
+    @property
     def plan_path(self) -> Path:
         return self.root / "plan.yaml"
 
@@ -96,8 +102,12 @@ class Workspace:
         return self.root / "report" / "index.html"
 
     def prepared(self, case: str, kind: str = "image") -> Path:
-        """`kind` is image, label or edge."""
+        """`kind` is image, label, edge, or bias: the shading of the file's grid, where it is corrected."""
         return self.prepared_folder / case / f"{kind}.nii.gz"
+
+    def label_file(self, case: str) -> Path:
+        """The label of a case whose own is no label map on the image's grid, such as DICOM-SEG."""
+        return self.root / "labels" / f"{case}.nii.gz"
 
     def pool_generator(self) -> Path:
         """Folder of the generator pre-trained on the pool, common to all folds."""

@@ -63,6 +63,7 @@ class AutoencoderCodec:
     """
 
     name = "vae"
+    image_channels = 1
 
     def __init__(self, vae: AutoencoderKL) -> None:
         self.vae: Any = vae.eval().requires_grad_(False)

@@ -14,12 +14,13 @@ from torch.utils.data import Dataset
 from diffboost3d.diffusion.codecs import Codec, latent_shape, padded_size
 from diffboost3d.diffusion.looks import LOOKS, with_look
 from diffboost3d.diffusion.text import Tokenizer
+from diffboost3d.imaging.channels import channels_of
 from diffboost3d.seeds import generator
 
 
 @dataclass(frozen=True)
 class SliceSource:
-    """A prepared volume: image (I, J, K) in [-1, 1], control (C, I, J, K) in [0, 1], and how often it is drawn.
+    """A prepared volume: image (I, J, K) or (C, I, J, K) in [-1, 1], control (C, I, J, K) in [0, 1], and how often it is drawn.
 
     `second_control` is that of slices across the second axis, whose neighbours are others; needed with `SlicePlan.second_axis`.
     """
@@ -92,6 +93,8 @@ class SlicePlan:
 class SliceDataset(Dataset[dict[str, torch.Tensor]]):
     """Sample number -> image (1, A, B), control (C, A, B), tokens (T,), noise (c, h, w), timestep (); nothing else is random.
 
+    Of images with N channels: image (N, A, B).
+
     With stacks of S slices: image (S, 1, A, B), control (S, C, A, B), noise (S, c, h, w); a volume of fewer repeats its last.
     """
 
@@ -105,14 +108,18 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
         self._tokens = {"": tokenizer(prompt)}
         self._tokens |= {look: tokenizer(f"{prompt}, {look}") for look in LOOKS if plan.looks}
         self._no_tokens = tokenizer("")
+        self._channels = len(channels_of(sources[0].image))
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         draw = self.draw(number)
         source = self.sources[draw.source]
-        last = source.image.shape[draw.axis] - 1
+        last, own = source.image.shape[-3:][draw.axis] - 1, self._channels
         slices = [self._slice(source, min(draw.position + at, last), draw) for at in range(self.plan.stack)]
         noise = torch.randn(len(slices), *self._latent, generator=torch.Generator().manual_seed(draw.noise_seed))
-        images, controls = torch.stack([moved[:1] for moved in slices]), torch.stack([moved[1:] for moved in slices])
+        images, controls = (
+            torch.stack([moved[:own] for moved in slices]),
+            torch.stack([moved[own:] for moved in slices]),
+        )
         if draw.look:
             images = with_look(images, draw.look, draw.noise_seed + 1)
         controls = torch.zeros_like(controls) if draw.drop_control else controls.clamp(0.0, 1.0)
@@ -126,11 +133,11 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
         }
 
     def _slice(self, source: SliceSource, position: int, draw: SliceDraw) -> torch.Tensor:
-        """Image and control (1 + C, A, B) of one slice, moved."""
+        """Image and control (N + C, A, B) of one slice, moved."""
         volume = source.control if draw.axis == self.plan.axis else source.second_control
         if volume is None:
             raise ValueError("slices across a second axis need their own control")
-        image = torch.from_numpy(np.take(source.image, position, axis=draw.axis))[None]
+        image = torch.from_numpy(np.take(channels_of(source.image), position, axis=draw.axis + 1))
         control = torch.from_numpy(np.take(volume, position, axis=draw.axis + 1))
         a, b = (space for axis, space in enumerate(self.plan.spacing_mm) if axis != draw.axis)
         return move_slice(torch.cat([image, control]), self.plan.size, draw.degrees, draw.scale, draw.shift, b / a)
@@ -140,10 +147,10 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
         plan = self.plan
         random = generator(plan.seed, plan.purpose, number)
         source = int(random.choice(len(self.sources), p=self._shares))
-        image = self.sources[source].image
+        shape = self.sources[source].image.shape[-3:]
         across = self._axis(number)
-        position = int(random.integers(max(1, image.shape[across] - plan.stack + 1)))
-        sides = [size for axis, size in enumerate(image.shape) if axis != across]
+        position = int(random.integers(max(1, shape[across] - plan.stack + 1)))
+        sides = [size for axis, size in enumerate(shape) if axis != across]
         free = [max(0, side - wanted) / 2 for side, wanted in zip(sides, plan.size, strict=True)]
         jitters = random.random() < plan.jitter
         return SliceDraw(

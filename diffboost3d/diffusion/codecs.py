@@ -16,14 +16,16 @@ import torch.nn.functional as F
 
 
 class Codec(Protocol):
-    """(B, 1, A, B) images in [-1, 1] <-> (B, channels, A / factor, B / factor) maps.
+    """(B, 1, A, B) images in [-1, 1] <-> (B, channels, A / factor, B / factor) maps; see `ChannelsCodec` for several channels.
 
     Attributes:
-        name: haar, pixel or vae. factor: image voxels a map voxel, along each side. channels: of the map.
+        name: haar, pixel or vae. factor: image voxels a map voxel, along each side. channels: of the map. image_channels: of the
+            images.
     """
 
     name: str
     factor: int
+    image_channels: int
 
     @property
     def channels(self) -> int:
@@ -69,6 +71,8 @@ class PackingCodec:
             schedule made for unit variance would drown them in noise and leave them for its last moment; scaled by `adapt`, every
             band is learned, and sampled in few steps, like the others. None: as they are.
     """
+
+    image_channels = 1
 
     def __init__(self, name: str, factor: int, scales: Sequence[float] | None = None) -> None:
         self.name, self.factor = name, factor
@@ -122,6 +126,46 @@ class PackingCodec:
             low = F.pixel_shuffle(_haar(bands), 2)
             packing *= 2
         return low
+
+
+class ChannelsCodec:
+    """Several image channels, each by a codec of its own: (B, C, A, B) images <-> maps whose channels stand one after the other.
+
+    Args:
+        parts: of one kind and factor, one for each image channel.
+    """
+
+    def __init__(self, parts: Sequence[Codec]) -> None:
+        self.parts = tuple(parts)
+        self.name, self.factor, self.image_channels = parts[0].name, parts[0].factor, len(parts)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the map."""
+        return sum(part.channels for part in self.parts)
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, C, A, B) to maps."""
+        return torch.cat([part.encode(images[:, at : at + 1]) for at, part in enumerate(self.parts)], dim=1)
+
+    def decode(self, maps: torch.Tensor) -> torch.Tensor:
+        """Maps to images (B, C, A, B)."""
+        own = torch.split(maps, [part.channels for part in self.parts], dim=1)
+        return torch.cat([part.decode(one) for part, one in zip(self.parts, own, strict=True)], dim=1)
+
+
+def parts_of(codec: Codec) -> tuple[Codec, ...]:
+    """The codec of each image channel."""
+    return codec.parts if isinstance(codec, ChannelsCodec) else (codec,)
+
+
+def for_channels(codec: Codec, count: int) -> Codec:
+    """A codec of one image channel as one of several. An exact one gets scales for each channel, a learned one serves all."""
+    if count == 1:
+        return codec
+    if isinstance(codec, PackingCodec):
+        return ChannelsCodec([PackingCodec(codec.name, codec.factor, codec.scales) for _ in range(count)])
+    return ChannelsCodec([codec] * count)
 
 
 def _haar(bands: torch.Tensor) -> torch.Tensor:

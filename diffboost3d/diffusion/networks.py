@@ -181,6 +181,31 @@ def adapt_control_channels(controlnet: Any, channels: int, edges: int = 1) -> No
     controlnet.register_to_config(conditioning_channels=channels)
 
 
+def widen_channels(denoiser: ConditionalDenoiser, count: int) -> None:
+    """Let a denoiser of one image channel denoise `count` of them jointly, in place.
+
+    Each channel begins with the weights of the single one: the first convolutions see the mean over the channels, the last one
+    gives each channel what the single one got. So for maps that are alike in all channels it predicts what it predicted before.
+    """
+    for part in (denoiser.unet, denoiser.controlnet):
+        part.conv_in = _repeated(part.conv_in, count, of_inputs=True)
+        part.register_to_config(in_channels=part.conv_in.in_channels)
+    denoiser.unet.conv_out = _repeated(denoiser.unet.conv_out, count, of_inputs=False)
+    denoiser.unet.register_to_config(out_channels=denoiser.unet.conv_out.out_channels)
+
+
+def _repeated(old: Any, count: int, of_inputs: bool) -> torch.nn.Conv2d:
+    """A convolution whose inputs or outputs are there `count` times."""
+    inputs, outputs = (
+        (old.in_channels * count, old.out_channels) if of_inputs else (old.in_channels, old.out_channels * count)
+    )
+    new = torch.nn.Conv2d(inputs, outputs, old.kernel_size, old.stride, old.padding).to(old.weight)
+    with torch.no_grad():
+        new.weight.copy_(old.weight.repeat(1, count, 1, 1) / count if of_inputs else old.weight.repeat(count, 1, 1, 1))
+        new.bias.copy_(old.bias if of_inputs else old.bias.repeat(count))  # type: ignore[union-attr]
+    return new
+
+
 def _unet(plan: DenoiserPlan) -> Any:
     from diffusers import UNet2DConditionModel
 

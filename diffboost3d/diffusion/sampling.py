@@ -90,14 +90,14 @@ def sample(
     overlap: int = 0,
     correction: Correction | None = None,
 ) -> torch.Tensor:
-    """Images (B, 1, A, B) in [-1, 1].
+    """Images (B, 1, A, B) in [-1, 1], of several channels (B, N, A, B).
 
     Sides that are no multiple of the network's are padded by repeating the border, and cut off again.
 
     Args:
         noise: (B, c, h, w), standard normal, of the map of the padded image; see `codecs.latent_shape`, `padded_size`.
         text, negative_text: embeddings (B, T, width), or (1, T, width) common to all. control: (B, C, A, B) in [0, 1].
-        start: images (B, 1, A, B) to start from where `plan.strength` < 1.
+        start: such images to start from where `plan.strength` < 1.
         generator: of noise added on the way (eta, sde); one, or one a slice.
         stack, window, overlap, correction: see `sample_maps`.
     """

@@ -82,15 +82,15 @@ class SecondPlane:
         return prediction_of(self._kind, again, maps, kept)
 
     def _seen(self, stack: torch.Tensor, given: CrossSlices, timestep: torch.Tensor, share: float) -> torch.Tensor:
-        """Clean slices (S, 1, A, B) across the first axis, by those across the second."""
+        """Clean slices (S, C, A, B) across the first axis, by those across the second."""
         a, b = (side for axis, side in enumerate(self._shape) if axis != self._first)
-        volume = stack[:, 0, :a, :b].movedim(0, self._first)
-        slices = volume.movedim(self._second, 0)[:, None].clamp(-1.0, 1.0)
+        volume = stack[..., :a, :b].movedim(1, 0).movedim(1, self._first + 1)  # (C, I, J, K)
+        slices = volume.movedim(self._second + 1, 0).clamp(-1.0, 1.0)
         found = self._denoised(slices, given, timestep, share)
-        return found[:, 0].movedim(0, self._second).movedim(self._first, 0)[:, None]
+        return found.movedim(1, 0).movedim(1, self._second + 1).movedim(self._first + 1, 0)
 
     def _denoised(self, slices: torch.Tensor, given: CrossSlices, timestep: torch.Tensor, share: float) -> torch.Tensor:
-        """Slices (S, 1, A, B) across the second axis, noised to the timestep and predicted again."""
+        """Slices (S, C, A, B) across the second axis, noised to the timestep and predicted again."""
         a, b = slices.shape[-2:]
         noise, text = given.noise.to(slices), given.text.to(slices.device)
         size = [side * self._codec.factor for side in noise.shape[-2:]]

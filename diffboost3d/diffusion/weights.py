@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from diffboost3d.cases.atomic import replacing_folder, write_json
 from diffboost3d.diffusion.autoencoder import AutoencoderCodec
-from diffboost3d.diffusion.codecs import Codec, PackingCodec
+from diffboost3d.diffusion.codecs import ChannelsCodec, Codec, PackingCodec, for_channels, parts_of
 from diffboost3d.diffusion.lora import Adapter
 from diffboost3d.diffusion.networks import ConditionalDenoiser
 from diffboost3d.diffusion.text import ByteTokenizer, ClipTokenizer, Tokenizer
@@ -33,25 +33,29 @@ def save_generator(
         adapter: written to lora/ beside the weights that it was merged into.
     """
     tokenizer = denoiser.tokenizer
+    first, *others = parts_of(codec)
     with replacing_folder(folder / FOLDER) as temporary:
         denoiser.unet.save_pretrained(temporary / "unet", safe_serialization=True)
         denoiser.controlnet.save_pretrained(temporary / "controlnet", safe_serialization=True)
         denoiser.text_encoder.save_pretrained(temporary / "text_encoder", safe_serialization=True)
         scheduler.save_pretrained(temporary / "scheduler")
-        facts = {
-            "codec": {"name": codec.name, "factor": codec.factor, "scales": getattr(codec, "scales", None)},
+        facts: dict[str, Any] = {
+            "codec": {"name": codec.name, "factor": codec.factor, "scales": getattr(first, "scales", None)},
             "tokenizer": {
                 "name": "clip" if isinstance(tokenizer, ClipTokenizer) else "bytes",
                 "length": tokenizer.length,
             },
         }
-        if isinstance(codec, AutoencoderCodec):
-            codec.save(temporary / "vae")
+        if others:
+            facts["codec"]["channels"] = [getattr(part, "scales", None) for part in parts_of(codec)]
+        if isinstance(first, AutoencoderCodec):
+            first.save(temporary / "vae")
         if denoiser.mixer is not None:
             save_file(denoiser.mixer.state_dict(), temporary / MIXER)
         if isinstance(tokenizer, ClipTokenizer):
             tokenizer.save(temporary / "tokenizer")
-            _write_index(temporary, denoiser, scheduler, codec)
+            if not others:  # the pipeline of `diffusers` knows one image only
+                _write_index(temporary, denoiser, scheduler, codec)
         if adapter is not None:
             adapter.save(temporary / "lora")
         write_json(temporary / "diffboost3d.json", facts)
@@ -108,9 +112,11 @@ def _hide_file_bars() -> None:
 
 
 def _codec(facts: dict[str, Any], model: Path) -> Codec:
+    channels = facts.get("channels", [facts["scales"]])
     if facts["name"] == AutoencoderCodec.name:
-        return AutoencoderCodec.load(model / "vae")
-    return PackingCodec(facts["name"], facts["factor"], facts["scales"])
+        return for_channels(AutoencoderCodec.load(model / "vae"), len(channels))
+    packings = [PackingCodec(facts["name"], facts["factor"], scales) for scales in channels]
+    return packings[0] if len(packings) == 1 else ChannelsCodec(packings)
 
 
 def _tokenizer(facts: dict[str, Any], model: Path) -> Tokenizer:

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffboost3d.imaging.channels import channels_of
+
 Float = NDArray[np.float32]
 Size = tuple[int, int, int]
 
@@ -133,10 +135,12 @@ def _span(side: int, shift: float, wanted: int) -> tuple[int, int, int]:
 class DetailIndex:
     """The fine detail of images, ready to be searched.
 
-    Args:
-        images: (I, J, K) each in [-1, 1], of any shape; read once, one after the other.
+    Images of several channels are compared channel by channel, and the largest similarity counts: a copy of one is a copy.
 
-    Memory: about 8 bytes times images, places and voxels of a window (0.15 MB for blocks of 16 voxels moved by 8).
+    Args:
+        images: (I, J, K) or (C, I, J, K) each in [-1, 1], of any shape; read once, one after the other.
+
+    Memory: about 8 bytes times images, channels, places and voxels of a window (0.15 MB for blocks of 16 voxels moved by 8).
     """
 
     def __init__(self, images: Iterable[NDArray[Any]], spacing_mm: Sequence[float], where: Places) -> None:
@@ -147,25 +151,38 @@ class DetailIndex:
         first[tuple(slice(side) for side in where.block)] = 1
         one = np.conj(fft.rfftn(first))
         spectra, energies = [], []
+        self._channels = 1
         for image in images:
-            windows = detail_blocks(image, where, where.window, spacing_mm)
-            spectra.append(fft.rfftn(windows, axes=(1, 2, 3)))
-            energies.append(self._moves(fft.rfftn(windows * windows, axes=(1, 2, 3)) * one))
+            channels = channels_of(image)
+            self._channels = len(channels)
+            for channel in channels:
+                windows = detail_blocks(channel, where, where.window, spacing_mm)
+                spectra.append(fft.rfftn(windows, axes=(1, 2, 3)))
+                energies.append(self._moves(fft.rfftn(windows * windows, axes=(1, 2, 3)) * one))
         if not spectra:
             raise ValueError("there are no images to index")
         self._spectra, self._energies = np.stack(spectra), np.stack(energies)
         self._floor = EMPTY * float(np.median(self._energies)) + 1e-12
 
     def __len__(self) -> int:
-        return len(self._spectra)
+        return len(self._spectra) // self._channels
 
     def nearest(self, volume: NDArray[Any], among: Iterable[int] | None = None) -> Nearest:
         """The most similar block over all images, places and moves.
 
         Args:
-            volume: (I, J, K) in [-1, 1]. among: numbers of the images that are asked about; None: all. Where there are none,
-                the similarity is -1.
+            volume: (I, J, K) or (C, I, J, K) in [-1, 1].
+            among: numbers of the images that are asked about; None: all. Where there are none, the similarity is -1.
         """
+        numbers = range(len(self)) if among is None else list(among)
+        best = Nearest(-1.0, 0, 0, (0, 0, 0))
+        for channel, one in enumerate(channels_of(volume)):
+            found = self._nearest(one, channel, numbers)
+            best = found if found.similarity > best.similarity else best
+        return best
+
+    def _nearest(self, volume: NDArray[Any], channel: int, among: Iterable[int]) -> Nearest:
+        """Of one channel (I, J, K), among the same one of the images."""
         import scipy.fft as fft
 
         blocks = detail_blocks(volume, self._where, self._where.block, self._spacing_mm)
@@ -174,9 +191,10 @@ class DetailIndex:
         sought = np.conj(fft.rfftn(padded, axes=(1, 2, 3)))
         own = np.maximum((blocks * blocks).sum(axis=(1, 2, 3)), self._floor)[:, None, None, None]
         best = Nearest(-1.0, 0, 0, (0, 0, 0))
-        for number in range(len(self)) if among is None else among:
-            products = self._moves(self._spectra[number] * sought)
-            found = products / np.sqrt(own * np.maximum(self._energies[number], self._floor))
+        for number in among:
+            at = number * self._channels + channel
+            products = self._moves(self._spectra[at] * sought)
+            found = products / np.sqrt(own * np.maximum(self._energies[at], self._floor))
             if (highest := float(found.max())) > best.similarity:
                 place, *move = np.unravel_index(int(found.argmax()), found.shape)
                 i, j, k = (int(at) - most for at, most in zip(move, self._where.search, strict=True))
@@ -195,10 +213,12 @@ class DetailIndex:
 def shared_detail(volume: NDArray[Any], other: NDArray[Any], spacing_mm: Sequence[float], where: Places) -> float:
     """Mean correlation of the fine detail of two volumes (I, J, K) of one grid, block by block in place; 0 for even ones.
 
-    Blocks without detail in either volume count as 0.
+    Of several channels (C, I, J, K), the largest of them. Blocks without detail in either volume count as 0.
     """
     if volume.shape != other.shape:
         raise ValueError(f"shapes differ: {volume.shape} and {other.shape}")
+    if volume.ndim == 4:
+        return max(shared_detail(first, second, spacing_mm, where) for first, second in zip(volume, other, strict=True))
     one, two = (detail_blocks(array, where, where.block, spacing_mm) for array in (volume, other))
     energies = [(blocks * blocks).sum(axis=(1, 2, 3)) for blocks in (one, two)]
     floors = [EMPTY * float(np.median(energy)) + 1e-12 for energy in energies]
@@ -207,7 +227,12 @@ def shared_detail(volume: NDArray[Any], other: NDArray[Any], spacing_mm: Sequenc
 
 
 def correlation(volume: NDArray[Any], other: NDArray[Any]) -> float:
-    """Plain correlation of the voxels of two volumes laid centre on centre, over what both have; 0 where one is even."""
+    """Plain correlation of the voxels of two volumes laid centre on centre, over what both have; 0 where one is even.
+
+    Of several channels (C, I, J, K), the largest of them.
+    """
+    if volume.ndim == 4:
+        return max(correlation(first, second) for first, second in zip(volume, other, strict=True))
     sides = [min(pair) for pair in zip(volume.shape, other.shape, strict=True)]
     first, second = (
         array[tuple(slice((side - own) // 2, (side - own) // 2 + own) for side, own in zip(array.shape, sides, strict=True))]

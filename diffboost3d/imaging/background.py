@@ -1,4 +1,4 @@
-"""What of a scan lies outside the body or the field of view: constant filling, a mask's nothing, and in CT the air around."""
+"""What of a scan no scanner measured: constant filling around a field of view, a mask's nothing. For CT, see `body` too."""
 
 from __future__ import annotations
 
@@ -11,30 +11,24 @@ from numpy.typing import NDArray
 Mask = NDArray[np.bool_]
 
 
-def background(array: NDArray[Any], axis: int, air_below: float | None = None) -> Mask:
-    """Voxels (I, J, K) that no scanner measured, or that are air around the body.
+def background(array: NDArray[Any], axis: int) -> Mask:
+    """Voxels (I, J, K) of the filling, that no scanner measured.
 
-    Decided in each plane across `axis`, and only for what reaches that plane's border, so that lungs, bowel gas and holes in
-    a mask are never background:
-
-    - filling: connected voxels of one and the same value, with a block of 3 x 3 among them, that value being the commonest
-      of such blocks at the borders of all planes. Noise, however dark, is not constant: it is part of the scan.
-    - air: voxels below `air_below`.
+    Decided in each plane across `axis`, and only for what reaches that plane's border, so that dark organs and holes in
+    a mask are never background: connected voxels of one and the same value, with a block of 3 x 3 among them, that value being
+    the commonest of such blocks at the borders of all planes. Noise, however dark, is not constant: it is part of the scan.
 
     Args:
         array: (I, J, K), finite. axis: of the planes; axial ones for CT.
-        air_below: in the unit of `array`; None: there is no such limit (MR, pictures).
     """
     planes = np.moveaxis(array, axis, 0)
     filling = _filling(planes)
     found = np.zeros(array.shape, bool)
+    if filling is None:
+        return found
     for plane, target in zip(planes, np.moveaxis(found, axis, 0), strict=True):
-        if filling is not None:
-            same = plane == filling
-            target |= _reaching_the_border(same, same & _flat(plane))
-        if air_below is not None:
-            air = plane < air_below
-            target |= _reaching_the_border(air, air)
+        same = plane == filling
+        target |= reaching_the_border(same, same & _flat(plane))
     return found
 
 
@@ -55,7 +49,7 @@ def _flat(plane: NDArray[Any]) -> Mask:
     return flat
 
 
-def _reaching_the_border(mask: Mask, seeds: Mask) -> Mask:
+def reaching_the_border(mask: Mask, seeds: Mask) -> Mask:
     """The connected parts (by sides) of a mask that touch the border and hold a seed."""
     from scipy.ndimage import label
 

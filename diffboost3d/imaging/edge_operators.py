@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from diffboost3d.imaging.canny import canny_edges
 from diffboost3d.imaging.edges import Float, soft_edges
 
@@ -25,21 +27,43 @@ def edge_map(
     hed: HedNetwork | None = None,
     hed_size: int = 384,
     slice_axis: int = 2,
+    channels: str = "maximum",
 ) -> Float:
-    """Edge strength in [0, 1], (I, J, K) as `image`.
+    """Edge strength in [0, 1], (I, J, K).
 
     Args:
-        image: (I, J, K) in [-1, 1].
+        image: (I, J, K) in [-1, 1], or (C, I, J, K): the edges of each channel are joined.
         spacing_mm: voxel size along i, j, k.
         operator: "soft" (`soft_edges`), "canny" (`canny_edges`) or "hed" (`hed_edges`).
         sigmas_mm, thin: of "soft".
         quantile: of "soft" and "canny".
         canny_sigma_mm, canny_thresholds: of "canny".
         hed, hed_size, slice_axis: of "hed", which can't do without a network.
+        channels: "maximum" of the channels' edges at each voxel, their "mean", or those of the "first" channel alone.
 
     Raises:
         ValueError: another operator, or "hed" without a network.
     """
+    if image.ndim == 4:
+        wanted = image[:1] if channels == "first" else image
+        every = [
+            edge_map(
+                one,
+                spacing_mm,
+                operator,
+                sigmas_mm=sigmas_mm,
+                quantile=quantile,
+                thin=thin,
+                canny_sigma_mm=canny_sigma_mm,
+                canny_thresholds=canny_thresholds,
+                hed=hed,
+                hed_size=hed_size,
+                slice_axis=slice_axis,
+            )
+            for one in wanted
+        ]
+        joined: Float = (np.mean if channels == "mean" else np.max)(every, axis=0).astype(np.float32)
+        return joined
     match operator:
         case "soft":
             return soft_edges(image, spacing_mm, sigmas_mm, quantile, thin)

@@ -1,7 +1,7 @@
 """Grids in space: which voxel lies where, whether two grids agree, and moving arrays between them.
 
 Voxel axes are i, j, k (NIfTI order, as nibabel and TorchIO have them); world axes are R, A, S in mm. SimpleITK's x, y, z
-order and LPS world are used inside `resample` only.
+order and LPS world are met in `to_sitk` and `grid_from_lps` only.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 Affine = tuple[tuple[float, ...], ...]
 AFFINE_TOLERANCE_MM = 1e-3
+LPS_RAS = np.diag([-1.0, -1.0, 1.0])  # from either world to the other
+_DECIMALS = 10  # of mm in an affine: far below any file's own precision, far above that of the arithmetic on it
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,12 @@ class Grid:
         for axis, (target, _) in enumerate(turn):
             shape[int(target)] = self.shape[axis]
         return Grid.of(shape, self.matrix @ nib.orientations.inv_ornt_aff(turn, self.shape))
+
+    def with_pixels(self, spacing_mm: Sequence[float]) -> Grid:
+        """The same voxels with these sizes along i and j, for images that have none of their own."""
+        affine = self.matrix.copy()
+        affine[:3, :2] *= np.asarray(spacing_mm, dtype=float) / np.asarray(self.spacing_mm[:2])
+        return Grid.of(self.shape, affine)
 
     def part(self, first: Sequence[int], stop: Sequence[int]) -> Grid:
         """The grid of the voxels from `first` to before `stop`, each (i, j, k)."""
@@ -186,12 +194,41 @@ def _interpolate(array: NDArray[Any], source: Grid, target: Grid, interpolation:
     return np.ascontiguousarray(sitk.GetArrayFromImage(resampler.Execute(image)).T)
 
 
+def settled(affine: NDArray[Any], spacing_mm: Any) -> NDArray[np.float64]:
+    """The affine (4, 4) with columns of just these lengths, where they have them but for rounding to float32.
+
+    NIfTI holds voxel sizes and an affine, both in float32; other formats hold voxel sizes and directions. This makes the same
+    numbers of the same volume in any of them, to the last bit.
+    """
+    matrix = np.array(affine, dtype=np.float64)
+    sizes, lengths = np.asarray(spacing_mm, dtype=np.float64), np.sqrt((matrix[:3, :3] ** 2).sum(axis=0))
+    if np.isfinite(lengths).all() and np.allclose(lengths, sizes, rtol=1e-5, atol=0) and (lengths > 0).all():
+        matrix[:3, :3] = matrix[:3, :3] / lengths * sizes
+    rounded: NDArray[np.float64] = np.round(matrix, _DECIMALS) + 0.0  # no -0
+    return rounded
+
+
+def grid_from_lps(sizes: Sequence[int], spacing: Sequence[float], origin: Sequence[float], direction: Any) -> Grid:
+    """The grid of an image as ITK tells it: sizes, spacing and origin of 2 or more axes, directions row by row, LPS world.
+
+    Axes beyond the third are left out; a third one of size 1, a millimetre long, is given to a 2D image.
+    """
+    count = min(len(sizes), 3)
+    rows = np.asarray(direction, dtype=np.float64).reshape(len(sizes), len(sizes))
+    axes, lengths, affine = np.eye(3), np.ones(3), np.eye(4)
+    axes[:count, :count] = rows[:count, :count]
+    lengths[:count] = spacing[:count]
+    affine[:3, :3] = LPS_RAS @ axes * lengths
+    affine[:count, 3] = (LPS_RAS[:count, :count] @ np.asarray(origin[:count])).tolist()
+    return Grid.of((*sizes, 1)[:3], settled(affine, lengths))
+
+
 def to_sitk(array: NDArray[Any], grid: Grid) -> Any:
     """A SimpleITK image of an array (I, J, K): LPS world, direction made orthonormal against rounding."""
     import SimpleITK as sitk  # noqa: N813
 
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
-    lps = np.diag([-1.0, -1.0, 1.0]) @ grid.matrix[:3]
+    lps = LPS_RAS @ grid.matrix[:3]
     left, _, right = np.linalg.svd(lps[:, :3] / np.asarray(grid.spacing_mm))
     image.SetSpacing(grid.spacing_mm)
     image.SetOrigin([float(x) for x in lps[:, 3]])

@@ -39,9 +39,14 @@ class IntensityMap:
 
         Percentiles cut off only a tail of the same tissue, so nothing counts as lost there.
         """
+        below, above = self.cut_off(array)
+        return below | above
+
+    def cut_off(self, array: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """(below the window, above it), of which `lost` is the union."""
         if self.kind != "ct_window":
-            return np.zeros(array.shape, bool)
-        return np.asarray((array < self.low) | (array > self.high))
+            return np.zeros(array.shape, bool), np.zeros(array.shape, bool)
+        return np.asarray(array < self.low), np.asarray(array > self.high)
 
 
 def fit_intensity_map(

@@ -1,4 +1,4 @@
-"""One 2D plane of any image file, for pools of single pictures and volumes: grey PNG and JPEG, NIfTI, DICOM.
+"""One 2D plane of any image file, for pools of single pictures and volumes: grey PNG and JPEG, NIfTI, NRRD, MetaImage, DICOM.
 
 Far more lenient than `files`, which guards the geometry of a task: colour becomes grey, a film or volume gives one of
 its planes. Of a NIfTI volume only that plane is read (of a compressed one, what comes before it is unpacked too).
@@ -7,7 +7,6 @@ its planes. Of a NIfTI volume only that plane is read (of a compressed one, what
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from diffboost3d.errors import DataError
 from diffboost3d.imaging.files import ENDINGS, VOLUME_ENDINGS, ending_of
 from diffboost3d.imaging.geometry import Grid
+from diffboost3d.imaging.itk import ITK_ENDINGS, read_header, read_itk, reason_of
 
 DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 PLANE_ENDINGS = ENDINGS + DICOM_ENDINGS
@@ -60,6 +60,8 @@ def read_plane(path: Path, where: float = 0.5) -> Plane:
     try:
         if path.name.lower().endswith(DICOM_ENDINGS):
             array = _read_dicom(path, where)
+        elif ending_of(path) in ITK_ENDINGS:
+            array = _read_itk(path, where)
         elif ending_of(path) in VOLUME_ENDINGS:
             array = _read_nifti(path, where)
         else:
@@ -67,18 +69,12 @@ def read_plane(path: Path, where: float = 0.5) -> Plane:
     except DataError:
         raise
     except Exception as error:  # a damaged file fails in any way its decoder can
-        raise DataError(f"{path}: can't be read ({_reason(error)})") from error
+        raise DataError(f"{path}: can't be read ({reason_of(error)})") from error
     _check_sides(path, array.shape)
     array = _averaged(array)
     if not np.isfinite(array).all():
         raise DataError(f"{path}: holds values that are not finite")
     return Plane(array, measured)
-
-
-def _reason(error: Exception) -> str:
-    """The last line of what a decoder says, without the addresses in memory that ITK puts in."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return re.sub(r"\(0x[0-9a-f]+\)", "", lines[-1]).strip()
 
 
 def _plane_number(count: int, where: float) -> int:
@@ -131,6 +127,14 @@ def _read_nifti(path: Path, where: float) -> NDArray[Any]:
     at: list[int | slice] = [slice(None)] * 3 + [0] * (len(shape) - 3)
     at[axis] = _plane_number(shape[axis], where)
     return np.asanyarray(image.dataobj[tuple(at)])
+
+
+def _read_itk(path: Path, where: float) -> NDArray[Any]:
+    """Values (A, B) of the plane across the coarsest axis of an NRRD or MetaImage volume, which is read whole."""
+    axis = read_header(path).grid.slice_axis
+    array = read_itk(path)[0]
+    plane: NDArray[Any] = array.take(_plane_number(array.shape[axis], where), axis=axis)
+    return plane
 
 
 def _read_dicom(path: Path, where: float) -> NDArray[Any]:

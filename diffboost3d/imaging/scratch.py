@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-COPIES = 8  # float32 arrays of a volume that are alive at the same time, about
+COPIES = 12  # float32 arrays of a volume that are alive at the same time, about
 
 
 class Scratch:

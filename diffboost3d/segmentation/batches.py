@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from diffboost3d.augmentation.cuboids import CuboidPlan, foreground_of, masks, merge_images, merge_labels
 from diffboost3d.cases.records import IGNORED
+from diffboost3d.imaging.channels import channels_of
 from diffboost3d.seeds import generator, seed_of
 
 Size = tuple[int, int, int]
@@ -34,7 +35,7 @@ class Augmentation(Protocol):
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """A prepared case in memory: image (I, J, K) in [-1, 1], label (I, J, K) uint8, synthetic images like the image.
+    """A prepared case in memory: image (I, J, K) or (C, I, J, K) in [-1, 1], label (I, J, K) uint8, synthetic images alike.
 
     `synthetic_labels` has one for each synthetic image, None where it has the case's; (): all have.
     """
@@ -92,7 +93,7 @@ class MergePlan:
 
 
 class PatchDataset(Dataset[dict[str, torch.Tensor]]):
-    """Sample number -> image (1, I, J, K) and label (1, I, J, K); with merging at the prediction also other, other_label, mask.
+    """Sample number -> image (C, I, J, K) and label (1, I, J, K); with merging at the prediction also other, other_label, mask.
 
     Case and window of a sample depend on the seed and its number only, not on the arm, so that arms are compared on the same
     sequence of patches.
@@ -147,7 +148,7 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         """The patch from voxel `start` on, with as much around it as augmentation reads."""
         first = [at - (size - side) // 2 for at, size, side in zip(start, self._reach, self.patch, strict=True)]
         return {
-            "image": torch.from_numpy(cut(image, first, self._reach, -1.0))[None],
+            "image": torch.from_numpy(np.stack([cut(one, first, self._reach, -1.0) for one in channels_of(image)])),
             "label": torch.from_numpy(cut(label, first, self._reach, 0))[None],
         }
 

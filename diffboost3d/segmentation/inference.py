@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from diffboost3d.cases.records import Case
+from diffboost3d.imaging.channels import channels_of
 from diffboost3d.imaging.geometry import Grid, resample_slab
 
 Size = tuple[int, int, int]
@@ -52,7 +53,10 @@ class WindowPlan:
 def mean_probabilities(
     members: Sequence[Member], image: NDArray[np.float32], plan: WindowPlan, device: torch.device
 ) -> NDArray[np.float32]:
-    """Class probabilities (classes, I, J, K) of a prepared image (I, J, K) in [-1, 1]: the mean over the members' softmax."""
+    """Class probabilities (classes, I, J, K) of a prepared image (I, J, K) or (C, I, J, K) in [-1, 1].
+
+    The mean over the members' softmax.
+    """
     total: torch.Tensor | None = None
     for member in members:
         logits = _logits(member, image, plan, device)
@@ -75,7 +79,7 @@ def probabilities(
     device: torch.device,
     batch: int = 4,
 ) -> NDArray[np.float32]:
-    """Class probabilities (classes, I, J, K) of a prepared image (I, J, K) in [-1, 1], by one network."""
+    """Class probabilities (classes, I, J, K) of a prepared image (I, J, K) or (C, I, J, K) in [-1, 1], by one network."""
     return mean_probabilities([Member(network, patch)], image, WindowPlan(overlap, batch=batch), device)
 
 
@@ -87,7 +91,7 @@ def most_probable(
     device: torch.device,
     batch: int = 4,
 ) -> NDArray[np.uint8]:
-    """The most probable class (I, J, K) of a prepared image (I, J, K) in [-1, 1], by one network."""
+    """The most probable class (I, J, K) of a prepared image (I, J, K) or (C, I, J, K) in [-1, 1], by one network."""
     classes = _logits(Member(network, patch), image, WindowPlan(overlap, batch=batch), device).argmax(dim=0)
     result: NDArray[np.uint8] = classes.to(torch.uint8).cpu().numpy()
     return result
@@ -105,8 +109,9 @@ def _logits(member: Member, image: NDArray[np.float32], plan: WindowPlan, device
         with _autocast(device, plan.precision):
             return mirrored(member.network, windows, axes)
 
+    channels = channels_of(image)
     logits: Any = sliding_window_inference(
-        torch.from_numpy(np.ascontiguousarray(image))[None, None],
+        torch.from_numpy(np.ascontiguousarray(channels))[None],
         member.patch,
         plan.batch,
         predict,
@@ -115,7 +120,7 @@ def _logits(member: Member, image: NDArray[np.float32], plan: WindowPlan, device
         padding_mode="constant",
         cval=-1.0,
         sw_device=device,
-        device=device if image.size <= STITCHED_ON_DEVICE else torch.device("cpu"),
+        device=device if channels[0].size <= STITCHED_ON_DEVICE else torch.device("cpu"),
     )
     whole: torch.Tensor = logits[0]
     return whole

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from diffboost3d.cases.records import IGNORED
+from diffboost3d.imaging.channels import first_channel
 from diffboost3d.segmentation.batches import PatchDataset, TrainingCase
 from diffboost3d.segmentation.inference import probabilities
 from diffboost3d.segmentation.losses import SupervisedLoss, make_loss
@@ -114,9 +115,12 @@ class SegmentationLearner:
 
 
 def overlay(image: NDArray[Any], label: NDArray[Any]) -> NDArray[np.uint8]:
-    """The slice with most label of a volume (I, J, K) in [-1, 1], as a picture (J, I, 3) with coloured label borders."""
+    """The slice with most label of a volume in [-1, 1], as a picture (J, I, 3) with coloured label borders.
+
+    Of an image of several channels (C, I, J, K) the first one is shown.
+    """
     k = int((label > 0).sum(axis=(0, 1)).argmax())
-    grey = np.clip((image[:, :, k] + 1) * 127.5, 0, 255).astype(np.uint8)
+    grey = np.clip((first_channel(image)[:, :, k] + 1) * 127.5, 0, 255).astype(np.uint8)
     picture = np.repeat(grey[..., None], 3, axis=2)
     flat = label[:, :, k]
     border = np.zeros(flat.shape, bool)

@@ -23,6 +23,7 @@ from diffboost3d.cases.records import Case, Manifest, Split
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.config import digest
 from diffboost3d.errors import ConfigError
+from diffboost3d.imaging.channels import first_channel, for_each_channel
 from diffboost3d.schema import AnatomyConfig, Config
 from diffboost3d.seeds import generator, seed_of
 from diffboost3d.stages.inputs import cases_of, prepared
@@ -133,6 +134,9 @@ class Anatomies:
         others = self._others("between", case)
         other, share = others[int(random.integers(len(others)))], _within(self._settings.between_share, random)
         label, far = self._read(case, "label"), self._read(other, "label")
+        if not (label.any() and far.any()):  # nothing lies between a shape and none
+            text, warp = self._warped(case, random)
+            return f"{text}, since {case.id if far.any() else other.id} has no label", warp
         motion = register_labels(label, far, share, case.grid.spacing_mm, registration_plan(self._settings))
         return f"between {case.id} and {other.id}, share {share:.2f}", motion.warp()
 
@@ -143,8 +147,8 @@ class Anatomies:
         kept = _kept(path, own)
         if kept is None:
             spacing = case.grid.spacing_mm
-            image, label = self._read(case, "image"), self._read(case, "label")
-            motion = register_images(image, label, self._read(other, "image"), spacing, plan)
+            image, label = first_channel(self._read(case, "image")), self._read(case, "label")
+            motion = register_images(image, label, first_channel(self._read(other, "image")), spacing, plan)
             kept = {"velocity": torch.from_numpy(motion.velocity)}, {"digest": own, "case": case.id, "to": other.id}
             save_tensors(path, *kept)
         return Motion(np.zeros((4, 4)), kept[0]["velocity"].numpy(), case.grid.shape, case.grid.spacing_mm)
@@ -163,7 +167,9 @@ def in_anatomy(workspace: Workspace, case: Case, anatomy: Anatomy) -> tuple[NDAr
     """The real image and label (I, J, K) of a case in an anatomy."""
     image, label = prepared(workspace, case, "image"), prepared(workspace, case, "label")
     warp = anatomy.warp
-    return (image, label) if warp is None else (warp_image(image, warp), warp_label(label, warp))
+    if warp is None:
+        return image, label
+    return for_each_channel(lambda one: warp_image(one, warp), image), warp_label(label, warp)
 
 
 def random_plan(settings: AnatomyConfig) -> RandomPlan:

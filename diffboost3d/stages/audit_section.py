@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from diffboost3d.cases.records import Case, Manifest, SyntheticRecord
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.evaluation.memorisation import DetailIndex, Places, fine_detail
+from diffboost3d.imaging.channels import first_channel
 from diffboost3d.imaging.files import PICTURE_ENDINGS, ending_of
 from diffboost3d.report.figures import Panel, montage
 from diffboost3d.report.page import PageFigure, Section
@@ -19,7 +20,7 @@ from diffboost3d.report.tables import MISSING, Table
 from diffboost3d.schema import Config
 from diffboost3d.stages.gating import places_of, read_limits
 from diffboost3d.stages.inputs import cases_of, prepared, prepared_again, slice_axis
-from diffboost3d.synthesis.gate import Limit
+from diffboost3d.synthesis.gate import INTENSITY, Limit
 
 Float = NDArray[np.float32]
 SHOWN_PAIRS = 2
@@ -41,7 +42,8 @@ def audit_section(config: Config, workspace: Workspace, manifest: Manifest) -> l
     limits = read_limits(workspace, fold)
     accepted = [record for record in settled if record.accepted]
     table = _table(limits, accepted, [record for record in draws if not record.accepted])
-    text = "\n\n".join([_counts(settled, draws), _fidelity(limits, accepted), CAVEAT])
+    said = [_counts(settled, draws), _fidelity(limits, accepted), intensities_in_hu(manifest, limits, accepted), CAVEAT]
+    text = "\n\n".join(filter(None, said))
     figure = _closest_pairs(config, workspace, manifest, fold, draws)
     return [Section("Audit of the synthetic volumes", text, (figure,) if figure else (), table)]
 
@@ -61,7 +63,9 @@ def _draws(
             folder = workspace.rejected_record(fold, case, sample, 0).parent
             for refused in sorted(folder.glob(f"{sample:02d}-*.json")):
                 one = json.loads(refused.read_text(encoding="utf-8"))
-                draws.append(SyntheticRecord.from_json(one | {"path": f"{folder.name}/{one['path']}"}))
+                moved: dict[str, Any] = {"path": f"{folder.name}/{one['path']}"}
+                moved |= {"channels": [f"{folder.name}/{name}" for name in one.get("channels", ())]}
+                draws.append(SyntheticRecord.from_json(one | moved))
             if record.accepted:
                 draws.append(record)
     return settled, draws
@@ -91,6 +95,22 @@ def _fidelity(limits: Sequence[Limit], accepted: Sequence[SyntheticRecord]) -> s
         f"Label fidelity: segmenters that saw neither source nor sample find the labels of accepted volumes with a mean Dice of "
         f"{mean:.3f}, those of real held-out cases with {real:.3f}" + (f" (ratio {mean / real:.2f})." if real else ".")
     )
+
+
+def intensities_in_hu(manifest: Manifest, limits: Sequence[Limit], accepted: Sequence[SyntheticRecord]) -> str:
+    """The gate's median intensities inside each label, in HU, a line each; empty where cases have no one unit (MR, pictures)."""
+    to_hu = manifest.cases[0].intensity
+    if to_hu.kind != "ct_window":
+        return ""
+    lines = []
+    for limit in limits:
+        values = [record.checks[limit.check] for record in accepted if limit.check in record.checks]
+        if limit.kind == INTENSITY and values and limit.typical is not None:
+            hu = to_hu.inverse(np.array([np.mean(values), limit.typical, min(values), max(values)]))
+            real = f"{hu[1]:.0f} in {limit.references} real cases"
+            lines.append(f"- {limit.check}: {hu[0]:.0f} HU in accepted volumes ({hu[2]:.0f} to {hu[3]:.0f}), {real}")
+    note = f"What lies beyond {to_hu.low:.0f} to {to_hu.high:.0f} HU counts as the window's end."
+    return "Intensities, as the mean of medians inside each label:\n\n" + "\n".join([*lines, "", note]) if lines else ""
 
 
 def _table(limits: Sequence[Limit], accepted: Sequence[SyntheticRecord], refused: Sequence[SyntheticRecord]) -> Table:
@@ -135,11 +155,13 @@ def _closest_pairs(
 
     def real(identifier: str, name: str) -> tuple[str, Case, Float]:
         case = by_id[identifier]
-        return f"{name} {identifier}", case, np.asarray(prepared(workspace, case, "image"), np.float32)
+        return f"{name} {identifier}", case, np.asarray(first_channel(prepared(workspace, case, "image")), np.float32)
 
     def made(record: SyntheticRecord) -> tuple[str, Case, Float]:
         case = by_id[record.case]
-        return f"synthetic {record.case}", case, prepared_again(workspace.synthetic(fold) / case.id / record.path, case)
+        folder = workspace.synthetic(fold) / case.id
+        made = prepared_again(workspace, folder, {"path": record.path, "channels": record.channels}, case)
+        return f"synthetic {record.case}", case, first_channel(made)
 
     key = "detail of another patient"
     judged = [record for record in draws if record.nearest]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from diffboost3d.imaging.edge_operators import edge_map
 from diffboost3d.imaging.edges import Float
@@ -31,7 +33,15 @@ def edge_operator(edges: EdgeConfig, device: str = "cpu") -> partial[Float]:
         canny_thresholds=edges.canny_thresholds,
         hed=hed,
         hed_size=edges.hed_size,
+        channels=edges.channels,
     )
+
+
+def edge_facts(edges: EdgeConfig) -> dict[str, Any]:
+    """What decides the edges of an image of one channel; of weights, where they lie."""
+    facts = asdict(edges)
+    del facts["channels"]
+    return facts
 
 
 def device_of_prepare(config: Config) -> str:

@@ -13,11 +13,11 @@ from diffboost3d.cases.workspace import Workspace, now
 from diffboost3d.config import digest
 from diffboost3d.evaluation.metrics import METRICS, score_labels
 from diffboost3d.evaluation.summary import summarise
-from diffboost3d.imaging.files import ending_like, read, write_label_like
+from diffboost3d.imaging.files import ending_like, write_label_like
 from diffboost3d.schema import Config
 from diffboost3d.segmentation.inference import classes_in_source, mean_probabilities
 from diffboost3d.segmentation.postprocessing import keep_largest
-from diffboost3d.stages.inputs import accelerator_of, cases_of, prepared
+from diffboost3d.stages.inputs import accelerator_of, cases_of, prepared, source_label
 from diffboost3d.stages.segmenting import (
     decide,
     decision_digest,
@@ -121,8 +121,7 @@ def _score_case(
     """Write the prediction in the form of the case's image and, last, its scores against the untouched label file."""
     path = workspace.prediction(fold, arm, seed, case.id, ending_like(case.image))
     write_label_like(path, prediction, workspace.source(manifest, case.image))
-    assert case.label is not None  # test cases are labelled: `splits` sees to it
-    truth = read(workspace.source(manifest, case.label)).array.round().astype(int)
+    truth = source_label(workspace, manifest, case)
     spacing, tolerance = case.source_grid.spacing_mm, config.evaluate.tolerance_mm
     table = score_labels(prediction, truth, manifest.labels, spacing, tolerance, manifest.ignore_label)
     units = {metric.name: metric.unit if manifest.physical else metric.unit.replace("mm", "px") for metric in METRICS}

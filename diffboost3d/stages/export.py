@@ -33,8 +33,19 @@ from diffboost3d.cases.records import Manifest
 from diffboost3d.cases.workspace import Workspace, versions
 from diffboost3d.config import digest
 from diffboost3d.errors import ConfigError, DataError, WorkspaceError
-from diffboost3d.imaging.files import PICTURE_ENDINGS, ending_of, read, read_grid, write_label_like, write_like
+from diffboost3d.imaging.channels import read_channels
+from diffboost3d.imaging.files import (
+    PICTURE_ENDINGS,
+    ending_of,
+    read,
+    read_grid,
+    write_float_like,
+    write_label_like,
+    write_like,
+)
+from diffboost3d.imaging.itk import ITK_ENDINGS
 from diffboost3d.schema import Config
+from diffboost3d.stages.inputs import source_label
 
 DESCRIPTION, ABOUT, SPLITS = "dataset.json", "diffboost3d.json", "splits_final.json"
 
@@ -82,7 +93,9 @@ def _export(
     if is_nnunet:
         described[SPLITS] = splits
     own = digest(described, provenance(entries), [entry.case.digest for entry in entries], settings.files)
-    files = sorted([*described, ABOUT, *(str(path) for entry in entries for path in _paths(entry, ending, is_nnunet))])
+    count = manifest.channel_count if is_nnunet else 1  # image files of a case
+    places = [_paths(entry, ending, is_nnunet, count) for entry in entries]
+    files = sorted([*described, ABOUT, *(str(path) for of_entry in places for path in of_entry)])
     if _is_whole(target, own, files):
         workspace.log(f"export: {target} is done already")
         return
@@ -92,9 +105,10 @@ def _export(
         for other in target.parent.glob(pattern):
             if other != unfinished:
                 shutil.rmtree(other)
-    for entry in tqdm(entries, desc=f"export {target.name}", unit="image"):
-        image, *label = (unfinished / path for path in _paths(entry, ending, is_nnunet))
-        _write(workspace, manifest, entry, image, label[0] if label else None, settings.files)
+    for entry, of_entry in zip(tqdm(entries, desc=f"export {target.name}", unit="image"), places, strict=True):
+        paths = [unfinished / path for path in of_entry]
+        label = paths[count] if len(paths) > count else None
+        _write(workspace, manifest, entry, paths[:count], label, settings.files)
     for name, value in described.items():
         write_json(unfinished / name, value)
     about = {
@@ -113,11 +127,11 @@ def _export(
     _tell(workspace, target, folds, entries, is_nnunet)
 
 
-def _paths(entry: Entry, ending: str, is_nnunet: bool) -> list[Path]:
-    """Where an image, and its label where it has one there, are put."""
-    channel = "_0000" if is_nnunet else ""
-    image = Path(f"images{entry.part}") / f"{entry.name}{channel}{ending}"
-    return [image] if entry.part == TEST else [image, Path(f"labels{entry.part}") / f"{entry.name}{ending}"]
+def _paths(entry: Entry, ending: str, is_nnunet: bool, count: int) -> list[Path]:
+    """Where an image (`count` files), and its label where it has one there, are put."""
+    numbers = [f"_{number:04d}" for number in range(count)] if is_nnunet else [""]
+    images = [Path(f"images{entry.part}") / f"{entry.name}{number}{ending}" for number in numbers]
+    return images if entry.part == TEST else [*images, Path(f"labels{entry.part}") / f"{entry.name}{ending}"]
 
 
 def _made(target: Path) -> dict[str, Any]:
@@ -150,30 +164,59 @@ def _refuse_foreign(target: Path) -> None:
 
 
 # --- one image -------------------------------------------------------------------------------------------------------
-def _write(workspace: Workspace, manifest: Manifest, entry: Entry, image: Path, label: Path | None, how: str) -> None:
+def _write(
+    workspace: Workspace, manifest: Manifest, entry: Entry, images: Sequence[Path], label: Path | None, how: str
+) -> None:
     """The image and its label, but for what an interrupted export has left finished."""
     case = entry.case
-    source = entry.child.image if entry.child else workspace.source(manifest, case.image)
-    if not image.is_file():
-        if difference := case.source_grid.difference(read_grid(source)):
+    own = [workspace.source(manifest, path) for path in case.images]
+    sources = [entry.child.image, *entry.child.channels] if entry.child else own
+    source = sources[0]
+    if not all(image.is_file() for image in images):
+        if difference := case.moved_from(read_grid(source)):
             raise DataError(f"{source}: its grid is not that of {case.id} any more ({difference}); run `prepare` again")
-        _write_image(source, image, how)
+        _write_images(sources, images, manifest, how)
     if label is None or label.is_file():
         return
-    assert case.label is not None  # training and validation cases have one
-    own = entry.child.label if entry.child else None
-    labelled = own or workspace.source(manifest, case.label)
-    values = read(labelled)
-    if difference := case.source_grid.difference(values.grid):
-        raise DataError(f"{labelled}: the label lies on another grid than its image ({difference})")
-    write_label_like(label, _renumbered(values.array, renumbering(manifest), labelled), source)
+    made = entry.child.label if entry.child else None
+    values = read(made).array if made else source_label(workspace, manifest, case)
+    write_label_like(
+        label, _renumbered(values, renumbering(manifest), made or workspace.source(manifest, str(case.label))), source
+    )
+
+
+def _write_images(sources: Sequence[Path], targets: Sequence[Path], manifest: Manifest, how: str) -> None:
+    """A file for each file where the forms agree; else a 4D file is parted into its channels, or files become one (float32).
+
+    Channels that lie on other grids are moved to the first one's, as `prepare` moved them.
+    """
+    resampled = manifest.preparation is not None and manifest.preparation.resampled
+    grids = [read_grid(source) for source in sources]
+    if len(sources) == len(targets) and not any(grids[0].difference(grid) for grid in grids):
+        for source, target in zip(sources, targets, strict=True):
+            if not target.is_file():
+                _write_image(source, target, how)
+        return
+    if ending_of(sources[0]) in PICTURE_ENDINGS:
+        raise ConfigError("export.format=msd is refused for pictures of several channels; allowed: nnunet")
+    array = read_channels(sources, manifest.channel_count, resampled).array
+    if len(targets) == 1:
+        write_float_like(targets[0], array, sources[0], volumes=len(array))
+        return
+    for number, target in enumerate(targets):
+        template = sources[0]
+        if len(sources) == 1:
+            write_like(target, array[number], template, volumes=1)
+        else:
+            write_float_like(target, array[number : number + 1], template)
 
 
 def _write_image(source: Path, target: Path, how: str) -> None:
-    """Unchanged where it can be; pictures become grey PNG without loss, and .nii is packed where .nii.gz is asked for."""
-    if ending_of(source) in PICTURE_ENDINGS:
+    """Unchanged where it can be; else without loss: pictures as grey PNG, .nii packed, other volumes as what is asked for."""
+    changes = ending_of(source) != ending_of(target)
+    if ending_of(source) in (*PICTURE_ENDINGS, "") or (changes and ending_of(source) in ITK_ENDINGS):
         write_like(target, read(source).array, source)
-    elif ending_of(source) != ending_of(target):
+    elif changes:
         with (
             replacing(target) as temporary,
             source.open("rb") as plain,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffboost3d.cases.atomic import write_json
-from diffboost3d.cases.records import Case, Manifest, Split, SyntheticRecord
+from diffboost3d.cases.records import Case, Manifest, Split, SyntheticRecord, channel_endings
 from diffboost3d.cases.workspace import SEGMENTER, Workspace, now
 from diffboost3d.config import digest
 from diffboost3d.evaluation.memorisation import DetailIndex, Places, places, shared_detail
@@ -28,7 +28,7 @@ from diffboost3d.synthesis.gate import (
     copy_limits,
     fidelity_limits,
     intensity_limits,
-    label_dice,
+    label_agreement,
     label_medians,
     parts_of,
 )
@@ -97,6 +97,7 @@ def open_gate(
         making.learned,
         read_limits(workspace, fold),
         making.segmenters(accelerator.device),
+        manifest.channels,
     )
 
 
@@ -214,9 +215,9 @@ class _Making:
         dices, medians = [], []
         for case in [*self.training, *self.validation]:
             image, label = self._image(case), prepared(self._workspace, case, "label")
-            medians.append(label_medians(image, label, labels))
+            medians.append(label_medians(image, label, labels, self._manifest.channels))
             if segment is not None:
-                dices.append(label_dice(segment(image, case.patient), label, labels))
+                dices.append(label_agreement(segment(image, case.patient), label, labels))
         between, closest = self._between()
         paths = [self._workspace.gate_reference(self._fold, case.id) for case in self._unseen()]
         source = [max(json.loads(path.read_text(encoding="utf-8"))["detail"]) for path in paths]
@@ -296,11 +297,13 @@ def give_up(workspace: Workspace, case: Case, record: SyntheticRecord) -> None:
     """Settle a sample whose every draw was refused: its record is the last one's, and its volume stays with the rejected."""
     ending, key = ending_like(case.image), (record.fold, case.id, record.sample)
     refused, path = workspace.rejected_record(*key, record.attempt), workspace.synthetic_record(*key)
-    for older in (workspace.synthetic_volume(*key, ending), workspace.synthetic_label(*key, ending)):
+    volumes = [workspace.synthetic_volume(*key, one) for one in channel_endings(case)]
+    for older in (*volumes, workspace.synthetic_label(*key, ending)):
         older.unlink(missing_ok=True)
     last = json.loads(refused.read_text(encoding="utf-8"))
     moved = {name: f"{refused.parent.name}/{last[name]}" for name in ("path", "label") if last[name]}
-    write_json(path, last | moved)
+    channels = [f"{refused.parent.name}/{name}" for name in last.get("channels", ())]
+    write_json(path, last | moved | {"channels": channels})
 
 
 def clear_rejected(workspace: Workspace, records: Sequence[SyntheticRecord]) -> None:

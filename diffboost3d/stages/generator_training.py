@@ -12,11 +12,17 @@ from diffboost3d.cases.records import Case, Manifest
 from diffboost3d.cases.workspace import Workspace, now
 from diffboost3d.config import digest
 from diffboost3d.diffusion.batches import SliceDataset, SlicePlan, SliceSource, training_size
-from diffboost3d.diffusion.codecs import Codec, PackingCodec
+from diffboost3d.diffusion.codecs import Codec, PackingCodec, for_channels, parts_of
 from diffboost3d.diffusion.learning import DiffusionLearner
 from diffboost3d.diffusion.looks import LOOKS
 from diffboost3d.diffusion.lora import LoraPlan, merge_adapters
-from diffboost3d.diffusion.networks import ConditionalDenoiser, DenoiserPlan, adapt_control_channels, build_denoiser
+from diffboost3d.diffusion.networks import (
+    ConditionalDenoiser,
+    DenoiserPlan,
+    adapt_control_channels,
+    build_denoiser,
+    widen_channels,
+)
 from diffboost3d.diffusion.schedule import make_scheduler
 from diffboost3d.diffusion.stable_diffusion import load_stable_diffusion, weight_files
 from diffboost3d.diffusion.text import ClipTokenizer, require_fitting
@@ -68,18 +74,18 @@ def first_generator(config: Config, workspace: Workspace, manifest: Manifest, fo
     """The generator before any training here: one that `diffusion.start_from` names, else Stable Diffusion or an untrained one.
 
     Args:
-        fold: whose images are learned first; None: the pool's.
+        fold: whose images are learned first; None: the pool's, which have one channel.
 
     Raises:
         ConfigError: no generator there, or one of another family, codec, schedule or size. WorkspaceError: no codec yet.
     """
+    channels = 1 if fold is None else manifest.channel_count
     if config.diffusion.start_from is None:
-        codec = None if _is_family(config) else first_codec(config, workspace, fold)
+        codec = None if _is_family(config) else for_channels(first_codec(config, workspace, fold), channels)
         with _keyed(config):
-            made = (
-                _stable_diffusion(config, manifest) if codec is None else untrained_generator(config, manifest, codec)
-            )
-            return _mixing(config, made)
+            if codec is None:
+                return _mixing(config, with_channels(config, _stable_diffusion(config, manifest), channels))
+            return _mixing(config, untrained_generator(config, manifest, codec))
     folder = _start_folder(config.diffusion.start_from)
     denoiser, scheduler, codec = load_generator(folder)
     if isinstance(denoiser.tokenizer, ClipTokenizer) != _is_family(config):
@@ -89,14 +95,39 @@ def first_generator(config: Config, workspace: Workspace, manifest: Manifest, fo
         )
     _check_schedule(config, scheduler, folder)
     wanted = config.diffusion.codec
-    if codec.name != wanted.name or (isinstance(codec, PackingCodec) and codec.factor != wanted.factor):
+    packs = isinstance(parts_of(codec)[0], PackingCodec)
+    if codec.name != wanted.name or (packs and codec.factor != wanted.factor):
         raise ConfigError(
             f"diffusion.start_from={folder} has the codec {codec.name} of factor {codec.factor}; ask for the same "
             f"(diffusion.codec.name, diffusion.codec.factor), not {wanted.name} of {wanted.factor}"
         )
     _check_sizes(config, denoiser, folder)
     adapt_control_channels(denoiser.controlnet, _control_channels(config, manifest))
-    return _mixing(config, (denoiser, scheduler, codec))
+    return _mixing(config, with_channels(config, (denoiser, scheduler, codec), channels))
+
+
+def with_channels(config: Config, made: Generator, count: int) -> Generator:
+    """A generator as one of `count` image channels: one of a single channel is widened; see `networks.widen_channels`.
+
+    Raises:
+        ConfigError: it is of several channels, but not of so many, or its base would stay locked, so that its channels could not
+            become different.
+    """
+    denoiser, scheduler, codec = made
+    if codec.image_channels == count:
+        return made
+    if codec.image_channels > 1:
+        raise ConfigError(
+            f"diffusion.start_from is a generator of {codec.image_channels} image channels; this training has {count}; allowed: "
+            "one of as many, or of 1"
+        )
+    if config.diffusion.pretrain.trained != "all":
+        raise ConfigError(
+            f"diffusion.pretrain.trained={config.diffusion.pretrain.trained} is refused: a generator of one image channel is "
+            f"widened to {count}, and must learn them; allowed: all"
+        )
+    widen_channels(denoiser, count)
+    return denoiser, scheduler, for_channels(codec, count)
 
 
 def _check_sizes(config: Config, denoiser: ConditionalDenoiser, folder: Path) -> None:
@@ -175,13 +206,18 @@ def _keyed(config: Config) -> Iterator[None]:
         yield
 
 
-def _adapted(codec: PackingCodec, dataset: Any) -> None:
-    """Measure the scales of the codec on the first training slices."""
+def _adapted(codec: Codec, dataset: Any) -> None:
+    """Measure the scales of an exact codec that has none, for each image channel, on the first training slices."""
     import torch
 
+    parts = [part if isinstance(part, PackingCodec) and part.scales is None else None for part in parts_of(codec)]
+    if not any(parts):
+        return
     stack, size = dataset.plan.stack, dataset.plan.size
-    images = [dataset[number]["image"].view(stack, 1, *size) for number in range(max(1, ADAPTING_SLICES // stack))]
-    codec.adapt(torch.cat(images))
+    images = [dataset[number]["image"].view(stack, -1, *size) for number in range(max(1, ADAPTING_SLICES // stack))]
+    for part, channel in zip(parts, torch.split(torch.cat(images), 1, dim=1), strict=True):
+        if part is not None:
+            part.adapt(channel)
 
 
 def _stable_diffusion(config: Config, manifest: Manifest) -> Generator:
@@ -400,7 +436,7 @@ def train_generator(config: Config, workspace: Workspace, accelerator: Any, gene
     _require_even_shares(task.section, task.stage, task.training.plan.stack, accelerator.num_processes)
     denoiser, scheduler, codec = generator
     lora = config.diffusion.lora
-    if isinstance(codec, PackingCodec) and config.diffusion.codec.normalise and codec.scales is None:
+    if config.diffusion.codec.normalise:
         _adapted(codec, task.training)
     denoiser.spare_memory(config.diffusion.attention_slicing, config.diffusion.gradient_checkpointing)
     learner = DiffusionLearner(

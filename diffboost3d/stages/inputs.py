@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffboost3d.cases.labels import with_groups
+from diffboost3d.cases.masks import read_masks
 from diffboost3d.cases.pool import PoolIndex, open_pool
 from diffboost3d.cases.records import Case, Manifest
 from diffboost3d.cases.workspace import Workspace
-from diffboost3d.errors import ConfigError
+from diffboost3d.errors import ConfigError, DataError
+from diffboost3d.imaging.channels import channels_of, read_channels
 from diffboost3d.imaging.edges import control_image
-from diffboost3d.imaging.files import read, read_prepared
+from diffboost3d.imaging.files import files_of, read, read_prepared
 from diffboost3d.imaging.geometry import resample
 from diffboost3d.imaging.scratch import IN_MEMORY, Scratch
 from diffboost3d.schema import (
@@ -40,15 +43,38 @@ def accelerator_of(config: Config) -> Any:
 
 
 def prepared(workspace: Workspace, case: Case, kind: str, scratch: Scratch = IN_MEMORY) -> NDArray[Any]:
-    """The prepared image, label or edge map (I, J, K) of a case."""
+    """The prepared image, label or edge map (I, J, K) of a case; an image of several channels is (C, I, J, K)."""
     return read_prepared(workspace.prepared(case.id, kind), scratch)
 
 
-def prepared_again(path: Path, case: Case) -> NDArray[np.float32]:
-    """A synthetic volume, which lies on its case's own grid in its units, on the prepared grid (I, J, K) in [-1, 1]."""
-    moved = resample(case.intensity.forward(read(path).array), case.source_grid, case.grid, "linear")
-    clipped: NDArray[np.float32] = np.clip(moved, -1.0, 1.0).astype(np.float32)
-    return clipped
+def bias_of(workspace: Workspace, case: Case) -> NDArray[np.float32] | None:
+    """The shading of a case's image, on its own grid, by which its prepared image was corrected; None: it was not."""
+    path = workspace.prepared(case.id, "bias")
+    return read_prepared(path) if path.is_file() else None
+
+
+def source_image(workspace: Workspace, manifest: Manifest, case: Case) -> NDArray[Any]:
+    """The image of a case in its files' units: (I, J, K), or (C, I, J, K) with several channels."""
+    paths = [workspace.source(manifest, path) for path in case.images]
+    resampled = manifest.preparation is not None and manifest.preparation.resampled
+    return read_channels(paths, len(case.maps), resampled).array
+
+
+def prepared_again(workspace: Workspace, folder: Path, record: Mapping[str, Any], case: Case) -> NDArray[np.float32]:
+    """A synthetic volume, which lies on its case's own grid in its units, on the prepared grid in [-1, 1], as `prepared`.
+
+    Args:
+        record: what lies beside it in `folder`, as JSON holds it.
+    """
+    paths = [folder / name for name in (record["path"], *record.get("channels", ()))]
+    image, field = read_channels(paths, len(case.maps)).array, bias_of(workspace, case)
+    channels = channels_of(image if field is None else image / field)
+    moved = [
+        resample(intensity.forward(one), case.source_grid, case.grid, "linear")
+        for one, intensity in zip(channels, case.maps, strict=True)
+    ]
+    clipped = [np.clip(one, -1.0, 1.0).astype(np.float32) for one in moved]
+    return clipped[0] if len(clipped) == 1 else np.stack(clipped)
 
 
 def label_again(path: Path, case: Case, values: Mapping[int, int]) -> NDArray[np.uint8]:
@@ -63,6 +89,20 @@ def label_again(path: Path, case: Case, values: Mapping[int, int]) -> NDArray[np
     ]
     found: NDArray[np.uint8] = np.asarray(list(values), dtype=np.uint8)[np.argmax(shares, axis=0)]
     return found
+
+
+def source_label(workspace: Workspace, manifest: Manifest, case: Case) -> NDArray[np.int64]:
+    """The label (I, J, K) of a labelled case on its file's grid, in the user's values, its masks joined and groups merged.
+
+    Raises:
+        DataError: a file is not what `prepare` saw.
+    """
+    assert case.label is not None  # callers ask for labelled cases only
+    paths = [workspace.source(manifest, path) for path in (case.label, *case.masks)]
+    label, grid, _ = read_masks(paths, {*manifest.values.values(), *manifest.merged})
+    if difference := case.moved_from(grid):
+        raise DataError(f"{paths[0]}: its grid is not that of {case.id} any more ({difference}); run `prepare` again")
+    return with_groups(label, manifest.merged)
 
 
 def accepted_records(workspace: Workspace, fold: int, case: str, samples: int) -> dict[int, Path]:
@@ -95,9 +135,9 @@ def without_intervals(
 
 
 def files_digest(paths: Iterable[Path]) -> str:
-    """Digest (16 hex digits) of what files hold, in this order."""
+    """Digest (16 hex digits) of what files hold, in this order; of a DICOM series all its slices."""
     whole = hashlib.sha256()
-    for path in paths:
+    for path in (one for given in paths for one in files_of(given)):
         status = path.stat()
         whole.update(_file_digest(path, status.st_size, status.st_mtime_ns))
     return whole.hexdigest()[:16]

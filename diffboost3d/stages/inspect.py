@@ -10,6 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from operator import add
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,13 +19,15 @@ from diffboost3d.cases.atomic import write_json
 from diffboost3d.cases.checks import check_pair
 from diffboost3d.cases.inspection import CaseFacts, Observation, look, observation
 from diffboost3d.cases.inspection_rules import Limits, label_fits, missing_labels, set_observations
-from diffboost3d.cases.layouts import Folder, Pair, read_folder
+from diffboost3d.cases.layouts import BidsChoice, Choice, Folder, Pair, read_folder
 from diffboost3d.cases.splits import patients_of
+from diffboost3d.cases.workspace import Workspace
 from diffboost3d.errors import ConfigError, DataError
 from diffboost3d.imaging.geometry import resample
 from diffboost3d.imaging.label_fit import LabelFit, LabelModel, Moments, features, label_fit, reduced, region
 from diffboost3d.report.inspection import lines_of, summary
 from diffboost3d.schema import Config
+from diffboost3d.stages.dicom_labels import with_label_files
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -58,14 +61,20 @@ def inspect_folder(config: Config, root: Path) -> dict[str, Any]:
     Raises:
         DataError: as `read_folder`, unless DICOM series in it tell why.
     """
+    choice = Choice(BidsChoice(tuple(config.data.bids.images), config.data.bids.label), tuple(config.data.series))
     try:
-        folder = read_folder(root, config.data.layout)
+        folder = read_folder(root, config.data.layout, choice)
     except DataError as error:
         series = series_observations(root, [root])
         if not series:
             raise
         return summary(str(root), None, (), {}, "", [*series, observation("folder", "", "", str(error))])
-    labels = config.data.labels or folder.labels
+    with TemporaryDirectory() as scratch:  # for labels that are no label maps, such as DICOM-SEG
+        labels = config.data.labels or folder.labels
+        return _inspected(config, root, with_label_files(Workspace(scratch), folder, labels or {}), labels)
+
+
+def _inspected(config: Config, root: Path, folder: Folder, labels: dict[str, int] | None) -> dict[str, Any]:
     ignored = config.data.ignore_label
     known = None if labels is None else {*labels.values(), *([] if ignored is None else [ignored])}
     patients = _patients(folder, config.data.patients)
@@ -107,6 +116,7 @@ def _patients(folder: Folder, rule: str) -> dict[str, str]:
 
 def _of_folder(folder: Folder) -> list[Observation]:
     found = [observation("folder", "", "", line) for line in getattr(folder, "notes", ())]
+    found += [observation("folder", one.case, "", one.problem, PROBLEM) for one in folder.findings]
     if folder.unlisted:
         what = f"{folder.unlisted} images in imagesTr are not listed in dataset.json; they are left out"
         found.append(observation("unlisted-image", "", "", what))

@@ -16,7 +16,6 @@ from diffboost3d.config import of_set, synthetic_sets
 from diffboost3d.diffusion.codec_learning import VALIDATION_SLICES as CODEC_SLICES
 from diffboost3d.diffusion.learning import PICTURED_SLICES, VALIDATION_SLICES
 from diffboost3d.imaging.edges import control_channels
-from diffboost3d.imaging.files import read
 from diffboost3d.planning import rules
 from diffboost3d.planning.costs import (
     Cost,
@@ -36,7 +35,7 @@ from diffboost3d.schema import (
     TrainConfig,
 )
 from diffboost3d.stages.edge_operator import device_of_prepare, edge_operator
-from diffboost3d.stages.inputs import cases_of, slice_axis
+from diffboost3d.stages.inputs import cases_of, slice_axis, source_image
 from diffboost3d.stages.plan_choices import Plan, segmenter_patch
 from diffboost3d.stages.plan_trials import SetTrial, StepTrial
 from diffboost3d.stages.synthesis_work import disk_needed
@@ -131,7 +130,7 @@ class Reckoning:
         workers = self._config.prepare.workers or self._plan.machine.cores
         source = max(math.prod(case.source_grid.shape) for case in cases)
         voxels = [math.prod(case.grid.shape) for case in cases]
-        data = workers * (20 * source + 12 * FLOAT * max(voxels))
+        data = workers * (20 * source + 12 * FLOAT * max(voxels)) * self._plan.manifest.channel_count
         if not self._again:
             folder = self._workspace.prepared_folder
             there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -219,7 +218,8 @@ class Reckoning:
             networks.append(trials.segmenter.peak(gate.training.batch * self._patches(gate.training)))
             index = max(_images(config, fold) for fold in self._folds) * trials.search[1]
         measured = "one pass of the network" + (", the gate's steps; no draw refused" if gate.enabled else "")
-        data = VOLUME_BYTES * max(math.prod(shape) for shape in self._plan.shapes) + index
+        channels = self._plan.manifest.channel_count
+        data = channels * (VOLUME_BYTES * max(math.prod(shape) for shape in self._plan.shapes) + index)
         return self._cost("synthesize", seconds, measured, data, max(networks), disk)
 
     def _sampling_bytes(self, config: Config) -> int:
@@ -317,7 +317,7 @@ def prepare_seconds(plan: Plan, workspace: Workspace) -> float:
     started = time.perf_counter()
     cases = manifest.cases[:TIMED_CASES]
     for case in cases:
-        image = read(workspace.source(manifest, case.image))
+        image = source_image(workspace, manifest, case)
         bounds = config.prepare.intensity
         preparation = known or Preparation(
             plan.spacing_mm,
@@ -326,7 +326,7 @@ def prepare_seconds(plan: Plan, workspace: Workspace) -> float:
             (bounds.percentiles[0], bounds.percentiles[1]),
             config.prepare.image_interpolation,
         )
-        array = preparation.image(image.array, case.source_grid, case.grid, case.intensity)
+        array = preparation.image(image, case.source_grid, case.grid, *case.maps)
         edges(array, case.grid.spacing_mm, slice_axis=case.grid.slice_axis)
     return (time.perf_counter() - started) / len(cases)
 
@@ -376,7 +376,8 @@ def _numbers(
 
 
 def _voxels(*parts: Sequence[Case]) -> int:
-    return sum(math.prod(case.grid.shape) for part in parts for case in part)
+    """Voxels of the cases' images, with all their channels."""
+    return sum(len(case.maps) * math.prod(case.grid.shape) for part in parts for case in part)
 
 
 def _record(case: Case, fold: int, sample: int) -> SyntheticRecord:

@@ -16,6 +16,7 @@ from diffboost3d.cases.workspace import Workspace
 from diffboost3d.diffusion.autoencoder import AutoencoderCodec, AutoencoderPlan, build_autoencoder
 from diffboost3d.diffusion.batches import SliceDataset, SliceSource, training_size
 from diffboost3d.diffusion.codec_learning import PicturesOnly, ReconstructionObjective
+from diffboost3d.diffusion.codecs import for_channels
 from diffboost3d.diffusion.learning import DiffusionLearner
 from diffboost3d.evaluation.memorisation import DetailIndex, places
 from diffboost3d.evaluation.metrics import score_labels
@@ -84,7 +85,8 @@ def new_generator(config: Config, workspace: Workspace, manifest: Manifest) -> G
     codec = config.diffusion.codec
     scratch = config.diffusion.family == "scratch" and config.diffusion.start_from is None
     if scratch and codec.name == AutoencoderCodec.name and codec.weights is None:
-        made = untrained_generator(config, manifest, AutoencoderCodec(_autoencoder(config)))
+        untrained = for_channels(AutoencoderCodec(_autoencoder(config)), manifest.channel_count)
+        made = untrained_generator(config, manifest, untrained)
         if config.diffusion.denoiser.stack > 1:
             made[0].mix_along_slices()
         return made
@@ -102,7 +104,7 @@ def try_generator(
     plan = replace(slice_plan(config, section, size, axis, "plan"), stack=stack)
     shape = _with_depth(np.max(shapes, axis=0).tolist(), axis, max(DEPTH, stack))
     control = generator(config.seed, "plan", "control").random((denoiser.control_channels, *shape), dtype=np.float32)
-    source = SliceSource(_image(config, shape), control)
+    source = SliceSource(_image(config, _with_channels(manifest, shape)), control)
     data = SliceDataset([source], manifest.prompt, denoiser.tokenizer, codec, plan)
     denoiser.spare_memory(config.diffusion.attention_slicing, config.diffusion.gradient_checkpointing)
     learner = DiffusionLearner(
@@ -149,7 +151,9 @@ def try_translator(config: Config, manifest: Manifest, device: torch.device) -> 
     size, plan = translator_sizes(config, manifest, shapes)
     shape = _with_depth(np.max(shapes, axis=0).tolist(), axis, DEPTH)
     control = generator(config.seed, "plan", "control").random((plan.control_channels, *shape), dtype=np.float32)
-    data = PairedSlices([PairedVolume(_image(config, shape), control)], size, axis, config.seed, "plan")
+    data = PairedSlices(
+        [PairedVolume(_image(config, _with_channels(manifest, shape)), control)], size, axis, config.seed, "plan"
+    )
     translator, discriminator = build(plan)
     objective = AdversarialObjective(translator, discriminator, config.pix2pix.l1_weight)
     network = try_training(objective, _batches(data), config.pix2pix.training.batch, device)
@@ -210,7 +214,10 @@ def try_set(
         assert translator is not None  # a run with such a set trains it
         return SetTrial(translated_seconds(config, translator, shape, axis, device), 0.0)
     assert generator_ is not None
-    return SetTrial(slice_seconds(config, generator_, shape, axis, device), finishing_seconds(config, shape))
+    return SetTrial(
+        slice_seconds(config, generator_, shape, axis, device),
+        manifest.channel_count * finishing_seconds(config, shape),
+    )
 
 
 def finishing_seconds(config: Config, shape: Sequence[int]) -> float:
@@ -259,7 +266,8 @@ def patches(config: Config, manifest: Manifest, arm: ArmConfig, patch: Size) -> 
     cases = []
     for number in range(2):
         label = generator(config.seed, "plan", "label", number).integers(0, manifest.label_count + 1, shape)
-        images = (_image(config, shape, number), _image(config, shape, number + 2))
+        whole = _with_channels(manifest, shape)
+        images = (_image(config, whole, number), _image(config, whole, number + 2))
         cases.append(TrainingCase(images[0], label.astype(np.uint8), (images[1],)))
     spacing_mm = manifest.cases[0].grid.spacing_mm
     return PatchDataset(
@@ -319,6 +327,11 @@ def _batches(data: Any) -> Callable[[int], dict[str, torch.Tensor]]:
 def _image(config: Config, shape: Sequence[int], number: int = 0) -> NDArray[np.float32]:
     """Noise in [-1, 1]."""
     return generator(config.seed, "plan", "image", number).random(tuple(shape), dtype=np.float32) * 2 - 1
+
+
+def _with_channels(manifest: Manifest, shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of images, with their channels where they have several."""
+    return tuple(shape) if manifest.channel_count == 1 else (manifest.channel_count, *shape)
 
 
 def _limited(shape: Sequence[int]) -> tuple[tuple[int, ...], float]:

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,24 +17,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffboost3d.cases.atomic import remove_partial, write_json
+from diffboost3d.cases.atomic import remove_partial, write_json, write_text
 from diffboost3d.cases.checks import check_image
+from diffboost3d.cases.layouts import Pair
+from diffboost3d.cases.layouts.dicom import dicom_cases, has_dicom
 from diffboost3d.cases.preparation import Preparation
 from diffboost3d.cases.records import Manifest
 from diffboost3d.cases.workspace import RECORD, SEGMENTER, Workspace, versions
 from diffboost3d.config import digest
 from diffboost3d.errors import ConfigError, DataError, WorkspaceError
+from diffboost3d.imaging.channels import read_channels
+from diffboost3d.imaging.colours import Colour, itk_snap_text, label_colours, slicer_text
+from diffboost3d.imaging.dicom import is_dicom
+from diffboost3d.imaging.dicom_segments import Algorithm, write_segments
 from diffboost3d.imaging.files import (
     ENDINGS,
     Volume,
     ending_like,
     ending_of,
-    read,
     stem_of,
     write_label_like,
     write_probability_like,
 )
 from diffboost3d.imaging.geometry import Grid
+from diffboost3d.imaging.intensity import IntensityMap
+from diffboost3d.imaging.itk import parts_of
 from diffboost3d.schema import Config, PredictConfig
 from diffboost3d.segmentation.inference import (
     Member,
@@ -47,6 +55,8 @@ from diffboost3d.stages.inputs import accelerator_of, files_digest
 from diffboost3d.stages.segmenting import in_values, load_member, read_decision, window_facts, window_plan
 
 ABOUT = "diffboost3d.json"  # in the output folder: what made it
+ITK_SNAP, SLICER = "labels.label", "labels.ctbl"  # label names and colours for these viewers
+SEGMENTS = ".dcm"  # DICOM-SEG
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,7 @@ class _Task:
 
     Attributes:
         about: what made the label maps, as `ABOUT` says it. keep: labels whose largest component alone is kept.
+        dicom: what is written for DICOM series: nifti, dicom_seg or both.
     """
 
     manifest: Manifest
@@ -67,6 +78,8 @@ class _Task:
     output: Path
     about: dict[str, Any]
     device: Any
+    colours: dict[str, Colour]
+    dicom: str
 
 
 def run(config: Config, workspace: Workspace) -> None:
@@ -79,9 +92,11 @@ def run(config: Config, workspace: Workspace) -> None:
     from accelerate.utils import gather_object
     from tqdm import tqdm
 
-    images, twins = _images(config.predict)
+    images, twins = _images(config)
     accelerator = accelerator_of(config)
     task = _task(config, workspace, accelerator.device)
+    cases, more = _cases(images, task.manifest.channel_count)
+    twins += more
     rank, processes = accelerator.process_index, accelerator.num_processes
     if accelerator.is_main_process:
         _open_output(task)
@@ -90,9 +105,9 @@ def run(config: Config, workspace: Workspace) -> None:
     made = 0
     for line in failed:
         workspace.log(f"! {line}")
-    for path in tqdm(images[rank::processes], desc="predict", unit="image", disable=rank > 0):
+    for pair in tqdm(cases[rank::processes], desc="predict", unit="image", disable=rank > 0):
         try:
-            made += _predict(task, path)
+            made += _predict(task, pair)
         except DataError as error:
             failed.append(str(error))
             workspace.log(f"! {error}")
@@ -100,35 +115,79 @@ def run(config: Config, workspace: Workspace) -> None:
     made = sum(gather_object([made]))
     for line in failed[own:]:  # those of other processes
         workspace.log(f"! {line}")
-    total = len(images) + len(twins)
+    total = len(cases) + len(twins)
     workspace.log(f"predict: {total - len(failed)} label maps in {task.output}, {made} of them made now")
     if failed:
         raise DataError(f"predict: {len(failed)} of {total} images could not be predicted; the lines above say why")
 
 
 # --- what is asked for -----------------------------------------------------------------------------------------------
-def _images(section: PredictConfig) -> tuple[list[Path], list[str]]:
-    """The images, sorted; and a line for each whose label map would have the name of another's."""
+def _images(config: Config) -> tuple[list[Pair], list[str]]:
+    """The images, sorted; and a line for each whose label map would have the name of another's, or that is left out."""
+    section = config.predict
     if section.input is None or section.output is None:
         missing = "input" if section.input is None else "output"
         raise ConfigError(f"predict.{missing} is missing: predict.input=FOLDER predict.output=FOLDER")
     given = Path(section.input).expanduser()
+    if _holds_dicom(given):
+        return _series(given, config.data.series)
     if given.is_dir():
         found = sorted(path for path in given.iterdir() if ending_of(path) and not path.name.startswith("."))
     elif given.is_file() and ending_of(given):
         found = [given]
     else:
         what = "is no image" if given.is_file() else "no such file or folder"
-        raise DataError(f"predict.input={given}: {what}; expected files {', '.join(ENDINGS)}")
+        raise DataError(f"predict.input={given}: {what}; expected DICOM series or files {', '.join(ENDINGS)}")
     if not found:
-        raise DataError(f"predict.input={given}: no images found; expected files {', '.join(ENDINGS)}")
+        raise DataError(f"predict.input={given}: no images found; expected DICOM series or files {', '.join(ENDINGS)}")
     first: dict[str, Path] = {}
     twins = [
         f"{path}: {first[stem_of(path)].name} has the same name, and only one can be predicted; rename one"
         for path in found
         if first.setdefault(stem_of(path), path) is not path
     ]
-    return list(first.values()), twins
+    return [Pair(stem, path, None) for stem, path in first.items()], twins
+
+
+def _holds_dicom(given: Path) -> bool:
+    """Whether it is a DICOM file, or a folder without images of another kind that has DICOM somewhere in it."""
+    if not given.is_dir():
+        return given.is_file() and not ending_of(given) and is_dicom(given)
+    return not any(ending_of(path) for path in given.iterdir()) and has_dicom(given)
+
+
+def _series(given: Path, patterns: list[str]) -> tuple[list[Pair], list[str]]:
+    """The DICOM series of a folder, or that of a file; and a line for each study that is left out."""
+    if given.is_file():
+        return [Pair(stem_of(given.name.removesuffix(given.suffix)), given, None)], []
+    cases, left_out = dicom_cases(given, patterns)
+    pairs = [Pair(case.id, case.paths[0], None, channels=case.paths[1:]) for case in cases]
+    return pairs, [f"{given}: {one}" for one in left_out]
+
+
+def _cases(images: list[Pair], channels: int) -> tuple[list[Pair], list[str]]:
+    """The cases of images; and a line for each whose label map would have the name of another's.
+
+    With several channels NAME_0000, NAME_0001, ... are one case, and a file without such a number is one by itself (4D).
+    """
+    if channels == 1:
+        return images, []
+    found: dict[str, list[Pair]] = {}
+    for pair in images:  # sorted, so that channels are in order
+        found.setdefault(re.sub(r"_\d{4}$", "", pair.id), []).append(pair)
+    mixed = {stem: pairs for stem, pairs in found.items() if len(pairs) > 1 and pairs[0].id == stem}
+    twins = [
+        f"{pairs[0].image}: there is {pairs[1].image.name} too, and only one of them can be predicted; rename one"
+        for pairs in mixed.values()
+    ]
+    return [_joined(stem, pairs) for stem, pairs in found.items() if stem not in mixed], twins
+
+
+def _joined(stem: str, pairs: list[Pair]) -> Pair:
+    """Files of channels as one case."""
+    if len(pairs) == 1:
+        return pairs[0]
+    return Pair(stem, pairs[0].image, None, channels=tuple(pair.image for pair in pairs[1:]))
 
 
 def _task(config: Config, workspace: Workspace, device: Any) -> _Task:
@@ -155,12 +214,23 @@ def _task(config: Config, workspace: Workspace, device: Any) -> _Task:
             "keep_largest": list(keep),
             "connectivity": connectivity if keep else None,
         },
-        "preparation": dataclasses.asdict(manifest.preparation),
+        "preparation": manifest.preparation.facts(),
     }
     members = [load_member(workspace, fold, section.arm, seed, device) for fold, seed in cells]
     output = Path(str(section.output)).expanduser()
     return _Task(
-        manifest, manifest.preparation, members, plan, keep, connectivity, section.probabilities, output, about, device
+        manifest,
+        manifest.preparation,
+        members,
+        plan,
+        keep,
+        connectivity,
+        section.probabilities,
+        output,
+        about,
+        device,
+        label_colours(manifest.labels, {**manifest.colours, **(config.data.colours or {})}),
+        section.dicom,
     )
 
 
@@ -176,7 +246,8 @@ def _model(workspace: Workspace, manifest: Manifest, fold: int, arm: str, seed: 
         )
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     told = record.get("preparation")  # earlier versions did not say
-    if (told and told != digest(manifest.preparation)) or record["classes"] != len(manifest.labels):
+    preparation = None if manifest.preparation is None else manifest.preparation.facts()
+    if (told and told != digest(preparation)) or record["classes"] != len(manifest.labels):
         raise WorkspaceError(
             f"{folder}: trained on images prepared in another way than {workspace.manifest_path} says; run `train` again"
         )
@@ -220,54 +291,81 @@ def _open_output(task: _Task) -> None:
                 f"predict.output={task.output} has files that `predict` did not write; choose a new or empty folder"
             )
         remove_partial(task.output)
-        write_json(about, {"stage": "predict", **task.about, "versions": versions()})
+        write_json(about, {"stage": "predict", **task.about, "colours": task.colours, "versions": versions()})
+        write_text(task.output / ITK_SNAP, itk_snap_text(task.manifest.labels, task.colours))
+        write_text(task.output / SLICER, slicer_text(task.manifest.labels, task.colours))
     except OSError as error:
         raise WorkspaceError(f"predict.output={task.output} can't be written ({error.strerror})") from error
 
 
 # --- one image -------------------------------------------------------------------------------------------------------
-def _predict(task: _Task, path: Path) -> bool:
+def _predict(task: _Task, pair: Pair) -> bool:
     """Predict one image, the record last; False where that was done before. Raises DataError naming the image."""
-    stem, ending = stem_of(path), ending_like(path)
-    label, record = task.output / f"{stem}{ending}", task.output / f"{stem}.json"
+    path, stem, paths = pair.image, pair.id, (pair.image, *pair.channels)
+    ending, wanted = ending_like(path), task.dicom if is_dicom(path) else "nifti"
+    label, record = task.output / f"{stem}{SEGMENTS if wanted == 'dicom_seg' else ending}", task.output / f"{stem}.json"
+    also = [label.with_name(f"{stem}{SEGMENTS}")] if wanted == "both" else []
     values = [task.manifest.labels[name] for name in task.manifest.foreground]
     maps = [task.output / "probabilities" / f"{stem}_label{value}{ending}" for value in values]
     maps = maps if task.wants_probabilities else []
-    source = files_digest([path])
-    own = digest(source, task.about | {"models": [model["digest"] for model in task.about["models"]]})
+    source = files_digest([part for one in paths for part in _parts(one)])
+    own = digest(
+        source, task.about | {"models": [model["digest"] for model in task.about["models"]]}, *_look(task, wanted)
+    )
     before = _read_record(record)
-    if before and before["digest"] == own and all(one.is_file() for one in (label, *maps)):
+    if before and before["digest"] == own and all(one.is_file() for one in (label, *also, *maps)):
         return False
-    _refuse_changed(label, before)
-    volume = _read(task, path)
-    grid = task.preparation.grid(volume.grid)
-    try:
-        intensity = task.preparation.intensity(volume.array)
-    except ValueError as error:
-        raise DataError(f"{path}: {error}; nothing can be scaled") from error
-    image = task.preparation.image(volume.array, volume.grid, grid, intensity)
-    source_grid = volume.grid
-    del volume  # the largest array of all, and not needed any more
+    for one in (label, *also):
+        _refuse_changed(one, before)
+    image, intensities, grid, source_grid = _prepared(task, paths)
     classes = mean_probabilities(task.members, image, task.plan, task.device)
     record.unlink(missing_ok=True)  # first, so that a half-made result never passes for the one before
-    found = _written(task, path, label, classes, grid, source_grid)
+    found = _written(task, path, (label, *also), classes, grid, source_grid)
     for one, probability in zip(maps, classes[1:], strict=False):
         write_probability_like(one, slabs_in_source(probability, grid, source_grid), path)
-    facts = {
+    facts: dict[str, Any] = {
         "digest": own,
         "image": {"path": os.path.relpath(path.resolve(), task.output.resolve()), "digest": source},
         "label": {"path": label.name, "digest": _digest_of(label)},
+        **({"dicom_seg": {"path": also[0].name, "digest": _digest_of(also[0])}} if also else {}),
         "probabilities": [one.relative_to(task.output).as_posix() for one in maps],
         "voxels": {name: int((found == value).sum()) for name, value in task.manifest.labels.items()},
-        "intensity": dataclasses.asdict(intensity),
+        "intensity": dataclasses.asdict(intensities[0]),
     }
+    if len(intensities) > 1:
+        facts["channels"] = [os.path.relpath(one.resolve(), task.output.resolve()) for one in paths[1:]]
+        facts["channel_intensities"] = [dataclasses.asdict(one) for one in intensities[1:]]
     write_json(record, {**facts, **{name: told for name, told in task.about.items() if name != "preparation"}})
     return True
 
 
-def _read(task: _Task, path: Path) -> Volume:
-    volume = read(path)
-    check_image(path, volume)
+def _parts(path: Path) -> list[Path]:
+    """The image's files, or its DICOM series. Raises DataError where one is missing."""
+    if is_dicom(path):
+        return [path]
+    for part in (parts := parts_of(path)):
+        if not part.is_file():
+            raise DataError(f"{path}: its voxels' file {part.name} is missing")
+    return parts
+
+
+def _prepared(task: _Task, paths: tuple[Path, ...]) -> tuple[NDArray[np.float32], tuple[IntensityMap, ...], Grid, Grid]:
+    """The prepared image, the intensity maps of its channels, its grid, and that of the file."""
+    volume = _read(task, paths)
+    array, field = volume.array, task.preparation.field(volume.array, volume.grid)
+    array = array if field is None else array / field
+    grid = task.preparation.grid(volume.grid)
+    try:
+        maps = task.preparation.maps(array)
+    except ValueError as error:
+        raise DataError(f"{paths[0]}: {error}; nothing can be scaled") from error
+    return task.preparation.image(array, volume.grid, grid, *maps), maps, grid, volume.grid
+
+
+def _read(task: _Task, paths: tuple[Path, ...]) -> Volume:
+    path = paths[0]
+    volume = read_channels(paths, task.manifest.channel_count, task.preparation.resampled)
+    check_image(path, volume, task.preparation.colour)
     if volume.grid.spatial_dims != task.manifest.spatial_dims:
         told, trained = (
             ("a single slice", "volumes") if volume.grid.spatial_dims == 2 else ("a volume", "single slices")
@@ -277,15 +375,25 @@ def _read(task: _Task, path: Path) -> Volume:
 
 
 def _written(
-    task: _Task, path: Path, label: Path, classes: NDArray[np.float32], grid: Grid, source: Grid
+    task: _Task, path: Path, targets: tuple[Path, ...], classes: NDArray[np.float32], grid: Grid, source: Grid
 ) -> NDArray[Any]:
-    """Write the label map in the user's values; returns it."""
+    """Write the label map in the user's values, in the form of the image or as DICOM-SEG; returns it."""
     found = classes_in_source(classes, grid, source)
     if task.keep:
         found = keep_largest(found, [task.manifest.foreground[name] for name in task.keep], task.connectivity)
     values = in_values(found, task.manifest)
-    write_label_like(label, values, path)
+    for target in targets:
+        if target.name.endswith(SEGMENTS):
+            about = Algorithm("diffboost3d", str(versions()["diffboost3d"]), digest(task.about)[:16])
+            write_segments(target, values, path, task.manifest.labels, task.colours, about)
+        else:
+            write_label_like(target, values, path)
     return values
+
+
+def _look(task: _Task, wanted: str) -> list[Any]:
+    """What a digest takes in of DICOM-SEG, which holds colours; [] where none is written."""
+    return [] if wanted == "nifti" else [wanted, task.colours]
 
 
 def _read_record(path: Path) -> dict[str, Any]:
@@ -299,7 +407,8 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 def _refuse_changed(label: Path, before: dict[str, Any]) -> None:
     """A label map that someone has corrected is never replaced."""
-    if before and label.is_file() and _digest_of(label) != before["label"]["digest"]:
+    written = {told["path"]: told["digest"] for told in (before.get("label"), before.get("dicom_seg")) if told}
+    if label.is_file() and label.name in written and _digest_of(label) != written[label.name]:
         raise DataError(
             f"{label}: was changed since `predict` wrote it, so it is left alone; move it away to have it made anew"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,18 +14,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffboost3d.cases.atomic import write_json
-from diffboost3d.cases.checks import KEPT_UNLABELLED, check_pair
-from diffboost3d.cases.layouts import Folder, Pair, read_folder
+from diffboost3d.cases.checks import USED, check_pair
+from diffboost3d.cases.labels import grouped, with_groups
+from diffboost3d.cases.layouts import SKIPPED, BidsChoice, Choice, Folder, Pair, read_folder
+from diffboost3d.cases.masks import read_masks
 from diffboost3d.cases.preparation import Preparation
 from diffboost3d.cases.records import IGNORED, Case, Finding, Manifest
 from diffboost3d.cases.splits import draw_splits, patients_of, read_splits
 from diffboost3d.cases.workspace import RECORD, Workspace
 from diffboost3d.config import digest
 from diffboost3d.errors import ConfigError, DataError
-from diffboost3d.imaging.files import VOLUME_ENDINGS, ending_of, read, write_prepared
+from diffboost3d.imaging.channels import read_channels
+from diffboost3d.imaging.colours import label_colours
+from diffboost3d.imaging.files import PICTURE_ENDINGS, Volume, ending_of, write_prepared
 from diffboost3d.imaging.geometry import Grid, resample
+from diffboost3d.imaging.intensity import IntensityMap
 from diffboost3d.schema import Config, PrepareConfig
-from diffboost3d.stages.edge_operator import device_of_prepare, edge_operator
+from diffboost3d.stages.dicom_labels import with_label_files
+from diffboost3d.stages.edge_operator import device_of_prepare, edge_facts, edge_operator
+from diffboost3d.stages.near_duplicates import kept_together
+from diffboost3d.stages.shading import bias_plan, corrected, file_digest, image_digests
+
+SHOWN = 5  # findings of cases that are used, in the log
 
 
 @dataclass(frozen=True)
@@ -40,13 +49,15 @@ class _Surveyed:
 
 @dataclass(frozen=True)
 class _Task:
-    """What all cases share."""
+    """What all cases share. merged: see `Manifest.merged`."""
 
     settings: PrepareConfig
     values: tuple[int, ...]
+    merged: dict[int, int]
     ignored: int | None
     preparation: Preparation
     slice_axis: int | None
+    pixel_spacing_mm: list[float] | None
     edge_operator: Callable[..., NDArray[np.float32]]
     edge_facts: dict[str, Any]
 
@@ -63,34 +74,39 @@ def run(config: Config, workspace: Workspace) -> None:
     if config.data.root is None:
         raise ConfigError("data.root is missing: give the folder with the images, e.g. data.root=PATH/hippocampus")
     edges = edge_operator(config.prepare.edges, device_of_prepare(config))  # first: a wrong file of weights is refused
-    root = Path(config.data.root)
-    folder = read_folder(root, config.data.layout)
-    if folder.unlisted:
-        workspace.log(
-            f"! {folder.unlisted} images in {root / 'imagesTr'} are not listed in dataset.json; they are left out"
-        )
+    choice = Choice(BidsChoice(tuple(config.data.bids.images), config.data.bids.label), tuple(config.data.series))
+    folder = read_folder(Path(config.data.root).expanduser(), config.data.layout, choice)
+    root = folder.root
+    _tell(folder, root, workspace)
     labels, from_files = _labels(config, folder)
-    ignored = config.data.ignore_label
+    folder = with_label_files(workspace, folder, labels)
+    ignored = folder.ignore_label if config.data.ignore_label is None else config.data.ignore_label
     if ignored in labels.values():
         labels = {name: value for name, value in labels.items() if value != ignored}
     known = None if from_files else {*labels.values(), *([] if ignored is None else [ignored])}
-    surveyed, findings = _survey(config, folder, known)
+    channels = _channel_names(config, folder)
+    surveyed, findings = _survey(config, folder, known, len(channels))
     if from_files:
         labels = _found_labels(surveyed, ignored)
+    labels, merged = grouped(labels, config.data.label_groups or {})
     modality = config.data.modality or folder.modality or "image"
     task = _Task(
         config.prepare,
         tuple(labels.values()),
+        merged,
         ignored,
-        _preparation(config, surveyed, modality),
+        _preparation(config, surveyed, modality, channels),
         config.diffusion.slice_axis,
+        config.data.pixel_spacing_mm,
         edges,
         _edge_facts(config),
     )
     pairs = [one.pair for one in surveyed]
-    patients = patients_of([pair.id for pair in folder.pairs], config.data.patients)  # skipped ones join runs too
+    told = {pair.id: pair.patient for pair in folder.pairs if pair.patient is not None}
+    patients = patients_of([pair.id for pair in folder.pairs], config.data.patients, told)  # skipped ones join runs too
     cases, more = _prepare_all(config, workspace, root, pairs, patients, task)
-    _report_findings(workspace, [*findings, *more], len(cases))
+    _report_findings(workspace, [*folder.findings, *findings, *more], len(cases))
+    cases = kept_together(config.data, workspace, folder, cases, _workers(config))
     name = config.data.name or folder.name
     manifest = Manifest(
         name=name,
@@ -99,16 +115,28 @@ def run(config: Config, workspace: Workspace) -> None:
         labels=labels,
         source=os.path.relpath(root.resolve(), workspace.root.resolve()),
         spatial_dims=2 if all(case.grid.spatial_dims == 2 for case in cases) else 3,
-        physical=all(ending_of(case.image) in VOLUME_ENDINGS for case in cases),
+        physical=all(config.data.pixel_spacing_mm or ending_of(case.image) not in PICTURE_ENDINGS for case in cases),
         licence=folder.licence,
         cases=tuple(cases),
         preparation=task.preparation,
         ignore_label=ignored,
+        colours=label_colours(labels, config.data.colours),
+        channels=channels,
+        merged=merged,
     )
     _refuse_mixed_dimensions(manifest)
     manifest.label_values(config.merge.mask_foreground_labels, "merge.mask_foreground_labels")  # now, not in hours
     workspace.write_manifest(manifest)
     _split(config, workspace, manifest)
+
+
+def _tell(folder: Folder, root: Path, workspace: Workspace) -> None:
+    if folder.unlisted:
+        workspace.log(
+            f"! {folder.unlisted} images in {root / 'imagesTr'} are not listed in dataset.json; they are left out"
+        )
+    for note in folder.notes:
+        workspace.log(f"! {note}")
 
 
 # --- survey: which cases, labels, spacing ----------------------------------------------------------------------------
@@ -122,24 +150,48 @@ def _labels(config: Config, folder: Folder) -> tuple[dict[str, int], bool]:
     return dict(sorted(named.items(), key=lambda pair: pair[1])), False
 
 
-def _survey(config: Config, folder: Folder, known: set[int] | None) -> tuple[list[_Surveyed], list[Finding]]:
-    """Check every pair; the usable ones and what was found."""
+def _channel_names(config: Config, folder: Folder) -> tuple[str, ...]:
+    """As configured, else as the folder says, else numbered by the files."""
+    named = tuple(config.data.channels or folder.channel_names)
+    if len(set(named)) != len(named):
+        raise DataError(f"channels {', '.join(named)}: two have one name; give data.channels=[...]")
+    if named:
+        return named
+    count = 1 + max(len(pair.channels) for pair in folder.pairs)
+    return ("image",) if count == 1 else tuple(f"image_{number}" for number in range(count))
 
-    def one(pair: Pair) -> tuple[_Surveyed | None, Finding | None]:
-        checked, finding = check_pair(pair, known)
+
+def _survey(
+    config: Config, folder: Folder, known: set[int] | None, channels: int
+) -> tuple[list[_Surveyed], list[Finding]]:
+    """Check every pair; the usable ones and what was found."""
+    resampled = config.prepare.channel_grids == "resample"
+
+    def one(pair: Pair) -> tuple[_Surveyed | None, list[Finding]]:
+        checked, finding = check_pair(pair, known, config.prepare.colour, channels, resampled)
+        findings = [finding] if finding else []
         if checked is None:
-            return None, finding
+            return None, findings
+        notes = [*(f"{pair.image} {note}" for note in checked.image.notes), *checked.label_notes]
+        findings += [Finding(pair.id, note, USED) for note in notes]
         values = frozenset() if checked.label is None else frozenset(np.unique(checked.label).tolist())
-        kept = pair if checked.label is not None else dataclasses.replace(pair, label=None)
-        return _Surveyed(kept, checked.image.grid, values), finding
+        kept = pair if checked.label is not None else dataclasses.replace(pair, label=None, masks=())
+        return _Surveyed(kept, _grid_of(checked.image, pair, config.data.pixel_spacing_mm), values), findings
 
     results = list(_in_parallel(config, one, folder.pairs, "check"))
     usable = [surveyed for surveyed, _ in results if surveyed is not None]
-    findings = [finding for _, finding in results if finding is not None]
+    findings = [finding for _, found in results for finding in found]
     if not usable:
         first = f"; the first: {findings[0]}" if findings else ""
         raise DataError(f"{folder.name}: none of {len(folder.pairs)} cases can be used{first}")
     return usable, findings
+
+
+def _grid_of(image: Volume, pair: Pair, pixel_spacing_mm: list[float] | None) -> Grid:
+    """The grid of an image; pixels of a picture, which knows no size, have the one that is given."""
+    if pixel_spacing_mm is None or ending_of(pair.image) not in PICTURE_ENDINGS:
+        return image.grid
+    return image.grid.with_pixels(pixel_spacing_mm)
 
 
 def _found_labels(surveyed: list[_Surveyed], ignored: int | None) -> dict[str, int]:
@@ -164,14 +216,19 @@ def _target_spacing(config: Config, surveyed: list[_Surveyed]) -> tuple[float, f
     return (i, j, k)
 
 
-def _preparation(config: Config, surveyed: list[_Surveyed], modality: str) -> Preparation:
+def _preparation(config: Config, surveyed: list[_Surveyed], modality: str, channels: tuple[str, ...]) -> Preparation:
     bounds = config.prepare.intensity
+    kinds = tuple(_intensity_kind(config, name) for name in channels) if len(channels) > 1 else ()
     return Preparation(
         _target_spacing(config, surveyed),
         _intensity_kind(config, modality),
         _pair_of(bounds.window_hu),
         _pair_of(bounds.percentiles),
         config.prepare.image_interpolation,
+        config.prepare.colour,
+        kinds,
+        bias_plan(config),
+        config.prepare.channel_grids == "resample",
     )
 
 
@@ -195,7 +252,7 @@ def _prepare_all(
         try:
             return _prepare(workspace, root, pair, patients[pair.id], task)
         except (DataError, ValueError) as error:
-            return Finding(pair.id, f"{pair.image}: {error}", "the case is skipped")
+            return Finding(pair.id, f"{pair.image}: {error}", SKIPPED)
 
     results = list(_in_parallel(config, one, pairs, "prepare"))
     cases = [result for result in results if isinstance(result, Case)]
@@ -206,13 +263,16 @@ def _prepare_all(
 
 def _prepare(workspace: Workspace, root: Path, pair: Pair, patient: str, task: _Task) -> Case:
     """Prepare one case, or keep what an earlier run made of the same files and settings."""
-    image = read(pair.image)
-    grid = task.preparation.grid(image.grid)
-    settings = task.settings
-    intensity = task.preparation.intensity(image.array)
+    preparation, settings = task.preparation, task.settings
+    files = (pair.image, *pair.channels)
+    image = read_channels(files, len(preparation.kinds), preparation.resampled)
+    source_grid = _grid_of(image, pair, task.pixel_spacing_mm)
+    grid = preparation.grid(source_grid)
+    array = corrected(workspace, pair, image, preparation)
+    intensity, *more = preparation.maps(array)
     own = digest(
-        _file_digest(pair.image),
-        None if pair.label is None else _file_digest(pair.label),
+        *image_digests(pair.image),
+        *([None] if pair.label is None else image_digests(pair.label)),
         settings.image_interpolation,
         settings.label_interpolation,
         task.edge_facts,
@@ -220,38 +280,64 @@ def _prepare(workspace: Workspace, root: Path, pair: Pair, patient: str, task: _
         task.values if task.ignored is None else (*task.values, "ignored", task.ignored),
         task.preparation.spacing_mm,
         dataclasses.asdict(intensity),
+        *([[file_digest(mask) for mask in pair.masks]] if pair.masks else []),
+        *_more_facts(pair, task, more),
     )
     case = Case(
         id=pair.id,
         patient=patient,
         image=os.path.relpath(pair.image, root),
-        label=None if pair.label is None else os.path.relpath(pair.label, root),
-        source_grid=image.grid,
+        label=None if pair.label is None else _relative(pair.label, root),
+        source_grid=source_grid,
         grid=grid,
         intensity=intensity,
         digest=own,
+        masks=tuple(os.path.relpath(mask, root) for mask in pair.masks),
+        stratum=pair.stratum or "",
+        channels=tuple(os.path.relpath(path, root) for path in pair.channels),
+        channel_maps=tuple(more),
     )
     record = workspace.prepared_folder / pair.id / RECORD
     kinds = ("image", "edge") if pair.label is None else ("image", "edge", "label")
     complete = all(workspace.prepared(case.id, kind).is_file() for kind in kinds)
     if not (complete and record.is_file() and f'"{own}"' in record.read_text(encoding="utf-8")):
         record.unlink(missing_ok=True)  # first, so that a half-made case never passes for the one before
-        _write_prepared(workspace, pair, image.array, case, task)
+        _write_prepared(workspace, pair, array, case, task)
         write_json(record, {"digest": own})
     return case
 
 
+def _more_facts(pair: Pair, task: _Task, maps: list[IntensityMap]) -> list[Any]:
+    """What else decides a prepared case: empty with one channel, no groups and no correction, as before there were any."""
+    facts: list[Any] = []
+    if maps:
+        files = [one for path in pair.channels for one in image_digests(path)]
+        shared = [task.preparation.resampled, task.settings.edges.channels]
+        facts.append(["channels", files, shared, [dataclasses.asdict(one) for one in maps]])
+    if task.merged:
+        facts.append(["merged", sorted(task.merged.items())])
+    if task.preparation.bias_field is not None:
+        facts.append(["bias field", dataclasses.asdict(task.preparation.bias_field)])
+    return facts
+
+
 def _write_prepared(workspace: Workspace, pair: Pair, array: NDArray[Any], case: Case, task: _Task) -> None:
     settings = task.settings
-    image = task.preparation.image(array, case.source_grid, case.grid, case.intensity)
+    image = task.preparation.image(array, case.source_grid, case.grid, *case.maps)
     edges = task.edge_operator(image, case.grid.spacing_mm, slice_axis=_slice_axis(task, case.grid))
     write_prepared(workspace.prepared(case.id, "image"), image, case.grid)
     write_prepared(workspace.prepared(case.id, "edge"), edges, case.grid)
     workspace.prepared(case.id, "label").unlink(missing_ok=True)  # the file may have gone since an earlier run
     if pair.label is not None:
-        label = _indexed(np.round(read(pair.label).array).astype(np.int64), task.values, task.ignored)
+        joined, _, _ = read_masks((pair.label, *pair.masks), _known(task))
+        label = _indexed(with_groups(joined, task.merged), task.values, task.ignored)
         label = resample(label, case.source_grid, case.grid, settings.label_interpolation)
         write_prepared(workspace.prepared(case.id, "label"), label.astype(np.uint8), case.grid)
+
+
+def _known(task: _Task) -> set[int]:
+    """The label values that files may have."""
+    return {*task.values, *task.merged, *([] if task.ignored is None else [task.ignored])}
 
 
 def _slice_axis(task: _Task, grid: Grid) -> int:
@@ -263,7 +349,7 @@ def _edge_facts(config: Config) -> dict[str, Any]:
     """What decides the edges; of the weights, what is in the file and not where it lies."""
     edges = config.prepare.edges
     used = edges.hed_weights if edges.operator == "hed" else None
-    return {**dataclasses.asdict(edges), "hed_weights": None if used is None else _file_digest(Path(used))}
+    return {**edge_facts(edges), "hed_weights": None if used is None else file_digest(Path(used))}
 
 
 def _indexed(label: NDArray[np.int64], values: tuple[int, ...], ignored: int | None) -> NDArray[np.uint8]:
@@ -276,31 +362,40 @@ def _pair_of(values: list[float]) -> tuple[float, float]:
     return (values[0], values[1])
 
 
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _relative(path: Path, root: Path) -> str:
+    """As `Workspace.source` takes it; a label may lie in the workspace, and either be reached by a link."""
+    inside = path.is_relative_to(root)
+    return os.path.relpath(path, root) if inside else os.path.relpath(path.resolve(), root.resolve())
 
 
 def _in_parallel(config: Config, function: Any, items: Any, title: str) -> Iterable[Any]:
     """Results in order, by threads (NumPy, SciPy, SimpleITK and zlib let each other run), with a progress bar."""
     from tqdm import tqdm
 
-    hed = config.prepare.edges.operator == "hed"  # the network alone keeps all cores busy
-    workers = 1 if hed else config.prepare.workers or os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(_workers(config)) as pool:
         return list(tqdm(pool.map(function, items), total=len(items), desc=title, unit="case"))
+
+
+def _workers(config: Config) -> int:
+    hed = config.prepare.edges.operator == "hed"  # the network alone keeps all cores busy
+    return 1 if hed else config.prepare.workers or os.cpu_count() or 1
 
 
 # --- what is said and split ------------------------------------------------------------------------------------------
 def _report_findings(workspace: Workspace, findings: list[Finding], usable: int) -> None:
-    """One line a finding, on screen, in the log and in findings.json; they are of the last run."""
-    for finding in findings:
+    """One line a finding in findings.json, on screen and in the log, there but few of cases that are used; of the last run."""
+    used = [finding for finding in findings if finding.outcome == USED]
+    for finding in [*(one for one in findings if one.outcome != USED), *used[:SHOWN]]:
         workspace.log(f"! {finding}")
+    if len(used) > SHOWN:
+        workspace.log(
+            f"! {len(used) - SHOWN} more cases are used after such changes; {workspace.findings_path} lists all"
+        )
     write_json(
         workspace.findings_path,
         [{"case": one.case, "problem": one.problem, "outcome": one.outcome} for one in findings],
     )
-    skipped = sum(finding.outcome != KEPT_UNLABELLED for finding in findings)
+    skipped = sum(finding.outcome == SKIPPED for finding in findings)
     workspace.log(f"prepare: {usable} cases ready, {skipped} skipped; `diffboost3d inspect FOLDER` looks for more")
 
 

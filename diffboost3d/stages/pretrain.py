@@ -14,7 +14,7 @@ from diffboost3d.config import configs_folder
 from diffboost3d.diffusion.pool import PoolDataset, PoolPlan
 from diffboost3d.diffusion.weights import load_generator
 from diffboost3d.schema import Config
-from diffboost3d.stages.edge_operator import edge_operator
+from diffboost3d.stages.edge_operator import edge_facts, edge_operator
 from diffboost3d.stages.generator_training import (
     Generator,
     Task,
@@ -25,6 +25,7 @@ from diffboost3d.stages.generator_training import (
     slice_plan,
     task_digest,
     train_generator,
+    with_channels,
 )
 from diffboost3d.stages.inputs import accelerator_of, cases_of, pool_index, second_axis, slice_axis
 
@@ -70,7 +71,7 @@ def _parent(config: Config, workspace: Workspace, fold: int) -> str:
 def _start(config: Config, workspace: Workspace, manifest: Manifest, fold: int) -> Generator:
     if config.diffusion.pool.root is None:
         return first_generator(config, workspace, manifest, fold)
-    return load_generator(workspace.pool_generator())
+    return with_channels(config, load_generator(workspace.pool_generator()), manifest.channel_count)
 
 
 def _on_pool(config: Config, workspace: Workspace, manifest: Manifest, accelerator: Any) -> None:
@@ -79,7 +80,7 @@ def _on_pool(config: Config, workspace: Workspace, manifest: Manifest, accelerat
     words = read_abbreviations(
         Path(pool.abbreviations or configs_folder() / "pool" / "abbreviations.yaml").expanduser()
     )
-    read = [words, pool.balance, pool.size, asdict(config.prepare.edges), asdict(config.prepare.intensity)]
+    read = [words, pool.balance, pool.size, edge_facts(config.prepare.edges), asdict(config.prepare.intensity)]
     own = task_digest(config, pool.training, "pool", index.digest, *read, first_digest(config, workspace, None))
     if workspace.is_current(folder, own):
         workspace.log("pretrain on the pool: done already")

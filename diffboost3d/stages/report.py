@@ -12,6 +12,7 @@ from diffboost3d.augmentation.cuboids import merge_images
 from diffboost3d.cases.atomic import write_text
 from diffboost3d.cases.records import Case, Manifest, Score
 from diffboost3d.cases.workspace import CONFIG, Workspace, versions
+from diffboost3d.imaging.channels import first_channel, read_channels
 from diffboost3d.imaging.files import PICTURE_ENDINGS, ending_like, ending_of, read
 from diffboost3d.report.figures import Panel, gain_plot, montage, per_case_plot
 from diffboost3d.report.page import PageFigure, Section, build_page
@@ -20,7 +21,16 @@ from diffboost3d.schema import Config
 from diffboost3d.seeds import seed_of
 from diffboost3d.stages.audit_section import audit_section
 from diffboost3d.stages.blueprints import blueprint_of_made
-from diffboost3d.stages.inputs import accepted_records, cases_of, merge_plan, prepared, prepared_again, slice_axis
+from diffboost3d.stages.inputs import (
+    accepted_records,
+    bias_of,
+    cases_of,
+    merge_plan,
+    prepared,
+    prepared_again,
+    slice_axis,
+    source_label,
+)
 from diffboost3d.stages.synthetic_fidelity import measure_fidelity
 
 SHOWN_CASES = 3
@@ -112,11 +122,11 @@ def _synthetic_row(
 ) -> list[Panel]:
     import torch
 
-    real, label = prepared(workspace, case, "image"), prepared(workspace, case, "label")
+    real, label = first_channel(prepared(workspace, case, "image")), prepared(workspace, case, "label")
     path = next(iter(accepted_records(workspace, fold, case.id, config.synthesize.samples).values()))
     record = json.loads(path.read_text(encoding="utf-8"))
     made = blueprint_of_made(config, workspace, manifest, case, record)
-    fake = prepared_again(path.parent / record["path"], case)
+    fake = first_channel(prepared_again(workspace, path.parent, record, case))
     merge, seed = merge_plan(config.merge, "synthetic", manifest), seed_of(config.seed, "report", case.id)
     _, mask = merge.masks(torch.from_numpy(label)[None], case.grid.spacing_mm, seed)
     mixed = merge_images(mask, torch.from_numpy(real)[None], torch.from_numpy(fake)[None])[0].numpy()
@@ -150,8 +160,10 @@ def _prediction_section(config: Config, workspace: Workspace, manifest: Manifest
 def _prediction_row(
     config: Config, workspace: Workspace, manifest: Manifest, case: Case, fold: int, seed: int
 ) -> list[Panel]:
-    image = case.intensity.forward(read(workspace.source(manifest, case.image)).array)
-    truth = read(workspace.source(manifest, str(case.label))).array.round().astype(int)
+    source = read_channels([workspace.source(manifest, path) for path in case.images], len(case.maps)).array
+    image, field = first_channel(source), bias_of(workspace, case)
+    image = case.intensity.forward(image if field is None else image / first_channel(field))
+    truth = source_label(workspace, manifest, case)
     axis = case.source_grid.slice_axis
     at = _fullest(truth, axis)
     panels = [_panel("truth", image, truth, axis, at, case, case.source_grid.spacing_mm)]

@@ -30,6 +30,7 @@ def network_spec(config: Config, manifest: Manifest, patch: Size) -> NetworkSpec
         patch=patch,
         arguments=network.arguments,
         spacing_mm=manifest.cases[0].grid.spacing_mm,
+        in_channels=manifest.channel_count,
         target=network._target_,
         divisor=network.divisor,
     )

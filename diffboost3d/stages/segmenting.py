@@ -14,13 +14,11 @@ from diffboost3d.cases.atomic import write_json
 from diffboost3d.cases.records import IGNORED, Case, Manifest
 from diffboost3d.cases.workspace import SEGMENTER, Workspace
 from diffboost3d.config import digest
-from diffboost3d.errors import DataError
-from diffboost3d.imaging.files import read
 from diffboost3d.schema import InferenceConfig
 from diffboost3d.segmentation.inference import Member, WindowPlan, classes_in_source, mean_probabilities
 from diffboost3d.segmentation.postprocessing import choose, keep_largest
 from diffboost3d.segmentation.weights import load_segmenter
-from diffboost3d.stages.inputs import prepared
+from diffboost3d.stages.inputs import prepared, source_label
 
 
 def window_plan(section: InferenceConfig, overlap: float) -> WindowPlan:
@@ -89,15 +87,10 @@ def decide(
 
 
 def _truth(workspace: Workspace, manifest: Manifest, case: Case) -> NDArray[np.uint8]:
-    """The label file of a case on its own grid, as 0, 1, 2, ... in the manifest's order, and `IGNORED`."""
-    assert case.label is not None  # validation cases are labelled: `splits` sees to it
-    path = workspace.source(manifest, case.label)
-    label = read(path)
-    if difference := case.source_grid.difference(label.grid):
-        raise DataError(f"{path}: its grid is not that of {case.id} any more ({difference}); run `prepare` again")
-    whole = label.array.round().astype(np.int64)
-    indexed = np.searchsorted(np.asarray([*manifest.labels.values()]), whole).astype(np.uint8)
-    return indexed if manifest.ignore_label is None else np.where(whole == manifest.ignore_label, IGNORED, indexed)
+    """The label of a case on its own grid, as 0, 1, 2, ... in the manifest's order, and `IGNORED`."""
+    values = source_label(workspace, manifest, case)
+    indexed = np.searchsorted(np.asarray([*manifest.labels.values()]), values).astype(np.uint8)
+    return indexed if manifest.ignore_label is None else np.where(values == manifest.ignore_label, IGNORED, indexed)
 
 
 def _dice(found: NDArray[np.uint8], truth: NDArray[np.uint8], manifest: Manifest) -> dict[str, float]:

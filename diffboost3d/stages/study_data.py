@@ -14,9 +14,9 @@ from diffboost3d.cases.splits import draw_splits, nested_split, validation_count
 from diffboost3d.cases.study import Study
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.config import digest, to_plain, to_yaml
-from diffboost3d.imaging.files import read
 from diffboost3d.schema import Config
 from diffboost3d.stages import prepare
+from diffboost3d.stages.inputs import source_label
 
 OF_THE_SPLIT = ("labelled", "unlabelled", "validation_fraction", "folds")
 
@@ -100,7 +100,7 @@ def label_volumes(study: Study, workspace: Workspace, manifest: Manifest, cases:
     by_id = {case.id: case for case in manifest.cases}
     missing = [by_id[case] for case in cases if by_id[case].digest not in known]
     for case in missing:
-        label = read(workspace.source(manifest, str(case.label))).array.round().astype(int)
+        label = source_label(workspace, manifest, case)
         axes = case.source_grid.spatial_dims
         voxel = float(np.prod(case.source_grid.spacing_mm[:axes])) if manifest.physical else 1.0
         known[case.digest] = {

@@ -11,7 +11,7 @@ from diffboost3d.cases.records import Case, Manifest, SyntheticRecord
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.diffusion.sampling import SamplingPlan
 from diffboost3d.errors import WorkspaceError
-from diffboost3d.imaging.files import ending_like, ending_of
+from diffboost3d.imaging.files import bytes_of, ending_like, ending_of
 from diffboost3d.schema import SynthesizeConfig
 from diffboost3d.synthesis.translated import TranslatedVolumes
 from diffboost3d.synthesis.volumes import VolumeSampler
@@ -90,10 +90,11 @@ def disk_needed(workspace: Workspace, manifest: Manifest, missing: Sequence[Synt
     for record in missing:
         if record.case not in sizes:
             case = manifest.case(record.case)
-            path = workspace.source(manifest, case.image)
+            paths = [workspace.source(manifest, path) for path in case.images]
             i, j, k = case.source_grid.shape
             same = ending_like(case.image) == ending_of(case.image)
-            sizes[record.case] = path.stat().st_size if same and path.is_file() else i * j * k
+            there = same and all(path.is_file() for path in paths)
+            sizes[record.case] = sum(map(bytes_of, paths)) if there else i * j * k
     return round(MARGIN * sum(sizes[record.case] for record in missing))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffboost3d.cases.atomic import write_json
-from diffboost3d.cases.records import Case, Manifest, SyntheticRecord
+from diffboost3d.cases.records import Case, Manifest, SyntheticRecord, channel_endings
 from diffboost3d.cases.workspace import Workspace, now
 from diffboost3d.config import DEFAULT_SET, digest, of_set, synthetic_sets
 from diffboost3d.diffusion.looks import LOOKS
 from diffboost3d.diffusion.text import fill_templates, require_fitting
 from diffboost3d.diffusion.weights import load_generator
-from diffboost3d.imaging.files import ending_like, read, synthetic_note, write_label_like, write_like
+from diffboost3d.imaging.channels import channels_of, write_channels_like
+from diffboost3d.imaging.files import ending_like, synthetic_note, write_label_like
 from diffboost3d.imaging.scratch import Scratch
 from diffboost3d.schema import Config
 from diffboost3d.seeds import generator, seed_of
@@ -27,7 +28,15 @@ from diffboost3d.stages.anatomies import Anatomies
 from diffboost3d.stages.blueprints import Blueprint, blueprint_of, blueprint_of_case, control_of_blueprint
 from diffboost3d.stages.gating import clear_rejected, gate_digest, give_up, judged, open_gate, tally
 from diffboost3d.stages.generator_training import require_generator
-from diffboost3d.stages.inputs import accelerator_of, cases_of, sampling_settings, second_axis, slice_axis
+from diffboost3d.stages.inputs import (
+    accelerator_of,
+    bias_of,
+    cases_of,
+    sampling_settings,
+    second_axis,
+    slice_axis,
+    source_image,
+)
 from diffboost3d.stages.noise import with_measured_noise
 from diffboost3d.stages.synthesis_work import (
     Group,
@@ -137,7 +146,7 @@ def _record(
         anatomy: digest of what decides its shapes. judged_by: digest of the gate; "": there is none.
     """
     settings = sampling_settings(config.synthesize) | {"anatomy": anatomy}
-    seed = seed_of(config.seed, "synthesize", fold, case.id, sample)
+    seed, endings = seed_of(config.seed, "synthesize", fold, case.id, sample), channel_endings(case)
     made_of = [settings, model, case.digest, manifest.prompt, seed, config.runtime.precision]
     record = SyntheticRecord(
         case=case.id,
@@ -146,7 +155,8 @@ def _record(
         seed=seed,
         model=model,
         digest=digest(*made_of, *([judged_by] if judged_by else [])),
-        path=f"{sample:02d}{ending_like(case.image)}",
+        path=f"{sample:02d}{endings[0]}",
+        channels=tuple(f"{sample:02d}{ending}" for ending in endings[1:]),
         prompt=manifest.prompt,
         look=_look(config, seed),
         sampler=config.synthesize.sampler,
@@ -178,7 +188,7 @@ def _is_done(workspace: Workspace, record: SyntheticRecord) -> bool:
     if not path.is_file():
         return False
     found = json.loads(path.read_text(encoding="utf-8"))
-    files = [found["path"], *([found["label"]] if found["label"] else [])]
+    files = [found["path"], *found.get("channels", ()), *([found["label"]] if found["label"] else [])]
     return found["digest"] == record.digest and all((path.parent / name).is_file() for name in files)
 
 
@@ -237,7 +247,7 @@ def _synthesize(
     case, axis = group.case, slice_axis(config, manifest)
     missing = {record.sample for record in group.missing}
     clear_rejected(workspace, group.missing)
-    in_units = _ToSource(config, case, read(workspace.source(manifest, case.image)).array)
+    in_units = _ToSource(config, case, source_image(workspace, manifest, case), bias_of(workspace, case))
     records, scratch = group.records, _scratch(config, workspace)
     for attempt in range(config.gate.attempts if gate else 1):
         records = [_drawn_again(config, record, attempt) for record in records]
@@ -263,17 +273,32 @@ def _synthesize(
 class _ToSource:
     """Brings volumes of a case to its own file's grid and units, with what of it stays real."""
 
-    def __init__(self, config: Config, case: Case, source: NDArray[Any]) -> None:
-        self._case, self._source = case, source
-        self._keep = KeepPlan(config.synthesize.keep_background, config.synthesize.air_hu)
-        self._of_file: RealVolume | None = None
+    def __init__(
+        self, config: Config, case: Case, source: NDArray[Any], bias: NDArray[np.float32] | None = None
+    ) -> None:
+        self._cases = [case.of_channel(number) for number in range(len(case.maps))]
+        self._sources = channels_of(source)
+        self._biases = [None] * len(self._cases) if bias is None else list(channels_of(bias))
+        settings = config.synthesize
+        self._keep = KeepPlan(settings.keep_background, settings.air_hu, settings.table_mm)
+        self._of_file: list[RealVolume] = []
 
-    def __call__(self, volume: NDArray[np.float32], blueprint: Blueprint) -> Iterable[NDArray[np.float64]]:
+    def __call__(self, volume: NDArray[np.float32], blueprint: Blueprint) -> list[Iterator[NDArray[np.float64]]]:
+        """The slabs of each channel."""
+        parts = list(zip(self._cases, self._sources, self._biases, strict=True))
         if blueprint.has_own_label:
-            real = real_of_anatomy(self._case, self._source, blueprint.image, self._keep)
+            images = channels_of(blueprint.image)
+            reals = [
+                real_of_anatomy(case, source, image, self._keep, bias)
+                for (case, source, bias), image in zip(parts, images, strict=True)
+            ]
         else:
-            real = self._of_file = self._of_file or real_of_file(self._case, self._source, self._keep)
-        return in_source_units(volume, self._case, real)
+            self._of_file = self._of_file or [
+                real_of_file(case, source, self._keep, bias) for case, source, bias in parts
+            ]
+            reals = self._of_file
+        made = zip(channels_of(volume), self._cases, reals, strict=True)
+        return [in_source_units(one, case, real) for one, case, real in made]
 
 
 def _drawn_again(config: Config, record: SyntheticRecord, attempt: int) -> SyntheticRecord:
@@ -325,20 +350,23 @@ def _keep(
     case: Case,
     record: SyntheticRecord,
     blueprint: Blueprint,
-    slabs: Iterable[NDArray[np.float64]],
+    channels: Sequence[Iterable[NDArray[np.float64]]],
 ) -> None:
     """Write a volume, its label where it has its own, in their place or among the rejected ones, and, last, its record."""
     source, ending = workspace.source(manifest, case.image), ending_like(case.image)
-    target = workspace.synthetic_volume(record.fold, case.id, record.sample, ending)
+    targets = [workspace.synthetic_volume(record.fold, case.id, record.sample, one) for one in channel_endings(case)]
     label = workspace.synthetic_label(record.fold, case.id, record.sample, ending)
     path = workspace.synthetic_record(record.fold, case.id, record.sample)
     path.unlink(missing_ok=True)  # an older record must never stand beside this volume
     if not record.accepted:
-        target = workspace.rejected_volume(record.fold, case.id, record.sample, record.attempt, ending)
+        key = (record.fold, case.id, record.sample, record.attempt)
+        targets = [workspace.rejected_volume(*key, one) for one in channel_endings(case)]
         label = workspace.rejected_volume(record.fold, case.id, record.sample, record.attempt, f"_label{ending}")
         path = workspace.rejected_record(record.fold, case.id, record.sample, record.attempt)
-        record = dataclasses.replace(record, path=target.name)
-    write_like(target, slabs, source, synthetic_note(case.id, record.seed))
+        names = [target.name for target in targets]
+        record = dataclasses.replace(record, path=names[0], channels=tuple(names[1:]))
+    sources = [workspace.source(manifest, path) for path in case.images]
+    write_channels_like(targets, channels, sources, synthetic_note(case.id, record.seed))
     label.unlink(missing_ok=True)
     if blueprint.has_own_label:
         write_label_like(label, blueprint.label_in_source(manifest, case), source)

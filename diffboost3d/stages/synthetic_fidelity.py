@@ -11,6 +11,7 @@ import numpy as np
 from diffboost3d.cases.atomic import write_json
 from diffboost3d.cases.records import Case, Manifest
 from diffboost3d.cases.workspace import Workspace
+from diffboost3d.evaluation.channels import information_ratio
 from diffboost3d.evaluation.coherence import body, coherence
 from diffboost3d.evaluation.fidelity import (
     contrast_ratio,
@@ -19,6 +20,7 @@ from diffboost3d.evaluation.fidelity import (
     label_histogram_distance,
     slice_spectrum_distance,
 )
+from diffboost3d.imaging.channels import first_channel
 from diffboost3d.report.tables import Table
 from diffboost3d.schema import Config
 from diffboost3d.stages.blueprints import blueprint_of_made
@@ -36,6 +38,7 @@ MEANINGS = {
     "slice_difference_ratio": "difference of neighbouring slices, synthetic by real (1 is best; more: flicker, less: too alike)",
     "slice_ssim_gap": "similarity of neighbouring slices, synthetic less real (0 is best)",
     "slice_jump_ratio": "steps of the slices' mean intensity, synthetic by real (1 is best)",
+    "channel_information_ratio": "information that image channels have in common, synthetic by real (1 is best)",
     "diversity": "difference among the samples of one case, of a range of 2 (0: all the same)",
 }
 
@@ -74,13 +77,16 @@ def _of_case(
     if not records:
         return {}
     folder = workspace.synthetic(fold) / case.id
-    samples = [prepared_again(folder / record["path"], case) for record in records]
+    samples = [prepared_again(workspace, folder, record, case) for record in records]
     made = blueprint_of_made(config, workspace, manifest, case, records[0])
-    real, label = made.image, made.label
-    values = list(manifest.foreground.values())
-    fake, spacing = samples[0], case.grid.spacing_mm
-    edges = edge_agreement(made.edges, operator(fake, spacing_mm=spacing), EDGE_THRESHOLD)
+    edges = edge_agreement(made.edges, operator(samples[0], spacing_mm=case.grid.spacing_mm), EDGE_THRESHOLD)
     figures = {"edge_recall": edges.recall, "edge_precision": edges.precision}
+    if made.image.ndim == 4:
+        figures["channel_information_ratio"] = information_ratio(made.image, samples[0])
+    # all that follows looks at the first channel
+    real, label = first_channel(made.image), made.label
+    values = list(manifest.foreground.values())
+    fake, spacing = first_channel(samples[0]), case.grid.spacing_mm
     figures["spectrum_distance"] = slice_spectrum_distance(real, fake, spacing, slice_axis(config, manifest))
     figures["histogram_distance"] = _mean(label_histogram_distance(real, fake, label, values))
     figures["contrast_ratio"] = _mean(contrast_ratio(real, fake, label, values))
@@ -89,7 +95,7 @@ def _of_case(
         figures["slice_difference_ratio"], figures["slice_ssim_gap"] = fit.difference_ratio, fit.ssim_gap
         figures["slice_jump_ratio"] = fit.jump_ratio
     if len(samples) > 1:
-        figures["diversity"] = diversity(np.stack(samples))
+        figures["diversity"] = diversity(np.stack([first_channel(one) for one in samples]))
     return {name: round(float(value), 4) for name, value in figures.items() if np.isfinite(value)}
 
 

@@ -87,7 +87,8 @@ def _run_cell(
         save_segmenter(folder / SEGMENTER, learner.network.state_dict(), spec)
         last = {name.removeprefix("network."): one for name, one in last_weights(folder).items()}
         save_segmenter(folder / LAST_SEGMENTER, {**learner.network.state_dict(), **last}, spec)
-        facts |= {"preparation": digest(manifest.preparation), **spec.facts()}
+        told = None if manifest.preparation is None else manifest.preparation.facts()
+        facts |= {"preparation": digest(told), **spec.facts()}
         workspace.finish(folder, "train", own, started, arm=name, fold=fold, seed=seed, **facts)
     accelerator.wait_for_everyone()
 
@@ -147,7 +148,7 @@ def _load(workspace: Workspace, manifest: Manifest, case: Case, synthetic: list[
     return TrainingCase(
         prepared(workspace, case, "image"),
         prepared(workspace, case, "label"),
-        tuple(prepared_again(folder / record["path"], case) for folder, record in found),
+        tuple(prepared_again(workspace, folder, record, case) for folder, record in found),
         tuple(
             label_again(folder / record["label"], case, manifest.values) if record.get("label") else None
             for folder, record in found

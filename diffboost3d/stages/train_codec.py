@@ -36,6 +36,7 @@ from diffboost3d.evaluation.reconstruction import (
     reconstruction_table,
     tissues_in_window,
 )
+from diffboost3d.imaging.channels import channels_of
 from diffboost3d.schema import Config
 from diffboost3d.seeds import seed_of
 from diffboost3d.stages.codecs import WEIGHTS
@@ -180,7 +181,8 @@ def _slice_plan(config: Config, size: tuple[int, int], axis: int) -> SlicePlan:
 
 
 def _slices(workspace: Workspace, cases: Sequence[Case], plan: SlicePlan) -> PicturesOnly:
-    images = [prepared(workspace, case, "image") for case in cases]
+    """Slices of all channels, each an image of its own: one codec serves them all."""
+    images = [channel for case in cases for channel in channels_of(prepared(workspace, case, "image"))]
     sources = [SliceSource(image, np.zeros((0, *image.shape), np.float32)) for image in images]
     return PicturesOnly(SliceDataset(sources, "", *UNREAD, plan))
 

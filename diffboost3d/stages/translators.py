@@ -32,7 +32,10 @@ def translator_sizes(
     denoiser = config.diffusion.denoiser
     channels = control_channels(manifest.label_count, denoiser.neighbours, denoiser.control)
     levels = fitting_levels(size, config.pix2pix.discriminator_levels)
-    return size, TranslatorPlan(channels, config.pix2pix.channels, depth, config.pix2pix.dropout, levels)
+    pix2pix = config.pix2pix
+    return size, TranslatorPlan(
+        channels, pix2pix.channels, depth, pix2pix.dropout, levels, image_channels=manifest.channel_count
+    )
 
 
 def shape_of_translator(config: Config) -> dict[str, Any]:

@@ -21,6 +21,7 @@ Float = NDArray[np.float32]
 Labels = NDArray[np.uint8]
 FIDELITY, INTENSITY, COPY, SOURCE = "label fidelity", "intensity", "copy", "too close to its source"
 KINDS = (FIDELITY, INTENSITY, COPY, SOURCE)
+FALSE = "false "  # begins the name of a check
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ class Gate:
         spacing_mm: of all volumes. where: places at which details are compared.
         segment: (volume (I, J, K) in [-1, 1], patient) -> label, by a segmenter that hasn't seen the patient; None: there is
             none.
+        channels: names of image channels; volumes of several are (C, I, J, K).
     """
 
     def __init__(
@@ -98,9 +100,10 @@ class Gate:
         learned: Learned,
         limits: Sequence[Limit],
         segment: Callable[[Float, str], NDArray[Any]] | None,
+        channels: Sequence[str] = ("image",),
     ) -> None:
         self.limits, self.learned, self.where = tuple(limits), learned, where
-        self._labels, self._spacing_mm, self._segment = labels, spacing_mm, segment
+        self._labels, self._spacing_mm, self._segment, self._channels = labels, spacing_mm, segment, channels
 
     def judge(self, volume: Float, label: Labels, start: Float, patient: str) -> Verdict:
         """Measure a synthetic volume and hold it against the limits.
@@ -109,9 +112,9 @@ class Gate:
             volume: (I, J, K) in [-1, 1]. label: that it is said to have. start: the real image, warped if it was, that it was
                 made from. patient: whose image that is.
         """
-        checks = label_medians(volume, label, self._labels)
+        checks = label_medians(volume, label, self._labels, self._channels)
         if self._segment is not None:
-            checks |= label_dice(self._segment(volume, patient), label, self._labels)
+            checks |= label_agreement(self._segment(volume, patient), label, self._labels)
         other = self.learned.detail.nearest(volume, self.learned.others(patient))
         own = self.learned.detail.nearest(volume, self.learned.of(patient))
         checks |= {
@@ -127,22 +130,37 @@ class Gate:
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
-def label_dice(predicted: NDArray[Any], truth: NDArray[Any], labels: Mapping[str, int]) -> dict[str, float]:
-    """{"dice": mean, "dice LABEL": of each}; labels that are in neither are left out, and the mean where none is left.
+def label_agreement(predicted: NDArray[Any], truth: NDArray[Any], labels: Mapping[str, int]) -> dict[str, float]:
+    """{"dice": mean, "dice LABEL": of each that is in the truth, "false LABEL": share of voxels given to each that is not}.
 
-    Voxels that are to be ignored in the truth count in none.
+    A label that isn't there has no Dice but 0 or 1: among cases without it a few stray voxels would lower the limit to 0 for
+    all. Voxels that are to be ignored in the truth count in none.
     """
-    found = {}
+    dices, false = {}, {}
     predicted = np.where(truth == IGNORED, 0, predicted)
     for name, value in labels.items():
         one, other = predicted == value, truth == value
-        if size := int(one.sum()) + int(other.sum()):
-            found[f"dice {name}"] = 2.0 * int((one & other).sum()) / size
-    return {"dice": float(np.mean(list(found.values()))), **found} if found else {}
+        if other.any():
+            dices[f"dice {name}"] = 2.0 * int((one & other).sum()) / (int(one.sum()) + int(other.sum()))
+        else:
+            false[f"{FALSE}{name}"] = float(one.mean())
+    mean = {"dice": float(np.mean(list(dices.values())))} if dices else {}
+    return {**mean, **dices, **false}
 
 
-def label_medians(image: NDArray[Any], label: NDArray[Any], labels: Mapping[str, int]) -> dict[str, float]:
-    """{"median NAME": of the intensities inside each label that is there, and of the background}."""
+def label_medians(
+    image: NDArray[Any], label: NDArray[Any], labels: Mapping[str, int], channels: Sequence[str] = ("image",)
+) -> dict[str, float]:
+    """{"median NAME": of the intensities inside each label that is there, and of the background}.
+
+    Of several channels (C, I, J, K): {"median NAME CHANNEL": of each}.
+    """
+    if image.ndim == 4:
+        return {
+            f"{check} {channel}": value
+            for channel, one in zip(channels, image, strict=True)
+            for check, value in label_medians(one, label, labels).items()
+        }
     named = {"background": 0, **labels}
     inside = {name: image[label == value] for name, value in named.items()}
     return {f"median {name}": float(np.median(values)) for name, values in inside.items() if values.size}
@@ -150,7 +168,7 @@ def label_medians(image: NDArray[Any], label: NDArray[Any], labels: Mapping[str,
 
 # --- limits ----------------------------------------------------------------------------------------------------------
 def fidelity_limits(dices: Sequence[Mapping[str, float]], percentile: float) -> list[Limit]:
-    """Of the mean Dice: that percentile of the real ones. Of one label: the worst real case.
+    """Of the mean Dice: that percentile of the real ones. Of one label, and of what is found of one that isn't there: the worst.
 
     So a label that is wrong alone can't hide in the mean, and volumes with many labels aren't refused more often for that.
     Percentiles are interpolated between cases; with few of them the tenth is near the worst.
@@ -158,6 +176,10 @@ def fidelity_limits(dices: Sequence[Mapping[str, float]], percentile: float) -> 
     limits = []
     for check in dict.fromkeys(name for dice in dices for name in dice):
         values = [dice[check] for dice in dices if check in dice]
+        if check.startswith(FALSE):
+            origin = f"the most of {len(values)} real held-out cases without it"
+            limits.append(_limit(check, FIDELITY, None, max(values), values, origin))
+            continue
         low = float(np.percentile(values, percentile if check == "dice" else 0.0))
         which = f"the {percentile:g}th percentile" if check == "dice" else "the worst"
         limits.append(_limit(check, FIDELITY, low, None, values, f"{which} of {len(values)} real held-out cases"))

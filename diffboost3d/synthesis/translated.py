@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diffboost3d.imaging.channels import channels_of
 from diffboost3d.imaging.scratch import IN_MEMORY, Scratch
 from diffboost3d.synthesis.volumes import SampleRequest
 from diffboost3d.translation.batches import filled, multiples
@@ -34,22 +35,23 @@ class TranslatedVolumes:
         return 1
 
     def volumes(self, axis: int, spacing_mm: float, requests: Sequence[SampleRequest]) -> list[NDArray[np.float32]]:
-        """A volume (I, J, K) in [-1, 1] for each request."""
+        """A volume in [-1, 1] for each request, of the shape of its image."""
         return [self._volume(axis, request) for request in requests]
 
     def _volume(self, axis: int, request: SampleRequest) -> NDArray[np.float32]:
         volume = self._scratch.empty(request.image.shape)
-        slices = np.moveaxis(volume, axis, 0)
+        slices = np.moveaxis(channels_of(volume), axis + 1, 0)
         for at in range(len(slices)):
             slices[at] = self._slice(request.control_of(axis, at, at + 1), request.seed)
         return volume
 
     def _slice(self, control: torch.Tensor, seed: int) -> NDArray[np.float32]:
+        """(N, A, B) of a control (1, C, A, B)."""
         sides = control.shape[-2:]
         whole = filled(control, multiples(sides, self._translator.plan.divisor))
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
             made = translate(self._translator, whole, seed, self._device)
-        return np.asarray(made[0, 0, : sides[0], : sides[1]].numpy(), np.float32)
+        return np.asarray(made[0, :, : sides[0], : sides[1]].numpy(), np.float32)
 
     def seconds_a_slice(self, shape: Sequence[int], axis: int) -> float:
         """About how long a slice of such a volume takes (after one to warm up)."""

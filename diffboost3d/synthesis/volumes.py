@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from diffboost3d.diffusion.networks import ConditionalDenoiser
 from diffboost3d.diffusion.sampling import WHOLE, Correction, SamplingPlan, sample
 from diffboost3d.diffusion.second_plane import CrossSlices, SecondPlane
 from diffboost3d.diffusion.text import embed_mixture
+from diffboost3d.imaging.channels import channels_of
 from diffboost3d.imaging.edges import ControlSlices
 from diffboost3d.imaging.scratch import IN_MEMORY, Scratch
 from diffboost3d.imaging.slices import SliceGrid
@@ -68,7 +70,8 @@ class SampleRequest:
 
     Attributes:
         prompts: with their weights.
-        image: the real volume (I, J, K) in [-1, 1], where sampling starts if strength < 1, and whose spectrum is taken.
+        image: the real volume (I, J, K), or (N, I, J, K) with several channels, in [-1, 1], where sampling starts if
+            strength < 1, and whose spectrum is taken.
         control: the control image (C, I, J, K) in [0, 1], or what makes it slice by slice.
         second_control: the same of slices across the second axis, where there is a second plane.
     """
@@ -79,6 +82,12 @@ class SampleRequest:
     control: NDArray[np.float32] | ControlSlices
     second_control: NDArray[np.float32] | ControlSlices | None = None
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(I, J, K)."""
+        i, j, k = self.image.shape[-3:]
+        return (i, j, k)
+
     def control_of(self, axis: int, first: int, stop: int) -> torch.Tensor:
         """Of slices `first` to `stop` - 1 along `axis`: (S, C, A, B)."""
         return _slices_of(self.control, axis, first, stop)
@@ -87,7 +96,7 @@ class SampleRequest:
         """Of all slices along the second axis: (S, C, A, B)."""
         if self.second_control is None:
             raise ValueError("a second plane needs its own control")
-        return _slices_of(self.second_control, axis, 0, self.image.shape[axis])
+        return _slices_of(self.second_control, axis, 0, self.shape[axis])
 
 
 def _slices_of(control: NDArray[np.float32] | ControlSlices, axis: int, first: int, stop: int) -> torch.Tensor:
@@ -162,20 +171,41 @@ class VolumeSampler:
         return max(at_once, 2 * slabs.overlap), slabs.overlap  # a slab is never cut so short that it can't move on
 
     def volumes(self, axis: int, spacing_mm: float, requests: Sequence[SampleRequest]) -> list[NDArray[np.float32]]:
-        """A synthetic volume (I, J, K) in [-1, 1] for each request; all are of one shape.
+        """A synthetic volume in [-1, 1] for each request, of the shape of its image, which all have; channels are made jointly.
 
         Args:
             axis: of slicing. spacing_mm: along it.
         """
-        shape = requests[0].image.shape
+        shape = requests[0].shape
         slab = (shape[axis], 0) if self._slabs.blend == "step" else self._window(shape, axis)
         grid = SliceGrid(shape, axis, *slab)
-        made = [self._scratch.empty(shape) for _ in requests]
+        made = [[self._scratch.empty(shape) for _ in range(self._codec.image_channels)] for _ in requests]
         self._fill(grid, self._at_once(shape, axis), spacing_mm, requests, made)
+        finish = partial(
+            with_spectrum_of,
+            share=self._match_spectrum,
+            in_place=True,
+            scratch=self._scratch,
+            block_axes=self._block_axes(axis),
+        )
         return [
-            with_spectrum_of(volume, request.image, self._match_spectrum, in_place=True, scratch=self._scratch)
+            self._joined(list(map(finish, volume, channels_of(request.image))), request.image.shape)
             for volume, request in zip(made, requests, strict=True)
         ]
+
+    def _block_axes(self, axis: int) -> list[int]:
+        """Axes along which what is diffused are blocks of voxels."""
+        planes = [axis] if self._second is None else [axis, self._second.axis]
+        return [along for along in range(3) if self._codec.factor % 2 == 0 and any(along != one for one in planes)]
+
+    def _joined(self, channels: list[NDArray[np.float32]], shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """The channels of a volume as one array."""
+        if len(channels) == 1:
+            return channels[0]
+        whole: NDArray[np.float32] = self._scratch.empty(shape)
+        for target, one in zip(whole, channels, strict=True):
+            target[...] = one
+        return whole
 
     def _fill(
         self,
@@ -183,12 +213,12 @@ class VolumeSampler:
         at_once: int,
         spacing_mm: float,
         requests: Sequence[SampleRequest],
-        made: list[NDArray[np.float32]],
+        made: list[list[NDArray[np.float32]]],
     ) -> None:
         """Denoise all slabs of all samples, batch by batch. The noise is of a slice, whichever slabs the slice is in."""
         noises = [self._noise_of(grid, spacing_mm, request.seed) for request in requests]
-        cutters = [grid.cutter(torch.from_numpy(request.image)[None]) for request in requests]
-        assemblies = [grid.assembly(volume) for volume in made]
+        cutters = [grid.cutter(torch.from_numpy(channels_of(request.image))) for request in requests]
+        assemblies = [[grid.assembly(channel) for channel in volume] for volume in made]
         slabs = [(sample, number) for sample in range(len(requests)) for number in range(len(grid.firsts))]
         count = max(1, at_once // grid.slab)
         for block in (slabs[start : start + count] for start in range(0, len(slabs), count)):
@@ -208,7 +238,8 @@ class VolumeSampler:
             else:
                 images = self._denoise(*given)
             for (sample_, _), slab in zip(block, torch.split(images, grid.slab), strict=True):
-                assemblies[sample_].add(slab)
+                for assembly, channel in zip(assemblies[sample_], torch.split(slab, 1, dim=1), strict=True):
+                    assembly.add(channel)
 
     def _across(self, grid: SliceGrid, requests: Sequence[SampleRequest]) -> SecondPlane | None:
         """The second plane of whole volumes, with noise of a stream of its own."""
@@ -252,7 +283,7 @@ class VolumeSampler:
         """About how long a slice of such a volume takes, from one network evaluation on a batch (after one to warm up)."""
         count = min(self._at_once(shape, axis), shape[axis])
         plane = [side for index, side in enumerate(shape) if index != axis]
-        inputs = torch.zeros(count, self._denoiser.control_channels + 1, *plane)
+        inputs = torch.zeros(count, self._denoiser.control_channels + self._codec.image_channels, *plane)
         noise = torch.zeros(count, *latent_shape(self._codec, padded_size(plane, self._denoiser.divisor)))
         once = dataclasses.replace(
             self._plan,
@@ -289,7 +320,8 @@ class VolumeSampler:
         window: tuple[int, int] = (WHOLE, 0),
         correction: Correction | None = None,
     ) -> torch.Tensor:
-        slices = slices.to(self._device)
+        """Images (S, N, A, B) of controls and, behind them, images to start from (S, C + N, A, B)."""
+        slices, own = slices.to(self._device), self._codec.image_channels
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
             images = sample(
                 self._denoiser,
@@ -299,8 +331,8 @@ class VolumeSampler:
                 noise.to(self._device),
                 text,
                 self._negative,
-                slices[:, :-1],
-                slices[:, -1:],
+                slices[:, :-own],
+                slices[:, -own:],
                 streams,
                 stack=stack,
                 window=window[0],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -30,6 +30,7 @@ from diffboost3d.training.checkpoints import (
     restore_optimizer,
     save_tensors,
 )
+from diffboost3d.training.memory import freed_memory_kept
 from diffboost3d.training.plan import TrainingPlan, make_optimizer
 from diffboost3d.training.scalars import Board, Waiting
 
@@ -96,7 +97,8 @@ def fit(
     start = run.resume()
     if start:
         log(f"{title}: goes on from step {start} of {plan.steps}")
-    run.train(start, title)
+    with freed_memory_kept() if accelerator.device.type == "cpu" else nullcontext():
+        run.train(start, title)
     run.adopt_kept_weights()
     waited = run.waiting.share
     return {

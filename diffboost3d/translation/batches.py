@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from diffboost3d.imaging.channels import channels_of
 from diffboost3d.seeds import generator
 
 Size = tuple[int, int]
@@ -19,14 +20,14 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class PairedVolume:
-    """A prepared volume: image (I, J, K) in [-1, 1], control (C, I, J, K) in [0, 1]."""
+    """A prepared volume: image (I, J, K) or (N, I, J, K) in [-1, 1], control (C, I, J, K) in [0, 1]."""
 
     image: NDArray[np.float32]
     control: NDArray[np.float32]
 
 
 class PairedSlices(Dataset[dict[str, torch.Tensor]]):
-    """Sample number -> image (1, A, B), control (C, A, B); a function of the seed and the number alone.
+    """Sample number -> image (N, A, B), control (C, A, B); a function of the seed and the number alone.
 
     Args:
         size: (A, B); of a larger slice a random window, a smaller one is filled up by `filled`.
@@ -40,8 +41,9 @@ class PairedSlices(Dataset[dict[str, torch.Tensor]]):
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         random = generator(*self._key, number)
         volume = self.volumes[int(random.integers(len(self.volumes)))]
-        position = int(random.integers(volume.image.shape[self._axis]))
-        image = torch.from_numpy(np.take(volume.image, position, axis=self._axis))[None]
+        images = channels_of(volume.image)
+        position = int(random.integers(images.shape[self._axis + 1]))
+        image = torch.from_numpy(np.take(images, position, axis=self._axis + 1))
         control = torch.from_numpy(np.take(volume.control, position, axis=self._axis + 1))
         both = torch.cat([image, control])
         for dim, wanted in zip((1, 2), self.size, strict=True):
@@ -49,7 +51,7 @@ class PairedSlices(Dataset[dict[str, torch.Tensor]]):
             first = int(random.integers(free + 1)) if free > 0 else 0
             both = both.narrow(dim, first, min(wanted, both.shape[dim]))
         both = filled(both, self.size)
-        return {"image": both[:1].clone(), "control": both[1:].clone()}
+        return {"image": both[: len(images)].clone(), "control": both[len(images) :].clone()}
 
 
 def filled(images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

@@ -18,7 +18,7 @@ VALIDATED = 16
 
 
 class AdversarialObjective(torch.nn.Module):
-    """Batch of image (B, 1, A, B) and control (B, C, A, B) -> {"loss", "loss_gan", "loss_l1", "loss_discriminator"}.
+    """Batch of image (B, N, A, B) and control (B, C, A, B) -> {"loss", "loss_gan", "loss_l1", "loss_discriminator"}.
 
     One backward pass serves both networks: the translator is judged by a discriminator whose weights take no gradient, and the
     discriminator sees translations that take none. So one optimiser trains both, and both step at once (simultaneous instead of
@@ -92,7 +92,7 @@ class TranslationLearner:
 
 @torch.no_grad()
 def translate(translator: Translator, control: torch.Tensor, seed: int, device: torch.device) -> torch.Tensor:
-    """Slices (S, C, A, B) to images (S, 1, A, B) on the CPU, one by one, all with the same dropout, which the seed decides.
+    """Slices (S, C, A, B) to images (S, N, A, B) on the CPU, one by one, all with the same dropout, which the seed decides.
 
     So the noise is common to all slices of a volume, and how many go at once can't matter.
     """
@@ -106,7 +106,7 @@ def translate(translator: Translator, control: torch.Tensor, seed: int, device: 
 
 
 def picture(rows: list[Any]) -> NDArray[np.uint8]:
-    """Rows of images (S, 1, A, B) in [-1, 1] as one grey picture (height, width, 3)."""
+    """Rows of images (S, N, A, B) in [-1, 1] as one grey picture of their first channel (height, width, 3)."""
     lines = [np.concatenate([image[0].T[::-1] for image in row.numpy()], axis=1) for row in rows]
     grey = np.clip((np.concatenate(lines) + 1) * 127.5, 0, 255).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)

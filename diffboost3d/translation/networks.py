@@ -19,6 +19,7 @@ class TranslatorPlan:
 
     Attributes:
         control_channels: of what is translated. depth: levels, each of half the sides; `fitting_depth` tells how many fit.
+        image_channels: of what it is translated into.
     """
 
     control_channels: int
@@ -26,6 +27,7 @@ class TranslatorPlan:
     depth: int
     dropout: float
     discriminator_levels: int
+    image_channels: int = 1
 
     @property
     def divisor(self) -> int:
@@ -48,7 +50,7 @@ def _width(plan: TranslatorPlan, level: int) -> int:
 
 
 class Translator(nn.Module):
-    """Control (B, C, A, B) in [0, 1] to an image (B, 1, A, B) in [-1, 1]; sides are multiples of `plan.divisor`.
+    """Control (B, C, A, B) in [0, 1] to an image (B, N, A, B) in [-1, 1]; sides are multiples of `plan.divisor`.
 
     Normalised by the statistics of each slice (the paper's batch of one). Its noise is dropout, which acts whether the module
     trains or not.
@@ -67,7 +69,7 @@ class Translator(nn.Module):
         for level in reversed(range(plan.depth)):
             joined = widths[level] * (1 if level == plan.depth - 1 else 2)
             dropped = plan.dropout if level > 0 and plan.depth - 1 - level < DROPPED_LEVELS else 0.0
-            self.up.append(_up(joined, inputs[level] if level else 1, level > 0, dropped))
+            self.up.append(_up(joined, inputs[level] if level else plan.image_channels, level > 0, dropped))
 
     def forward(self, control: torch.Tensor) -> torch.Tensor:
         """The image."""
@@ -100,12 +102,13 @@ def _up(inputs: int, outputs: int, normalised: bool, dropout: float) -> nn.Seque
 
 
 class PatchDiscriminator(nn.Module):
-    """Image (B, 1, A, B) and control (B, C, A, B) to logits, one for each patch, that the image is a real one of the control."""
+    """Image (B, N, A, B) and control (B, C, A, B) to logits, one for each patch, that the image is a real one of the control."""
 
     def __init__(self, plan: TranslatorPlan) -> None:
         super().__init__()
         levels = plan.discriminator_levels
-        parts: list[nn.Module] = [nn.Conv2d(1 + plan.control_channels, plan.channels, 4, 2, 1), nn.LeakyReLU(0.2)]
+        seen = plan.image_channels + plan.control_channels
+        parts: list[nn.Module] = [nn.Conv2d(seen, plan.channels, 4, 2, 1), nn.LeakyReLU(0.2)]
         for level in range(1, levels + 1):
             step = 2 if level < levels else 1
             width = _width(plan, level)

@@ -44,10 +44,14 @@ def test_nnunet_drops_the_channel_number(tmp_path: Path) -> None:
     assert [(pair.id, pair.missing) for pair in folder.pairs] == [("case_7", None)]
 
 
-def test_a_second_channel_is_refused_by_name(tmp_path: Path) -> None:
-    touch(tmp_path / "imagesTr" / "case_0000.nii.gz", tmp_path / "imagesTr" / "case_0001.nii.gz")
-    with pytest.raises(DataError, match=r"case_0001\.nii\.gz: a second channel"):
-        read_folder(tmp_path)
+def test_further_channels_belong_to_the_case_of_the_first(tmp_path: Path) -> None:
+    touch(*(tmp_path / "imagesTr" / f"case_{number:04d}.nii.gz" for number in (0, 1, 2)))
+    facts = {"channel_names": {"10": "DWI", "0": "T2", "2": "ADC"}}  # in the order of the numbers, not of the words
+    (tmp_path / "dataset.json").write_text(json.dumps(facts))
+    folder = read_folder(tmp_path)
+    assert [(pair.id, pair.image.name) for pair in folder.pairs] == [("case", "case_0000.nii.gz")]
+    assert [path.name for path in folder.pairs[0].channels] == ["case_0001.nii.gz", "case_0002.nii.gz"]
+    assert folder.channel_names == ("T2", "ADC", "DWI")
 
 
 @pytest.mark.parametrize("where", ["labels", "masks"])

@@ -14,7 +14,7 @@ from diffboost3d.errors import DataError
 
 def cohort(patients=30, each=2):
     return [
-        SimpleNamespace(id=f"p{patient:02d}_{one}", patient=f"p{patient:02d}", label="label.nii.gz")
+        SimpleNamespace(id=f"p{patient:02d}_{one}", patient=f"p{patient:02d}", label="label.nii.gz", stratum="")
         for patient in range(patients)
         for one in range(each)
     ]

@@ -104,13 +104,18 @@ def test_a_picture_comes_back_as_it_went(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out.png")), pixels)
 
 
-def test_grey_saved_as_colour_is_read_and_true_colour_refused(tmp_path: Path) -> None:
+def test_grey_saved_as_colour_is_grey_and_true_colour_its_luminance(tmp_path: Path) -> None:
     grey = np.random.default_rng(0).integers(0, 256, (6, 8)).astype(np.uint8)
     Image.fromarray(np.stack([grey] * 3, axis=-1)).save(tmp_path / "grey.png")
     assert np.array_equal(read(tmp_path / "grey.png").array[:, :, 0].T, grey)
-    Image.fromarray(np.stack([grey, grey, 255 - grey], axis=-1)).save(tmp_path / "colour.png")
-    with pytest.raises(DataError, match=r"colour\.png: a colour picture"):
-        read(tmp_path / "colour.png")
+    assert read(tmp_path / "grey.png").notes == ()
+    coloured = np.stack([grey] * 3, axis=-1)
+    coloured[0, :4] = (200, 0, 0)
+    Image.fromarray(coloured).save(tmp_path / "colour.png")
+    volume = read(tmp_path / "colour.png")
+    assert volume.array[:, 0, 0].tolist() == [60] * 4 + grey[0, 4:].tolist()  # 0.299 x 200
+    assert volume.coloured == 4 / 48
+    assert volume.notes == ("8.33 % of its pixels are coloured; it is read as luminance",)
 
 
 def test_names_are_split_at_the_known_endings() -> None:

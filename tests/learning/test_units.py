@@ -135,6 +135,35 @@ def test_air_around_a_ct_body_stays_as_it_was_scanned_and_the_body_does_not():
     assert (in_units(np.zeros(SHAPE, np.float32), case, source)[~body] != source[~body]).any()
 
 
+def test_a_lung_below_the_window_keeps_its_values_and_one_within_it_is_made():
+    """Edges and label are the file's, so that its values belong where a generator of abdomens can't make any."""
+    source = scan(-1000)
+    lung = source == -800
+    for window, expected in ((WINDOW, -800.0), (IntensityMap("ct_window", -1000.0, 400.0, "HU"), -300.0)):
+        case = turned_case(intensity=window)
+        made = in_units(np.zeros(SHAPE, np.float32), case, source, KeepPlan())
+        np.testing.assert_allclose(made[lung], expected, atol=1e-4)
+
+
+def test_a_table_within_the_window_stays_and_the_body_on_it_does_not():
+    case, source = turned_case(intensity=WIDE), scan(-1000)
+    source[:, 9, :] = 100  # 1 mm thick
+    made = in_units(np.zeros(SHAPE, np.float32), case, source, KeepPlan(table_mm=2.0))
+    assert np.array_equal(made[:, 9, :], source[:, 9, :])
+    np.testing.assert_allclose(made[BODY], -500.0)
+
+
+@pytest.mark.parametrize("padding", [-2000, -3024])
+def test_padding_stays_and_nothing_is_made_below_what_was_scanned(padding):
+    case, source = turned_case(intensity=IntensityMap("ct_window", -4000.0, 500.0, "HU")), scan(-1000)
+    scanned = source.min()
+    source[:, :2], source[:, :, :2] = padding, padding
+    made = in_units(np.full(SHAPE, -1.0, np.float32), case, source, KeepPlan())
+    assert np.array_equal(made[source == padding], source[source == padding])
+    assert made[source != padding].min() >= scanned
+    assert made[BODY].max() < -900
+
+
 def test_the_mask_of_an_mr_scan_stays_empty():
     case = turned_case(intensity=IntensityMap("percentiles", 0.0, 400.0))
     source = np.zeros(FILE)
@@ -156,8 +185,10 @@ def test_another_anatomy_has_air_around_its_own_body():
     stays = ~body & (source < -160)
     assert np.array_equal(made[stays], source[stays])
     appeared = ~body & (source >= -160)
-    assert appeared.any()
-    assert (made[appeared] == np.median(source[source < -160])).all()
+    lung = appeared & (np.roll(source, -2, axis=1) == -800)
+    assert lung.any()
+    assert (made[lung] == -800).all()
+    assert (made[appeared & ~lung] == np.median(source[source < -900])).all()
 
 
 def test_another_anatomy_of_a_masked_scan_is_masked_around_its_own_body():

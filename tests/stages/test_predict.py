@@ -130,7 +130,7 @@ def test_probability_maps_agree_with_the_label_map(laptop, scans, tmp_path):
     chosen = np.array([0, 2, 5])[stacked.argmax(axis=0)]
     assert (chosen == np.asarray(label.dataobj)).mean() > 0.999
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "diffboost3d.json", "new_1.json", "new_1.nii.gz", "probabilities"
+        "diffboost3d.json", "labels.ctbl", "labels.label", "new_1.json", "new_1.nii.gz", "probabilities"
     }  # fmt: skip
 
 

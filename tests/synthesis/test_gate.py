@@ -17,7 +17,7 @@ from diffboost3d.synthesis.gate import (
     copy_limits,
     fidelity_limits,
     intensity_limits,
-    label_dice,
+    label_agreement,
     label_medians,
     parts_of,
 )
@@ -68,7 +68,7 @@ def gate():
     between = [learned.detail.nearest(real(number), learned.others(str(number))).similarity for number in cases]
     source = [shared_detail(sample(number, 0), real(number), SPACING, WHERE) for number in UNSEEN]
     limits = [
-        *fidelity_limits([label_dice(by_threshold(real(n), ""), anatomy(n)[1], LABELS) for n in cases], 10.0),
+        *fidelity_limits([label_agreement(by_threshold(real(n), ""), anatomy(n)[1], LABELS) for n in cases], 10.0),
         *intensity_limits([label_medians(real(n), anatomy(n)[1], LABELS) for n in cases], 0.5, 0.05),
         *copy_limits(between, source, 0.01, 0.9),
     ]
@@ -157,14 +157,25 @@ def test_with_one_patient_there_is_no_other_to_compare_with(gate):
 
 
 # --- figures and limits ----------------------------------------------------------------------------------------------
-def test_dice_leaves_out_labels_that_are_nowhere_and_counts_missed_ones_as_zero():
+def test_dice_is_of_labels_that_are_there_and_of_others_what_is_found_of_them():
     truth, predicted = np.zeros((4, 3, 2), int), np.zeros((4, 3, 2), int)
     truth[0], predicted[:2] = 1, 1
-    assert label_dice(predicted, truth, LABELS) == {"dice": pytest.approx(2 / 3), "dice shell": pytest.approx(2 / 3)}
+    assert label_agreement(predicted, truth, LABELS) == {
+        "dice": pytest.approx(2 / 3),
+        "dice shell": pytest.approx(2 / 3),
+        "false core": 0.0,
+    }
     truth[3, 0, 0] = 2
-    assert label_dice(predicted, truth, LABELS)["dice core"] == 0
-    assert label_dice(predicted, truth, LABELS)["dice"] == pytest.approx(1 / 3)
-    assert label_dice(truth * 0, truth * 0, LABELS) == {}
+    assert label_agreement(predicted, truth, LABELS)["dice core"] == 0
+    assert label_agreement(predicted, truth, LABELS)["dice"] == pytest.approx(1 / 3)
+    assert label_agreement(predicted, truth * 0, LABELS) == {"false shell": 0.5, "false core": 0.0}
+
+
+def test_cases_without_a_label_limit_what_is_found_of_it_and_not_the_dice():
+    figures = [{"dice": 0.8, "dice shell": 0.8}] * 5 + [{"false shell": 0.01}, {"false shell": 0.03}]
+    limits = {limit.check: limit for limit in fidelity_limits(figures, 10.0)}
+    assert limits["dice"].low == pytest.approx(0.8)
+    assert (limits["false shell"].low, limits["false shell"].high) == (None, 0.03)
 
 
 def test_medians_are_of_each_label_that_is_there():

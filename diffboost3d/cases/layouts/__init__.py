@@ -1,0 +1,131 @@
+"""Recognising how a data folder is laid out: `read_folder` is the one way in, `READERS` the list of layouts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from diffboost3d.cases.layouts.bids import is_bids, read_bids
+from diffboost3d.cases.layouts.decathlon import read_msd
+from diffboost3d.cases.layouts.dicom import has_dicom, read_dicom
+from diffboost3d.cases.layouts.folder import (
+    FREE,
+    SKIPPED,
+    BidsChoice,
+    Choice,
+    Folder,
+    Pair,
+    folders_in,
+    images_in,
+    read_json,
+    without_missing_channels,
+)
+from diffboost3d.cases.layouts.nnunet import lists_channels, read_nnunet
+from diffboost3d.cases.layouts.pictures import has_pictures, read_pictures
+from diffboost3d.cases.layouts.plain import is_flat, is_folder_per_case, read_flat, read_folder_per_case, read_plain
+from diffboost3d.cases.layouts.table import is_table, read_csv
+from diffboost3d.errors import DataError
+from diffboost3d.imaging.files import ENDINGS
+
+__all__ = ["READERS", "SKIPPED", "BidsChoice", "Choice", "Folder", "Pair", "read_folder"]
+
+READERS: dict[str, Callable[[Path, Choice], Folder]] = {
+    "msd": lambda root, choice: read_msd(root),
+    "nnunet": lambda root, choice: read_nnunet(root),
+    "plain": lambda root, choice: read_plain(root),
+    "pictures": lambda root, choice: read_pictures(root),
+    "flat": lambda root, choice: read_flat(root),
+    "folder_per_case": lambda root, choice: read_folder_per_case(root),
+    "bids": lambda root, choice: read_bids(root, choice.bids),
+    "csv": lambda root, choice: read_csv(root),
+    "dicom": lambda root, choice: read_dicom(root, choice.series),
+}
+EXPECTED = (
+    "expected imagesTr/ + labelsTr/ + dataset.json (MSD, nnU-Net), images/ + labels/ or masks/, CASE + CASE_label files, "
+    "CASE/image + CASE/label, pictures with NAME_mask beside NAME, BIDS (sub-*/anat/), a CSV of paths, DICOM; with files "
+    + ", ".join(ENDINGS)
+)
+
+
+def read_folder(root: Path, layout: str = "auto", choice: Choice = FREE) -> Folder:
+    """Recognise a data folder.
+
+    Args:
+        root: the folder, or a CSV file of paths.
+        layout: auto, or one of `READERS` to insist on it.
+        choice: of what there may be several.
+
+    Returns:
+        What it holds. Cases that a file is missing of are among its findings, not its pairs.
+
+    Raises:
+        DataError: no such folder, no images in it, two of one name, or it isn't of that layout.
+    """
+    if not root.is_dir() and not (root.is_file() and layout in ("auto", "csv")):
+        raise DataError(f"data.root={root}: no such folder")
+    found = layout if layout != "auto" else _recognise(root)
+    folder = READERS[found](root, choice)
+    base = root if folder.root == Path() else folder.root
+    kept, lost = without_missing_channels(base, folder.pairs)
+    folder = dataclasses.replace(folder, root=base, pairs=tuple(kept), findings=(*folder.findings, *lost))
+    if not folder.pairs:
+        why = f"; the first: {folder.findings[0]}" if folder.findings else f"; {EXPECTED}"
+        raise DataError(f"{root}: no images found{why}")
+    _refuse_twins(root, folder.pairs)
+    return folder
+
+
+def _recognise(root: Path) -> str:
+    if root.is_file():
+        if is_table(root.name):
+            return "csv"
+        raise DataError(f"data.root={root}: is a file, but no CSV; {EXPECTED}")
+    if (root / "imagesTr").is_dir():
+        facts = read_json(root / "dataset.json")
+        training = facts.get("training")
+        is_msd = isinstance(training, list) and training and not lists_channels(root, training)
+        return "msd" if is_msd and not isinstance(facts.get("dataset"), dict) else "nnunet"
+    if has_pictures(root):
+        return "pictures"
+    if (root / "images").is_dir():
+        return "plain"
+    if is_bids(root):
+        return "bids"
+    mixed = [name for name, fits in (("flat", is_flat), ("folder_per_case", is_folder_per_case)) if fits(root)]
+    if len(mixed) > 1:
+        raise DataError(
+            f"{root}: images and labels lie both in it and in its folders; choose data.layout={' or '.join(mixed)}"
+        )
+    if mixed:
+        return mixed[0]
+    if (root / "cases.csv").is_file():
+        return "csv"
+    if has_dicom(root):
+        return "dicom"
+    raise DataError(f"{root}: the layout isn't recognised; found {_contents(root)}; {EXPECTED}")
+
+
+def _contents(root: Path) -> str:
+    """What is in a folder, in a few words."""
+    folders, images = folders_in(root), images_in(root)
+    others = sum(path.is_file() for path in root.iterdir()) - len(images)
+    names = [f"{folder.name}/" for folder in folders[:3]] + (["..."] if len(folders) > 3 else [])
+    said = [
+        f"{len(folders)} folder{'s' * (len(folders) != 1)} ({', '.join(names)})" if folders else "",
+        f"{len(images)} image{'s' * (len(images) != 1)} ({images[0].name}{', ...' * (len(images) > 1)})"
+        if images
+        else "",
+        f"{others} other file{'s' * (others != 1)}" if others > 0 else "",
+    ]
+    return ", ".join(one for one in said if one) or "nothing"
+
+
+def _refuse_twins(root: Path, pairs: tuple[Pair, ...]) -> None:
+    seen: dict[str, Path] = {}
+    for pair in pairs:
+        if pair.id in seen:
+            raise DataError(
+                f"{root}: two images are called {pair.id} ({seen[pair.id].name}, {pair.image.name}); rename one"
+            )
+        seen[pair.id] = pair.image

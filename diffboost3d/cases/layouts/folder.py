@@ -1,0 +1,180 @@
+"""What every reader of a layout answers with, and what they share: pairs, findings, `dataset.json`, names of files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffboost3d.cases.records import Finding
+from diffboost3d.errors import DataError
+from diffboost3d.imaging.files import ending_of
+
+SKIPPED = "the case is skipped"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The files of a case.
+
+    Attributes:
+        image: of the first channel. channels: of the further ones, in order.
+        label: None: unlabelled. missing: a label that should be there and is not. masks: further files joined with `label`.
+        patient: as the folder tells; None: it doesn't. stratum: class for stratified splits.
+    """
+
+    id: str
+    image: Path
+    label: Path | None
+    missing: str | None = None
+    channels: tuple[Path, ...] = ()
+    masks: tuple[Path, ...] = ()
+    patient: str | None = None
+    stratum: str | None = None
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What a data folder says of itself.
+
+    Attributes:
+        labels: name -> value; None: the files have to tell. ignore_label: value of voxels that nobody labelled.
+        unlisted: images not in its list. channel_names: () where it names none.
+        findings: cases that are lost already, since a file of theirs is missing. notes: lines that the user should read.
+        root: what paths are relative to.
+    """
+
+    layout: str
+    name: str
+    modality: str
+    labels: dict[str, int] | None
+    licence: str
+    pairs: tuple[Pair, ...]
+    unlisted: int = 0
+    channel_names: tuple[str, ...] = ()
+    ignore_label: int | None = None
+    findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
+    root: Path = Path()
+
+
+@dataclass(frozen=True)
+class BidsChoice:
+    """Which files of a BIDS data set are meant, where it holds several kinds.
+
+    Attributes:
+        images: one a channel, in order: suffix after all entities but sub, ses and run (`T1w`, `ce-gd_T1w`); (): the only
+            kind there is.
+        label: what the label's name has besides its image's (`dseg`, `label-lesion_mask`), maybe after its folder in
+            derivatives (`manual/dseg`); None: the only kind there is.
+    """
+
+    images: tuple[str, ...] = ()
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a user can choose of how a folder is read."""
+
+    bids: BidsChoice = BidsChoice()
+    series: tuple[str, ...] = ()  # of DICOM: patterns, a channel each; see `layouts.dicom.dicom_cases`
+
+
+FREE = Choice()
+
+
+def images_in(folder: Path, endings: Sequence[str] = ()) -> list[Path]:
+    """Image files of a folder by name, hidden ones left out; those of `endings` alone, if any are given."""
+    if not folder.is_dir():
+        return []
+    found = (path for path in folder.iterdir() if ending_of(path) and not path.name.startswith("."))
+    return sorted(path for path in found if (not endings or ending_of(path) in endings) and path.is_file())
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """Its folders by name, hidden ones left out."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def pair_of(root: Path, case: str, image: Path, label: Path | None) -> Pair:
+    """A pair; a label that isn't there is a missing one."""
+    missing = None if label is None or label.is_file() else os.path.relpath(label, root)
+    return Pair(case, image, None if missing else label, missing)
+
+
+def by_id(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+    """Sorted."""
+    return tuple(sorted(pairs, key=lambda pair: pair.id))
+
+
+def without_missing_channels(root: Path, pairs: Sequence[Pair]) -> tuple[list[Pair], list[Finding]]:
+    """The pairs all of whose channels are there, and a finding for each other one."""
+    kept, findings = [], []
+    for pair in pairs:
+        lost = [path for path in (pair.image, *pair.channels) if not path.exists()] if pair.channels else []
+        if lost:
+            findings.append(missing_channel(pair.id, os.path.relpath(lost[0], root)))
+        else:
+            kept.append(pair)
+    return kept, findings
+
+
+def missing_channel(case: str, name: str) -> Finding:
+    """A case that a channel is missing of."""
+    return Finding(case, f"its channel {name} is missing", SKIPPED)
+
+
+# --- dataset.json ----------------------------------------------------------------------------------------------------
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; {} where there is no such file. Raises DataError for anything else."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: is no valid JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: should hold a JSON object")
+    return value
+
+
+def labels_of(facts: Mapping[str, Any], root: Path) -> dict[str, int] | None:
+    """Name -> value of either direction: {"0": "background"} (MSD) or {"background": 0} (nnU-Net v2)."""
+    labels = facts.get("labels")
+    if not labels:
+        return None
+    try:
+        pairs = [(v, int(k)) if isinstance(v, str) else (str(k), int(v)) for k, v in labels.items()]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(f"{root / 'dataset.json'}: labels should be names and whole numbers, not {labels}") from error
+    return dict(sorted(pairs, key=lambda pair: pair[1]))
+
+
+def channel_names_of(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the channels in order: `channel_names` (nnU-Net v2) or `modality` (MSD, nnU-Net v1)."""
+    told = facts.get("modality") or facts.get("channel_names") or {}
+    if isinstance(told, Mapping):
+        numbered = all(str(key).isdigit() for key in told)
+        return tuple(str(told[key]) for key in (sorted(told, key=lambda key: int(key)) if numbered else told))
+    return tuple(map(str, told)) if isinstance(told, list) else (str(told),)
+
+
+def described(root: Path, layout: str, facts: Mapping[str, Any], pairs: Sequence[Pair]) -> Folder:
+    """A folder with what its `dataset.json` tells."""
+    names = channel_names_of(facts)
+    return Folder(
+        layout,
+        str(facts.get("name") or root.resolve().name),
+        names[0] if names else "",
+        labels_of(facts, root),
+        str(facts.get("licence") or facts.get("license") or "not stated"),
+        by_id(pairs),
+        channel_names=names,
+        root=root,
+    )

@@ -1,0 +1,161 @@
+"""Picture folders: images/ and masks/, or a folder a class with the masks beside their images, as ultrasound sets are given.
+
+A mask is called like its image, also with _mask, _mask_1, _seg, ... behind the name; several masks of an image are joined.
+The class of an image, for splits that keep the share of classes, is its folder's name, or what `index.csv` says.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffboost3d.cases.layouts.folder import Folder, Pair, described, folders_in, images_in, read_json
+from diffboost3d.cases.layouts.plain import LABEL_FOLDERS
+from diffboost3d.errors import DataError
+from diffboost3d.imaging.files import PICTURE_ENDINGS, ending_of, stem_of
+
+MASK_NAME = re.compile(r"^(?P<image>.+?)[_ -](?:mask|seg)(?:[_ -]?\d+)?$", re.IGNORECASE)
+INDEX = "index.csv"
+FILE_COLUMNS, CLASS_COLUMNS, PATIENT_COLUMNS = ("file", "image", "filename"), ("class", "stratum"), ("patient",)
+SHOWN = 3  # names in a note
+
+
+def has_pictures(root: Path) -> bool:
+    """Whether a folder looks like one of these: images/ of pictures, or pictures with a mask beside them, also by class."""
+    if (root / "images").is_dir():
+        images = images_in(root / "images")
+        return bool(images) and all(ending_of(image) in PICTURE_ENDINGS for image in images)
+    return any(
+        mask for folder in (root, *_class_folders(root)) for _, mask in _beside(images_in(folder, PICTURE_ENDINGS))
+    )
+
+
+def read_pictures(root: Path) -> Folder:
+    """Masks beside their images or in a folder of their own, classes by folder or index.csv; see `picture_pairs`."""
+    pairs, notes = picture_pairs(root)
+    return dataclasses.replace(described(root, "pictures", read_json(root / "dataset.json"), pairs), notes=notes)
+
+
+def picture_pairs(root: Path) -> tuple[list[Pair], tuple[str, ...]]:
+    """The pairs of a picture folder, and what its user should know of it, a line each.
+
+    Raises:
+        DataError: an index.csv that can't be read or names no file column.
+    """
+    if (root / "images").is_dir():
+        return _in_two_folders(root)
+    pairs, orphans = [], []
+    for folder in (root, *_class_folders(root)):
+        for image, masks in _beside(images_in(folder, PICTURE_ENDINGS)):
+            if _named(stem_of(image)) and not masks:
+                orphans.append(image.name)
+                continue
+            stratum = None if folder == root else folder.name
+            label = masks[0] if masks else None
+            missing = None if masks else f"{stem_of(image)}_mask beside {image.name}"
+            pairs.append(
+                Pair(_identifier(image, stratum), image, label, missing, masks=tuple(masks[1:]), stratum=stratum)
+            )
+    return pairs, _orphan_note(orphans)
+
+
+def _in_two_folders(root: Path) -> tuple[list[Pair], tuple[str, ...]]:
+    """`images/` and `masks/` or `labels/`, with index.csv or without."""
+    where = next((name for name in LABEL_FOLDERS if (root / name).is_dir()), LABEL_FOLDERS[0])
+    images = images_in(root / "images")
+    names = {stem_of(image) for image in images}
+    masks: dict[str, list[Path]] = {}
+    orphans = []
+    for path in (path for name in LABEL_FOLDERS for path in images_in(root / name)):
+        stem = stem_of(path)
+        owner = stem if stem in names else _named(stem)
+        if owner in names:
+            masks.setdefault(str(owner), []).append(path)
+        else:
+            orphans.append(path.name)
+    rows = _index(root / INDEX)
+    pairs = []
+    for image in images:
+        stem = stem_of(image)
+        row = rows.get(image.name) or rows.get(stem) or _Row()
+        own = masks.get(stem, [])
+        label, missing = (own[0], None) if own else (None, f"{where}/{image.name}")
+        pairs.append(Pair(stem, image, label, missing, (), tuple(own[1:]), row.patient, row.stratum))
+    notes = _orphan_note(orphans)
+    if gone := sorted(name for name in rows if stem_of(name) not in names):
+        notes += (f"{len(gone)} files of {INDEX} are not in images/: {_some(gone)}",)
+    if rows and (new := sorted(image.name for image in images if not {image.name, stem_of(image)} & set(rows))):
+        notes += (f"{len(new)} images are not in {INDEX}: {_some(new)}",)
+    return pairs, notes
+
+
+def _beside(images: list[Path]) -> list[tuple[Path, list[Path]]]:
+    """Images of a folder with the masks that lie beside them."""
+    stems = {stem_of(path) for path in images}
+    masks: dict[str, list[Path]] = {}
+    for path in images:
+        if (image := _named(stem_of(path))) in stems:
+            masks.setdefault(str(image), []).append(path)
+    taken = {path for paths in masks.values() for path in paths}
+    return [(path, masks.get(stem_of(path), [])) for path in images if path not in taken]
+
+
+def _class_folders(root: Path) -> list[Path]:
+    return [folder for folder in folders_in(root) if not folder.name.startswith("__")]
+
+
+def _named(stem: str) -> str | None:
+    """The image that a mask's name names."""
+    match = MASK_NAME.match(stem)
+    return match["image"] if match else None
+
+
+def _identifier(image: Path, stratum: str | None) -> str:
+    """The file's name, behind that of its class where it doesn't begin with it, so that classes may number alike."""
+    stem = stem_of(image)
+    return stem if stratum is None or stem.lower().startswith(stratum.lower()) else f"{stratum}_{stem}"
+
+
+# --- index.csv -------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Row:
+    """What index.csv says of an image."""
+
+    stratum: str | None = None
+    patient: str | None = None
+
+
+def _index(path: Path) -> dict[str, _Row]:
+    """Image file -> its row; empty where there is no such file, or none of the columns that are read."""
+    if not path.is_file():
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: can't be read ({error})") from error
+    found = {}
+    for row in rows:
+        values = {str(name).strip().lower(): str(value).strip() for name, value in row.items() if value}
+        name = _first(values, FILE_COLUMNS)
+        if name is None:
+            raise DataError(f"{path}: a row names no file; expected a column {' or '.join(FILE_COLUMNS)}")
+        found[Path(name).name] = _Row(_first(values, CLASS_COLUMNS), _first(values, PATIENT_COLUMNS))
+    return found
+
+
+def _first(values: Mapping[str, str], names: Iterable[str]) -> str | None:
+    return next((values[name] for name in names if values.get(name)), None)
+
+
+# --- what is said ---------------------------------------------------------------------------------------------------
+def _orphan_note(orphans: list[str]) -> tuple[str, ...]:
+    return (f"{len(orphans)} masks have no image: {_some(sorted(orphans))}",) if orphans else ()
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

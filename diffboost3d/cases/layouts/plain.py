@@ -1,0 +1,142 @@
+"""Folders without a standard: images/ beside labels/, files beside each other with a suffix, one folder a case.
+
+Pictures of the last two have names of their own kind and are not met here. What could be meant in two ways is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from pathlib import Path
+
+from diffboost3d.cases.layouts.folder import (
+    Folder,
+    Pair,
+    described,
+    folders_in,
+    images_in,
+    missing_channel,
+    pair_of,
+    read_json,
+)
+from diffboost3d.cases.records import Finding
+from diffboost3d.errors import DataError
+from diffboost3d.imaging.files import VOLUME_ENDINGS, stem_of
+
+LABEL_FOLDERS = ("labels", "masks")
+LABEL_WORDS = ("label", "labels", "seg", "segmentation", "mask")
+IMAGE_WORDS = ("image", "img")
+_LABEL = re.compile(rf"(?:(.+)[_\-.])?({'|'.join(LABEL_WORDS)})", re.IGNORECASE)
+_IMAGE = re.compile(rf"(?:(.+)[_\-.])?({'|'.join(IMAGE_WORDS)})", re.IGNORECASE)
+
+
+def read_plain(root: Path) -> Folder:
+    """`images/` and `labels/` (or `masks/`) with files of the same name, whatever the ending; `dataset.json` optional."""
+    labels = {stem_of(path): path for name in LABEL_FOLDERS for path in images_in(root / name)}
+    where = next((name for name in LABEL_FOLDERS if (root / name).is_dir()), LABEL_FOLDERS[0])
+    pairs = []
+    for image in images_in(root / "images"):
+        case = stem_of(image)
+        pairs.append(pair_of(root, case, image, labels.get(case, root / where / image.name)))
+    return described(root, "plain", read_json(root / "dataset.json"), pairs)
+
+
+# --- beside each other -----------------------------------------------------------------------------------------------
+def read_flat(root: Path) -> Folder:
+    """Volumes and labels in one folder: `CASE` or `CASE_image`, and `CASE_label`, `CASE_seg` or `CASE_mask`.
+
+    Raises:
+        DataError: a case has two labels or two images.
+    """
+    images: dict[str, Path] = {}
+    labels: dict[str, Path] = {}
+    for path in images_in(root, VOLUME_ENDINGS):
+        stem = stem_of(path)
+        label, image = _LABEL.fullmatch(stem), _IMAGE.fullmatch(stem)
+        case = (label and label[1]) or (image and image[1]) or stem
+        _put(root, labels if label and label[1] else images, case, path)
+    pairs = [Pair(case, image, labels.get(case)) for case, image in images.items()]
+    alone = sorted(set(labels) - set(images))
+    if alone and len(alone) == len(labels):
+        raise DataError(f"{labels[alone[0]]}: named as a label, but there is no image {alone[0]} beside it")
+    findings = tuple(
+        Finding(case, f"{labels[case].name} has no image beside it", "the label is left out") for case in alone
+    )
+    return dataclasses.replace(described(root, "flat", read_json(root / "dataset.json"), pairs), findings=findings)
+
+
+def _put(root: Path, where: dict[str, Path], case: str, path: Path) -> None:
+    if case in where:
+        raise DataError(
+            f"{root}: {where[case].name} and {path.name} could both be meant for {case}; move one elsewhere, or list the "
+            "files in a CSV (data.layout=csv)"
+        )
+    where[case] = path
+
+
+def is_flat(root: Path) -> bool:
+    """Whether a label lies beside its image."""
+    stems = {stem_of(path) for path in images_in(root, VOLUME_ENDINGS)}
+    cases = {match[1] for stem in stems if (match := _LABEL.fullmatch(stem)) and match[1]}
+    return any(case in stems or any(f"{case}_{word}" in stems for word in IMAGE_WORDS) for case in cases)
+
+
+# --- one folder a case -----------------------------------------------------------------------------------------------
+def read_folder_per_case(root: Path) -> Folder:
+    """`CASE/image` and `CASE/label`; names may begin with the case's, and several images of the same names are channels.
+
+    Raises:
+        DataError: a folder has two labels; or the folders have several images, but not of the same names.
+    """
+    images: dict[str, dict[str, Path]] = {}
+    labels: dict[str, Path] = {}
+    for folder in folders_in(root):
+        for path in images_in(folder, VOLUME_ENDINGS):
+            name = _own_name(stem_of(path), folder.name)
+            if _LABEL.fullmatch(name):
+                _put(folder, labels, folder.name, path)
+            else:
+                _put(folder, images.setdefault(folder.name, {}), name, path)
+    channels = _channels(root, images)
+    pairs, findings = [], []
+    for case, found in images.items():
+        lost = [name for name in channels if name not in found]
+        if lost:
+            findings.append(missing_channel(case, f"{case}/{lost[0]}"))
+            continue
+        first, *others = (found[name] for name in channels) if channels else found.values()
+        pairs.append(Pair(case, first, labels.get(case), channels=tuple(others)))
+    folder_of_all = described(root, "folder_per_case", read_json(root / "dataset.json"), pairs)
+    names = folder_of_all.channel_names or (channels if len(channels) > 1 else ())
+    return dataclasses.replace(folder_of_all, channel_names=tuple(names), findings=tuple(findings))
+
+
+def _own_name(stem: str, case: str) -> str:
+    """A file's name without its case's."""
+    rest = stem.removeprefix(case).lstrip("_-.")
+    return (rest or stem).lower()
+
+
+def _channels(root: Path, images: dict[str, dict[str, Path]]) -> tuple[str, ...]:
+    """Names of the channels in alphabetic order; () where every case has one image, however it is called."""
+    if all(len(found) == 1 for found in images.values()):
+        return ()
+    counts = Counter(name for found in images.values() for name in found)
+    if rare := sorted(name for name, count in counts.items() if 2 * count <= len(images)):
+        case = next(case for case, found in images.items() if rare[0] in found)
+        raise DataError(
+            f"{root / case}: {len(images[case])} images ({', '.join(sorted(images[case]))}), and {rare[0]} is in few other "
+            "folders; give all cases the same names, or list the files in a CSV (data.layout=csv)"
+        )
+    return tuple(sorted(counts))
+
+
+def is_folder_per_case(root: Path) -> bool:
+    """Whether a folder in it holds an image and a label."""
+    for folder in folders_in(root):
+        names = [_own_name(stem_of(path), folder.name) for path in images_in(folder, VOLUME_ENDINGS)]
+        marked = [name for name in names if _LABEL.fullmatch(name)]
+        if marked and len(marked) < len(names):
+            return True
+    return False

@@ -1,0 +1,280 @@
+"""Readers: the folders that people have, what each becomes, and what is refused because it could be meant in two ways."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffboost3d.cases.layouts import READERS, BidsChoice, Choice, read_folder
+from diffboost3d.cases.splits import patients_of
+from diffboost3d.errors import DataError
+from diffboost3d.schema import DataConfig
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    return root
+
+
+def write_facts(root: Path, **facts: Any) -> None:
+    (root / "dataset.json").write_text(json.dumps(facts))
+
+
+def names(root: Path, *words: Any) -> list[tuple[str, list[str], str | None]]:
+    """Of each case its id, its channels' files and its label's."""
+    return [
+        (
+            pair.id,
+            [path.relative_to(root).as_posix() for path in (pair.image, *pair.channels)],
+            pair.label and pair.label.relative_to(root).as_posix(),
+        )
+        for pair in read_folder(root, *words).pairs
+    ]
+
+
+def refused(root: Path, *words: Any) -> str:
+    with pytest.raises(DataError) as refusal:
+        read_folder(root, *words)
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
+
+
+def test_every_reader_can_be_insisted_on_by_its_name() -> None:
+    allowed = DataConfig.__dataclass_fields__["layout"].metadata["choices"]
+    assert set(allowed) == {"auto", *READERS}
+
+
+# --- nnU-Net ---------------------------------------------------------------------------------------------------------
+def test_channels_are_numbered_files_and_a_missing_one_costs_its_case_alone(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"imagesTr/{case}_000{c}.nrrd" for case in ("p1", "p2", "p3") for c in (0, 1)))
+    touch(tmp_path, *(f"labelsTr/{case}.nrrd" for case in ("p1", "p2", "p3")))
+    (tmp_path / "imagesTr" / "p2_0000.nrrd").unlink()
+    write_facts(
+        tmp_path, channel_names={"0": "T2", "1": "ADC"}, labels={"background": 0, "zone": 1}, file_ending=".nrrd"
+    )
+    folder = read_folder(tmp_path)
+    assert (folder.layout, folder.channel_names, folder.modality) == ("nnunet", ("T2", "ADC"), "T2")
+    assert names(tmp_path) == [
+        (case, [f"imagesTr/{case}_0000.nrrd", f"imagesTr/{case}_0001.nrrd"], f"labelsTr/{case}.nrrd")
+        for case in ("p1", "p3")
+    ]
+    assert [str(one) for one in folder.findings] == ["p2: its channel p2_0000 is missing; the case is skipped"]
+
+
+def test_version_1_lists_names_without_channels(tmp_path: Path) -> None:
+    touch(tmp_path, "imagesTr/a_0000.nii.gz", "imagesTr/b_0000.nii.gz", "labelsTr/a.nii.gz", "labelsTr/b.nii.gz")
+    training = [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}]
+    write_facts(tmp_path, modality={"0": "CT"}, labels={"0": "background", "1": "liver"}, training=training)
+    folder = read_folder(tmp_path)
+    assert (folder.layout, folder.modality, folder.unlisted) == ("nnunet", "CT", 1)
+    assert folder.labels == {"background": 0, "liver": 1}
+    assert names(tmp_path) == [("a", ["imagesTr/a_0000.nii.gz"], "labelsTr/a.nii.gz")]
+
+
+def test_version_2_may_list_paths(tmp_path: Path) -> None:
+    touch(tmp_path, "raw/x1.nii.gz", "raw/x2.nii.gz", "drawn/x.nii.gz", "imagesTr/old_0000.nii.gz", "raw/y1.nii.gz")
+    listed = {
+        "x": {"images": ["raw/x1.nii.gz", "raw/x2.nii.gz"], "label": "drawn/x.nii.gz"},
+        "y": {"images": ["raw/y1.nii.gz", "raw/y2.nii.gz"], "label": "drawn/y.nii.gz"},
+    }
+    write_facts(tmp_path, channel_names={"0": "T1", "1": "T2"}, labels={"background": 0, "a": 1}, dataset=listed)
+    assert names(tmp_path) == [("x", ["raw/x1.nii.gz", "raw/x2.nii.gz"], "drawn/x.nii.gz")]
+    assert [one.problem for one in read_folder(tmp_path).findings] == ["its channel y2.nii.gz is missing"]
+
+
+def test_the_ignore_label_is_taken_up_and_regions_are_said_to_be_none(tmp_path: Path) -> None:
+    touch(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    write_facts(tmp_path, labels={"background": 0, "organ": 1, "ignore": 2})
+    folder = read_folder(tmp_path)
+    assert (folder.labels, folder.ignore_label, folder.notes) == ({"background": 0, "organ": 1}, 2, ())
+    regions = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
+    write_facts(tmp_path, labels=regions, regions_class_order=[1, 2])
+    folder = read_folder(tmp_path)
+    assert (folder.labels, folder.ignore_label) == (None, 3)
+    assert "regions (whole, core)" in folder.notes[0]
+
+
+def test_another_file_ending_than_told_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "imagesTr/a_0000.nii.gz")
+    write_facts(tmp_path, file_ending=".nrrd")
+    assert "file_ending=.nrrd, but a_0000.nii.gz is in imagesTr" in refused(tmp_path)
+    write_facts(tmp_path, file_ending=".gipl")
+    assert "file_ending=.gipl can't be read; allowed: .nii.gz" in refused(tmp_path)
+
+
+# --- files beside each other -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("word", ["_label", "_seg", "_mask", "-labels", ".segmentation"])
+def test_labels_beside_their_images_are_told_by_their_names(word: str, tmp_path: Path) -> None:
+    touch(tmp_path, "a.nrrd", f"a{word}.nrrd", "b_image.mha", f"b{word}.nii.gz", "c.nii.gz", "notes.txt")
+    assert read_folder(tmp_path).layout == "flat"
+    assert names(tmp_path) == [
+        ("a", ["a.nrrd"], f"a{word}.nrrd"),
+        ("b", ["b_image.mha"], f"b{word}.nii.gz"),
+        ("c", ["c.nii.gz"], None),
+    ]
+
+
+def test_two_labels_of_an_image_are_refused_and_a_lonely_label_is_said(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii.gz", "a_seg.nii.gz", "z_seg.nii.gz")
+    assert [one.problem for one in read_folder(tmp_path).findings] == ["z_seg.nii.gz has no image beside it"]
+    touch(tmp_path, "a_mask.nii.gz")
+    assert "a_mask.nii.gz and a_seg.nii.gz could both be meant for a" in refused(tmp_path)
+
+
+def test_one_folder_a_case_with_one_image_however_it_is_called(tmp_path: Path) -> None:
+    touch(tmp_path, "p1/image.nii.gz", "p1/label.nii.gz", "p2/p2_scan.nrrd", "p2/p2_seg.nrrd", "p3/image.nii.gz")
+    assert read_folder(tmp_path).layout == "folder_per_case"
+    assert names(tmp_path) == [
+        ("p1", ["p1/image.nii.gz"], "p1/label.nii.gz"),
+        ("p2", ["p2/p2_scan.nrrd"], "p2/p2_seg.nrrd"),
+        ("p3", ["p3/image.nii.gz"], None),
+    ]
+
+
+def test_images_of_the_same_names_in_all_folders_are_channels(tmp_path: Path) -> None:
+    for case in ("B_1", "B_2", "B_3"):
+        touch(tmp_path, *(f"{case}/{case}_{name}.nii.gz" for name in ("t1", "flair", "seg")))
+    (tmp_path / "B_3" / "B_3_t1.nii.gz").unlink()
+    folder = read_folder(tmp_path)
+    assert folder.channel_names == ("flair", "t1")
+    assert names(tmp_path)[0] == ("B_1", ["B_1/B_1_flair.nii.gz", "B_1/B_1_t1.nii.gz"], "B_1/B_1_seg.nii.gz")
+    assert [str(one) for one in folder.findings] == ["B_3: its channel B_3/t1 is missing; the case is skipped"]
+    touch(tmp_path, "B_1/B_1_other.nii.gz")
+    assert "B_1: 3 images" in refused(tmp_path)
+    touch(tmp_path, "B_2/B_2_mask.nii.gz")
+    assert "could both be meant for B_2" in refused(tmp_path)
+
+
+def test_labels_in_the_folder_and_in_its_folders_are_two_layouts(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii.gz", "a_seg.nii.gz", "p1/image.nii.gz", "p1/label.nii.gz")
+    assert "choose data.layout=flat or folder_per_case" in refused(tmp_path)
+    assert [case for case, *_ in names(tmp_path, "flat")] == ["a"]
+
+
+# --- BIDS ------------------------------------------------------------------------------------------------------------
+def bids(root: Path, *more: str) -> Path:
+    """Two subjects, one of them with two sessions; labels of one pipeline."""
+    for stem in ("sub-01/anat/sub-01", "sub-02/ses-1/anat/sub-02_ses-1", "sub-02/ses-2/anat/sub-02_ses-2"):
+        touch(root, f"{stem}_T1w.nii.gz", f"{stem}_T1w.json", f"derivatives/manual/{stem}_dseg.nii.gz")
+    (root / "dataset_description.json").write_text(
+        json.dumps({"Name": "Heads", "License": "CC0", "BIDSVersion": "1.8.0"})
+    )
+    (root / "participants.tsv").write_text("participant_id\tage\nsub-01\t40\nsub-99\t41\n")
+    return touch(root, *more)
+
+
+def test_bids_sessions_are_cases_of_one_patient(tmp_path: Path) -> None:
+    bids(tmp_path, "sub-01/func/sub-01_task-rest_bold.nii.gz")
+    (tmp_path / "derivatives" / "manual" / "desc-manual_dseg.tsv").write_text("index\tname\n3\tcyst\n1\tkidney\n")
+    folder = read_folder(tmp_path)
+    assert (folder.layout, folder.name, folder.licence, folder.modality) == ("bids", "Heads", "CC0", "MRI")
+    assert list((folder.labels or {}).items()) == [("background", 0), ("kidney", 1), ("cyst", 3)]
+    assert [(pair.id, pair.patient, pair.label is not None) for pair in folder.pairs] == [
+        ("sub-01", "sub-01", True),
+        ("sub-02_ses-1", "sub-02", True),
+        ("sub-02_ses-2", "sub-02", True),
+    ]
+
+
+def test_bids_with_several_kinds_asks_which_and_takes_them_as_channels(tmp_path: Path) -> None:
+    stem = "sub-01/anat/sub-01"
+    bids(tmp_path, f"{stem}_ce-gd_T1w.nii.gz", f"{stem}_FLAIR.nii.gz", "sub-02/ses-1/anat/sub-02_ses-1_FLAIR.nii.gz")
+    assert "images of several kinds: FLAIR (2), T1w (3), ce-gd_T1w (1); choose" in refused(tmp_path)
+    two = Choice(BidsChoice(("T1w", "FLAIR")))
+    folder = read_folder(tmp_path, "auto", two)
+    assert folder.channel_names == ("T1w", "FLAIR")
+    assert [case for case, *_ in names(tmp_path, "auto", two)] == ["sub-01", "sub-02_ses-1"]
+    assert [(one.case, one.problem) for one in folder.findings] == [("sub-02_ses-2", "its channel FLAIR is missing")]
+    enhanced = Choice(BidsChoice(("T1w", "ce-gd_T1w")))
+    assert names(tmp_path, "bids", enhanced)[0][1] == [f"{stem}_T1w.nii.gz", f"{stem}_ce-gd_T1w.nii.gz"]
+    assert "no image of kind T2w (data.bids.images); there are: FLAIR" in refused(
+        tmp_path, "bids", Choice(BidsChoice(("T2w",)))
+    )
+
+
+def test_bids_labels_of_several_kinds_are_asked_for(tmp_path: Path) -> None:
+    bids(tmp_path, "derivatives/auto/sub-01/anat/sub-01_T1w_label-lesion_mask.nii.gz")
+    assert "labels of several kinds: auto/label-lesion_mask (1), manual/dseg (3); choose one" in refused(tmp_path)
+    for label in ("label-lesion_mask", "auto/label-lesion_mask"):
+        folder = read_folder(tmp_path, "bids", Choice(BidsChoice(label=label)))
+        assert [pair.missing for pair in folder.pairs] == [None, *["auto/label-lesion_mask in derivatives"] * 2]
+    assert "no label of kind nothing" in refused(tmp_path, "bids", Choice(BidsChoice(label="nothing")))
+
+
+# --- a CSV -----------------------------------------------------------------------------------------------------------
+def test_a_table_lists_files_relative_to_its_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "far/a.nrrd", "far/a_adc.nrrd", "far/b.nrrd", "labels of us/a.nrrd")
+    (tmp_path / "set.csv").write_text(
+        "\ufeffimage; image2; label; id; patient; stratum; age\n"
+        "far/a.nrrd; far/a_adc.nrrd; labels of us/a.nrrd; one; P7; benign; 40\n"
+        "far/b.nrrd; far/b_adc.nrrd; ; two; P8; ; \n\n",
+        encoding="utf-8",
+    )
+    folder = read_folder(tmp_path / "set.csv")
+    assert (folder.layout, folder.root) == ("csv", tmp_path)
+    assert [(pair.id, pair.patient, pair.stratum) for pair in folder.pairs] == [("one", "P7", "benign")]
+    assert names(tmp_path, "csv") == [("one", ["far/a.nrrd", "far/a_adc.nrrd"], "labels of us/a.nrrd")]
+    assert [str(one) for one in folder.findings] == ["two: its channel far/b_adc.nrrd is missing; the case is skipped"]
+    assert folder.notes[0].startswith("set.csv: unknown columns, left out: age; expected columns image")
+
+
+def test_columns_of_files_are_channels_by_their_names(tmp_path: Path) -> None:
+    touch(tmp_path, "a_t2.nii.gz", "a_adc.nii.gz")
+    (tmp_path / "cases.csv").write_text("T2,ADC,site\na_t2.nii.gz,a_adc.nii.gz,here\n")
+    folder = read_folder(tmp_path)
+    assert (folder.channel_names, [pair.id for pair in folder.pairs]) == (("T2", "ADC"), ["a_t2"])
+    assert "unknown columns, left out: site" in folder.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("label,id\na.nii.gz,x\n", "no column of images among label, id"),
+        ("image,image\na.nii.gz,b.nii.gz\n", "two columns are called image"),
+        ("image\na.nii.gz,b.nii.gz\n", "line 2 has 2 cells"),
+        ("", "has no header"),
+        ("image,id\n,x\n", "x: cases.csv has nothing in its column image"),
+        ("image,id\na.nii.gz,x\nb.nii.gz,x\n", "two images are called x"),
+    ],
+)
+def test_a_table_that_can_not_be_understood_is_named(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "cases.csv").write_text(text)
+    assert said in refused(tmp_path / "cases.csv")
+
+
+# --- nothing known ---------------------------------------------------------------------------------------------------
+def test_a_folder_of_no_layout_is_described(tmp_path: Path) -> None:
+    touch(tmp_path, "x/readme.txt", "y/a.nii.gz", "b.nii.gz", "notes.txt")
+    assert re.search(
+        r"isn't recognised; found 2 folders \(x/, y/\), 1 image \(b.nii.gz\), 1 other file; expected imagesTr/",
+        refused(tmp_path),
+    )
+    assert "is a file, but no CSV" in refused(tmp_path / "b.nii.gz")
+
+
+# --- patients --------------------------------------------------------------------------------------------------------
+def test_a_table_of_patients_goes_before_what_the_folder_tells(tmp_path: Path) -> None:
+    told = {"a1": "A"}
+    assert patients_of(["a1", "b1"], "case", told) == {"a1": "A", "b1": "b1"}
+    assert patients_of(["a1", "b1"], "(.)1", told) == {"a1": "a", "b1": "b"}
+    table = tmp_path / "patients.csv"
+    table.write_text("id,patient,sex\na1,P\na2,P\nb1,Q\nmore,R\n")
+    assert patients_of(["a1", "a2", "b1"], str(table), told) == {"a1": "P", "a2": "P", "b1": "Q"}
+    wrong = {
+        "id,patient\na1,P\n": "1 cases are not in it, the first 'b1'",
+        "id\na1\n": "no column patient",
+        "id,patient\na1,P\na1,Q\n": "a1 has two patients, P and Q",
+        "id,patient\na1,\n": "a1 has no patient",
+    }
+    for text, said in wrong.items():
+        table.write_text(text)
+        with pytest.raises(DataError, match=re.escape(said)):
+            patients_of(["a1", "b1"], str(table))
+    with pytest.raises(DataError, match=r"data\.patients=none\.csv: no such file"):
+        patients_of(["a1"], "none.csv")

@@ -1,0 +1,93 @@
+"""Several image channels in the generator: codecs side by side, a single-channel generator that becomes one of several."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from small_networks import CONTROLS, small_denoiser
+
+from diffboost3d.config import compose
+from diffboost3d.diffusion.autoencoder import AutoencoderCodec, AutoencoderPlan, build_autoencoder
+from diffboost3d.diffusion.batches import SliceDataset, SlicePlan, SliceSource
+from diffboost3d.diffusion.codecs import ChannelsCodec, PackingCodec, for_channels
+from diffboost3d.diffusion.networks import widen_channels
+from diffboost3d.diffusion.schedule import make_scheduler
+from diffboost3d.diffusion.text import ByteTokenizer
+from diffboost3d.diffusion.weights import load_generator, save_generator
+from diffboost3d.errors import ConfigError
+from diffboost3d.stages.generator_training import with_channels
+
+
+def noise(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def vae():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return AutoencoderCodec(build_autoencoder(AutoencoderPlan((8, 8), 2, 1)))
+
+
+@pytest.mark.parametrize("single", [PackingCodec("haar", 2, (2.0, 1.0, 0.5, 0.1)), PackingCodec("pixel", 4), vae()])
+def test_channels_are_packed_one_beside_the_other(single):
+    codec, images = for_channels(single, 3), noise(2, 3, 8, 12)
+    maps = codec.encode(images)
+    assert maps.shape[1] == codec.channels == 3 * single.channels
+    apart = torch.cat([single.encode(images[:, at : at + 1]) for at in range(3)], dim=1)
+    assert torch.equal(maps, apart)
+    decoded = codec.decode(maps)
+    assert decoded.shape == images.shape
+    assert torch.equal(decoded[:, 1:2], single.decode(single.encode(images[:, 1:2])))
+
+
+def test_a_widened_denoiser_gives_each_of_equal_channels_what_it_gave_the_single_one():
+    single = PackingCodec("haar", 2)
+    denoiser = small_denoiser(single)
+    maps, control = single.encode(noise(2, 1, 16, 16)), torch.rand(2, CONTROLS, 16, 16)
+    rest = torch.tensor([10, 900]), denoiser.tokenizer("MRI")[None], control
+    with torch.no_grad():
+        before = denoiser.eval()(maps, *rest)
+        widen_channels(denoiser, 3)
+        after = denoiser(maps.repeat(1, 3, 1, 1), *rest)
+    torch.testing.assert_close(after, before.repeat(1, 3, 1, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_a_pool_s_generator_of_one_channel_goes_on_with_two_and_is_read_again(tmp_path):
+    scheduler = make_scheduler(1000, "squaredcos_cap_v2", "v_prediction", True)
+    single = PackingCodec("haar", 2, (2.0, 1.0, 1.0, 0.5))
+    made = small_denoiser(single), scheduler, single
+    denoiser, _, codec = with_channels(compose(), made, 2)
+    assert isinstance(codec, ChannelsCodec)
+    codec.parts[1].adapt(noise(4, 1, 8, 8))  # each channel has scales of its own
+    save_generator(tmp_path, denoiser, scheduler, codec)
+    again, _, read = load_generator(tmp_path)
+    assert (read.image_channels, read.channels) == (2, 8)
+    assert [part.scales for part in read.parts] == [part.scales for part in codec.parts]
+    assert again.unet.config.in_channels == again.unet.config.out_channels == again.controlnet.config.in_channels == 8
+    assert torch.equal(again.unet.conv_in.weight, denoiser.unet.conv_in.weight)
+
+
+def test_a_generator_of_other_channels_and_a_locked_base_are_refused():
+    scheduler = make_scheduler(1000, "squaredcos_cap_v2", "v_prediction", True)
+    single = PackingCodec("haar", 2)
+    two = small_denoiser(single), scheduler, for_channels(single, 2)
+    with pytest.raises(ConfigError, match="generator of 2 image channels; this training has 3"):
+        with_channels(compose(), two, 3)
+    one = small_denoiser(single), scheduler, single
+    with pytest.raises(ConfigError, match=r"pretrain\.trained=control is refused.*allowed: all"):
+        with_channels(compose(["diffusion.pretrain.trained=control"]), one, 2)
+
+
+def test_training_slices_take_all_channels_from_the_same_place():
+    first = np.random.default_rng(0).uniform(-1, 1, (12, 10, 5)).astype(np.float32)
+    source = SliceSource(np.stack([first, -first]), np.zeros((1, 12, 10, 5), np.float32))
+    plan = SlicePlan((8, 8), 2, 10.0, (0.9, 1.1), 0.0, 0.0, 1000, 0, "test", jitter=0.5)
+    data = SliceDataset([source], "MRI", ByteTokenizer(8), for_channels(PackingCodec("haar", 2), 2), plan)
+    alone = SliceDataset([SliceSource(first, source.control)], "MRI", ByteTokenizer(8), PackingCodec("haar", 2), plan)
+    for number in range(8):
+        image = data[number]["image"]
+        assert image.shape == (2, 8, 8)
+        assert data[number]["noise"].shape == (8, 4, 4)
+        torch.testing.assert_close(image[0], -image[1])
+        assert torch.equal(image[:1], alone[number]["image"])

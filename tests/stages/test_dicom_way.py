@@ -1,0 +1,204 @@
+"""DICOM in, DICOM out: series and DICOM-SEG labels go through prepare, train and predict, and come back as DICOM-SEG."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+from tiny_dicom import write_series
+from tiny_folders import NETWORK, anatomy
+
+from diffboost3d.cases.layouts import Choice, read_folder
+from diffboost3d.cases.workspace import Workspace
+from diffboost3d.cli import main
+from diffboost3d.config import compose
+from diffboost3d.errors import DataError
+from diffboost3d.imaging.colours import label_colours
+from diffboost3d.imaging.dicom_segments import Algorithm, read_segments, write_segments
+from diffboost3d.imaging.files import read, read_grid
+from diffboost3d.stages.inspect import inspect_folder
+
+SHAPE = (16, 14, 8)
+LABELS = {"background": 0, "Shell": 1, "Core": 2}
+WORDS = [
+    "preset=demo", "arms=[none]", "prepare.workers=1", NETWORK, "network.divisor=4", "train.steps=2", "train.validate_every=2",
+    "train.checkpoint_every=2", "train.images_every=4", "runtime.device=cpu", "runtime.threads=1",
+]  # fmt: skip
+ALGORITHM = Algorithm("a person", "1", "0")
+
+
+def volume(number):
+    image, label = anatomy(number, SHAPE)
+    return image.round().astype(np.int16), np.select([label == 2, label == 5], [1, 2]).astype(np.uint8)
+
+
+def write_patients(root, count=4):
+    """Patients with one study each, in it a series and its DICOM-SEG; the first has two studies. Segment numbers don't agree."""
+    for number in range(count + 1):
+        patient = f"Doe^{max(number, 1)}"
+        folder = root / f"person {number}" / "T1"
+        image, label = volume(number)
+        write_series(folder, image, patient=patient, study=number, name=f"s{number}")
+        order = ["Shell", "Core"] if number % 2 else ["Core", "Shell"]
+        labels = {"background": 0, **{name: LABELS[name] for name in order}}
+        write_segments(folder.parent / "seg" / "1.dcm", label, folder, labels, label_colours(labels), ALGORITHM)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder of DICOM patients, and a workspace with a segmenter trained on it."""
+    folder = tmp_path_factory.mktemp("dicom")
+    write_patients(folder / "data")
+    words = [f"data.root={folder / 'data'}", f"workspace={folder / 'ws'}", *WORDS, "data.colours={Core: [255, 0, 0]}"]
+    for stage in ("prepare", "train", "evaluate"):
+        assert main([stage, *words]) == 0
+    return folder
+
+
+def predict(trained, source, output, *more):
+    words = [f"predict.input={source}", f"predict.output={output}", "predict.arm=none", "runtime.device=cpu"]
+    return main(["predict", f"workspace={trained / 'ws'}", *words, "runtime.threads=1", *more])
+
+
+def test_series_with_their_segments_become_cases_on_their_own_grid(trained):
+    manifest = Workspace(trained / "ws").read_manifest()
+    assert [case.id for case in manifest.cases] == [f"person-{number}_T1" for number in range(5)]
+    assert (manifest.modality, manifest.physical, manifest.labels) == (
+        "MRI",
+        True,
+        {"background": 0, "Core": 1, "Shell": 2},
+    )
+    for number, case in enumerate(manifest.cases):
+        label = read(Workspace(trained / "ws").source(manifest, case.label))
+        _, drawn = volume(number)
+        assert np.array_equal(label.array, np.select([drawn == 1, drawn == 2], [2, 1]))
+        assert not label.grid.difference(case.source_grid)
+
+
+def test_patients_are_numbered_and_never_named_in_what_is_written(trained):
+    manifest = Workspace(trained / "ws").read_manifest()
+    assert [case.patient for case in manifest.cases] == [f"patient_{number:03d}" for number in (1, 1, 2, 3, 4)]
+    for path in (trained / "ws").rglob("*.json"):
+        assert "Doe" not in path.read_text()
+
+
+def test_predictions_come_as_nifti_and_as_dicom_seg_with_the_same_labels(trained, tmp_path):
+    source = trained / "data" / "person 2"
+    assert predict(trained, source, tmp_path / "out", "predict.dicom=both") == 0
+    series = source / "T1"
+    label, grid = read(tmp_path / "out" / "T1.nii.gz"), read_grid(series)
+    assert not label.grid.difference(grid)
+    labels = Workspace(trained / "ws").read_manifest().labels
+    assert np.array_equal(read_segments([tmp_path / "out" / "T1.dcm"], grid, labels), label.array)
+    record = json.loads((tmp_path / "out" / "T1.json").read_text())
+    assert record["dicom_seg"]["path"] == "T1.dcm"
+    assert record["voxels"] == {name: int((label.array == value).sum()) for name, value in labels.items()}
+
+
+def test_one_series_may_be_given_and_what_is_finished_is_not_made_again(trained, tmp_path, monkeypatch):
+    source = trained / "data" / "person 0" / "T1"
+    assert predict(trained, source, tmp_path / "out", "predict.dicom=dicom_seg") == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "T1.dcm", "T1.json", "diffboost3d.json", "labels.ctbl", "labels.label"
+    }  # fmt: skip
+    before = (tmp_path / "out" / "T1.dcm").read_bytes()
+    (tmp_path / "out" / "T1.json").unlink()
+    assert predict(trained, source, tmp_path / "out", "predict.dicom=dicom_seg") == 0
+    assert (tmp_path / "out" / "T1.dcm").read_bytes() == before
+    monkeypatch.setattr("diffboost3d.stages.predict.mean_probabilities", lambda *_: pytest.fail("made again"))
+    assert predict(trained, source, tmp_path / "out", "predict.dicom=dicom_seg") == 0
+
+
+def test_viewers_find_the_user_s_names_and_colours(trained, tmp_path):
+    source = trained / "data" / "person 0"
+    assert predict(trained, source, tmp_path / "out", "data.colours={Shell: [1, 2, 3]}") == 0
+    assert (tmp_path / "out" / "labels.label").read_text().splitlines()[2:] == [
+        '1 255 0 0 1 1 1 "Core"', '2 1 2 3 1 1 1 "Shell"'
+    ]  # fmt: skip
+    assert (tmp_path / "out" / "labels.ctbl").read_text().splitlines()[2:] == [
+        "1 Core 255 0 0 255",
+        "2 Shell 1 2 3 255",
+    ]
+
+
+def test_a_segmentation_that_someone_corrected_is_left_alone(trained, tmp_path, capsys):
+    source = trained / "data" / "person 0"
+    assert predict(trained, source, tmp_path / "out", "predict.dicom=both") == 0
+    (tmp_path / "out" / "T1.dcm").write_bytes(b"corrected")
+    assert predict(trained, source, tmp_path / "out", "predict.dicom=both", "predict.overlap=0.6") == 1
+    assert (tmp_path / "out" / "T1.dcm").read_bytes() == b"corrected"
+    assert "T1.dcm: was changed" in capsys.readouterr().out
+
+
+def test_inspect_reads_segments_as_labels(trained):
+    found = inspect_folder(compose([f"data.root={trained / 'data'}", "inspect.label_fit=false"]), trained / "data")
+    assert (found["layout"], found["labelled"], found["patients"]) == ("dicom", 5, 4)
+    assert not {"unreadable", "label-grid", "unusable", "two-series"} & {one["code"] for one in found["findings"]}
+    assert [one["name"] for one in found["labels"]] == ["Core", "Shell"]
+
+
+# --- the layout --------------------------------------------------------------------------------------------------------
+def write_study(root, patient, names):
+    for name in names:
+        write_series(root / patient / name, volume(1)[0], patient=patient, name=name, description=f"{name} axial")
+
+
+def test_patterns_choose_the_channels_of_each_study_and_name_those_that_lack_one(tmp_path):
+    write_study(tmp_path, "a", ["T1", "T1post", "FLAIR"])
+    write_study(tmp_path, "b", ["T1", "T1post"])
+    folder = read_folder(tmp_path, "auto", Choice(series=("t1", "flair")))
+    assert folder.layout == "dicom"
+    (pair,) = folder.pairs
+    assert (pair.id, pair.image, pair.channels) == ("a", tmp_path / "a" / "T1", (tmp_path / "a" / "FLAIR",))
+    assert folder.channel_names == ("t1", "flair")
+    (finding,) = folder.findings
+    assert str(finding).startswith("b: no series matches data.series 'flair' ('T1 axial'")
+
+
+def test_a_pattern_of_two_series_is_said_with_both(tmp_path):
+    write_study(tmp_path, "a", ["T1pre", "T1post"])
+    with pytest.raises(DataError, match=r"2 series match data\.series 'T1' \('T1post axial'.*'T1pre axial'"):
+        read_folder(tmp_path, "dicom", Choice(series=("T1",)))
+
+
+def test_several_series_in_one_folder_are_told_apart_by_a_pattern_only(tmp_path):
+    for name in ("T1", "T2"):
+        write_series(tmp_path / "all", volume(1)[0] + 5 * (name == "T2"), name=name, description=name)
+    with pytest.raises(DataError, match=r"2 DICOM series \('T1'.*'T2'.*data\.series=\[PATTERN\]"):
+        read_folder(tmp_path, "dicom")
+    (pair,) = read_folder(tmp_path, "dicom", Choice(series=("T2",))).pairs
+    assert np.array_equal(read(pair.image).array, volume(1)[0] + 5)
+
+
+def test_label_files_are_found_by_the_series_name_and_turned_to_its_axes(tmp_path):
+    write_patients(tmp_path / "data", 3)
+    for number in range(4):
+        shutil.rmtree(tmp_path / "data" / f"person {number}" / "seg")
+    grid = read_grid(tmp_path / "data" / "person 1" / "T1")
+    _, label = volume(1)
+    labelled = nib.Nifti1Image(label, grid.matrix).as_reoriented(nib.orientations.axcodes2ornt("PRS"))
+    (tmp_path / "data" / "labels").mkdir()
+    for number in range(4):
+        nib.save(labelled, tmp_path / "data" / "labels" / f"person-{number}_T1.nii.gz")
+    assert main(["prepare", f"data.root={tmp_path / 'data'}", f"workspace={tmp_path / 'ws'}", *WORDS]) == 0
+    workspace = Workspace(tmp_path / "ws")
+    case = workspace.read_manifest().case("person-1_T1")
+    assert np.array_equal(read(workspace.source(workspace.read_manifest(), case.label)).array, label)
+
+
+# --- real --------------------------------------------------------------------------------------------------------------
+@pytest.mark.real_data
+def test_real_series_of_a_patient_are_one_patient(real_data):
+    root = real_data / "dicom_example"
+    if not root.is_dir():
+        pytest.skip(f"no {root}")
+    pairs = {pair.id: pair for pair in read_folder(root).pairs}
+    assert len(pairs) == 7
+    assert pairs["brain_t2"].patient == pairs["brain_flair"].patient == pairs["hippocampus_crop_3"].patient
+    assert len({pair.patient for pair in pairs.values()}) == 3
+    (study,) = read_folder(root / "brain", "dicom", Choice(series=("t1pre", "t1post", "flair", "t2"))).pairs
+    assert [path.name for path in (study.image, *study.channels)] == ["t1_pre", "t1_post", "flair", "t2"]
