@@ -94,12 +94,12 @@ def _main(words: list[str]) -> int:
     if command is None or "--help" in words or "-h" in words:
         print(_command_help(command) if command else _help())
         return 0 if words else 2
-    given = _inspect_words(words[1:]) if command == "inspect" else words[1:]
+    given = inspect_words(words[1:]) if command == "inspect" else words[1:]
     overrides, shows_config = _options(given)
     return _show(command, overrides) if shows_config else _run(command, overrides)
 
 
-def _inspect_words(words: list[str]) -> list[str]:
+def inspect_words(words: list[str]) -> list[str]:
     """`inspect FOLDER --json FILE` as overrides: data.root=FOLDER inspect.json=FILE."""
     words = list(words)
     if "--json" in words:

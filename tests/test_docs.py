@@ -155,6 +155,8 @@ def _check_cohort_line(words: list[str], folder: Path) -> None:
 def test_shown_overrides_compose(page: str, line: str) -> None:
     words = _command(line)
     assert words is not None
+    if words[0] == "inspect":
+        words = ["inspect", *cli.inspect_words(words[1:])]
     written_before = "plan="  # a file that an earlier command of the page makes
     compose([word for word in words[1:] if not word.startswith(("--", written_before)) and word != "job"])
 

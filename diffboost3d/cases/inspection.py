@@ -65,6 +65,7 @@ CODES: dict[str, tuple[str, str]] = {
     "shifted-label": (PROBLEM, "move the label as said, and look at it in a viewer"),
     "two-series": (PROBLEM, "keep one series in a folder, or say which one is meant"),
     "near-duplicate": (NOTE, "if they are of one patient, say so by data.patients"),
+    "odd-label": (NOTE, "look at it in a viewer: the image is unusual, or the label is of another"),
     "other-orientation": (NOTE, "nothing: axes are turned to R, A, S"),
     "no-common-scale": (NOTE, "nothing: every image is scaled by its own percentiles"),
     "anisotropic": (NOTE, "nothing: slices are made along the coarse axis; `diffboost3d plan` chooses patches for it"),

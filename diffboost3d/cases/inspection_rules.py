@@ -15,6 +15,7 @@ from diffboost3d.imaging.label_fit import Gain, LabelFit
 
 CT_SHIFT_HU = 500.0  # by which all of low, middle and high grey values must be off
 DECADES = 1.5  # of the range of intensities, beyond which a scale is another one
+ODD = 5.0  # robust deviations below the median, from which a label that no move mends is worth a look
 SHARED = 0.25  # of the mean gain, that a class of the label may lose
 CLEARLY = 0.2  # nats a voxel that every other case loses, where a gain needs no comparison
 USUAL = 2.5  # robust deviations below the median, down to which the fit of a label is nothing special
@@ -245,6 +246,9 @@ def label_fits(
         elif shifted:
             what = _shift_in_words(fit, factors[case], facts[case])
             yield observation("shifted-label", case, str(facts[case].label), what)
+        elif (far := (middle - fit.agreement) / max(spread, 0.01)) > ODD:
+            what = f"the label fits its image far worse than the others do theirs (by {far:.0f} robust deviations)"
+            yield observation("odd-label", case, str(facts[case].label), what)
 
 
 def _shift_in_words(fit: LabelFit, factors: Sequence[int], one: CaseFacts) -> str:
