@@ -130,7 +130,9 @@ def test_folders_that_hold_nothing_usable_are_refused(tmp_path: Path, capsys: py
     empty = tmp_path / "empty"
     empty.mkdir()
     workspace = f"workspace={tmp_path / 'ws'}"
-    assert "the layout isn't recognised; expected imagesTr/" in refused(capsys, "run", f"data.root={empty}", workspace)
+    assert "the layout isn't recognised; found nothing; expected imagesTr/" in refused(
+        capsys, "run", f"data.root={empty}", workspace
+    )
     (empty / "images").mkdir()
     assert "no images found" in refused(capsys, "run", f"data.root={empty}", workspace)
     assert "no such folder" in refused(capsys, "run", f"data.root={tmp_path / 'nowhere'}", workspace)
@@ -209,7 +211,7 @@ def test_a_missing_splits_file_is_named(tmp_path: Path, capsys: pytest.CaptureFi
     assert "nowhere.json: no such file" in refused(capsys, "prepare", *words)
 
 
-def test_a_colour_picture_is_skipped_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refused_colour_picture_is_skipped_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from PIL import Image
 
     root = write_pictures(tmp_path / "data")
@@ -217,7 +219,8 @@ def test_a_colour_picture_is_skipped_and_said(tmp_path: Path, capsys: pytest.Cap
     colours = np.zeros((*np.asarray(Image.open(first)).shape[:2], 3), np.uint8)
     colours[2:, :, 0] = 200
     Image.fromarray(colours).save(first)
-    assert main(["prepare", f"data.root={root}", f"workspace={tmp_path / 'ws'}"]) == 0
+    words = [f"data.root={root}", f"workspace={tmp_path / 'ws'}", "prepare.colour=refuse"]
+    assert main(["prepare", *words]) == 0
     assert f"{first.name}: a colour picture" in capsys.readouterr().out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,6 @@ from diffboost3d.cases.layouts import read_folder
 from diffboost3d.cases.records import Manifest
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.config import compose
-from diffboost3d.errors import DataError
 from diffboost3d.imaging.files import ending_of, read, read_grid
 from diffboost3d.imaging.itk import parts_of
 from diffboost3d.stages import export, prepare
@@ -76,12 +76,16 @@ def test_real_volumes_give_the_same_prepared_bytes_in_any_format(real_data: Path
         assert arrays(tmp_path / "ws") == arrays(tmp_path / f"ws{ending}")
 
 
-def test_channels_are_refused_in_one_line(tmp_path: Path) -> None:
-    for name in ("a_0000.nrrd", "a_0001.nrrd"):
-        (tmp_path / "data" / "imagesTr").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "data" / "imagesTr" / name).write_bytes(b"")
-    with pytest.raises(DataError, match=r"a has several channels \(a_0000.nrrd, a_0001.nrrd\); only one a case"):
-        run_prepare(tmp_path / "data", tmp_path / "ws")
+def test_numbered_files_of_any_format_are_the_channels_of_a_case(msd_original: Path, tmp_path: Path) -> None:
+    source = converted(msd_original, tmp_path / "data", ".nrrd")
+    for path in sorted((source / "imagesTr").glob("*.nrrd")):
+        shutil.copy(path, path.with_name(f"{path.stem}_0001.nrrd"))
+        path.rename(path.with_name(f"{path.stem}_0000.nrrd"))
+    (source / "dataset.json").write_text(json.dumps({"channel_names": {"0": "T1", "1": "T2"}}))
+    run_prepare(source, tmp_path / "ws")
+    manifest = json.loads((tmp_path / "ws" / "manifest.json").read_text())
+    assert manifest["channels"] == ["T1", "T2"]
+    assert [Path(name).name for name in manifest["cases"][0]["channels"]] == ["scan_00_0001.nrrd"]
 
 
 @pytest.mark.parametrize(("ending", "exported"), [(".nrrd", ".nrrd"), (".mhd", ".mha")])
