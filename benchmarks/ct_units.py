@@ -42,8 +42,8 @@ TRAINING = (
     "preset=demo",
     "prompt=Abdomen, CT",
     "diffusion.max_size=64",
-    "diffusion.pretrain.steps=400",
-    "diffusion.finetune.steps=150",
+    "diffusion.pretrain.steps=1000",
+    "diffusion.finetune.steps=200",
     "gate.enabled=false",
     "arms=[none]",
     "train.steps=40",
@@ -127,7 +127,7 @@ def pad(path: Path) -> None:
     array = np.asanyarray(image.dataobj).astype(np.int16)
     i, j = (np.arange(size) - (size - 1) / 2 for size in array.shape[:2])
     array[np.hypot(i[:, None], j[None]) > 0.52 * array.shape[0]] = -2000
-    stored = nib.Nifti1Image(array, image.affine)
+    stored = nib.Nifti1Image(array + 1024, image.affine)  # the numbers on disk; nibabel leaves them alone
     stored.header.set_slope_inter(1, -1024)
     nib.save(stored, path)
 
