@@ -130,7 +130,9 @@ def test_folders_that_hold_nothing_usable_are_refused(tmp_path: Path, capsys: py
     empty = tmp_path / "empty"
     empty.mkdir()
     workspace = f"workspace={tmp_path / 'ws'}"
-    assert "the layout isn't recognised; expected imagesTr/" in refused(capsys, "run", f"data.root={empty}", workspace)
+    assert "the layout isn't recognised; found nothing; expected imagesTr/" in refused(
+        capsys, "run", f"data.root={empty}", workspace
+    )
     (empty / "images").mkdir()
     assert "no images found" in refused(capsys, "run", f"data.root={empty}", workspace)
     assert "no such folder" in refused(capsys, "run", f"data.root={tmp_path / 'nowhere'}", workspace)
