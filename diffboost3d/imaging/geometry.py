@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 Affine = tuple[tuple[float, ...], ...]
 AFFINE_TOLERANCE_MM = 1e-3
 LPS_RAS = np.diag([-1.0, -1.0, 1.0])  # from either world to the other
-_DECIMALS = 10  # of mm in an affine: far below any file's own precision, far above that of the arithmetic on it
+_STEP_MM = (
+    2.0**-34
+)  # of affines: keeps what float32 holds from a micrometre on, and drops the errors of arithmetic in float64
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,7 @@ def settled(affine: NDArray[Any], spacing_mm: Any) -> NDArray[np.float64]:
     sizes, lengths = np.asarray(spacing_mm, dtype=np.float64), np.sqrt((matrix[:3, :3] ** 2).sum(axis=0))
     if np.isfinite(lengths).all() and np.allclose(lengths, sizes, rtol=1e-5, atol=0) and (lengths > 0).all():
         matrix[:3, :3] = matrix[:3, :3] / lengths * sizes
-    rounded: NDArray[np.float64] = np.round(matrix, _DECIMALS) + 0.0  # no -0
+    rounded: NDArray[np.float64] = np.round(matrix / _STEP_MM) * _STEP_MM + 0.0  # no -0
     return rounded
 
 
