@@ -9,7 +9,6 @@ stands on that case; problems of other cases that were not there before are list
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import shutil
 import sys
@@ -239,8 +238,7 @@ def main() -> int:
             sets[f"{kind} cohort"] = write_cohort(kind, scratch / kind, 12)
         if arguments.part != "clean":
             rows = list(planted(sets, scratch))
-            if importlib.util.find_spec("diffboost3d.imaging.dicom") is not None:
-                rows.append(two_series(arguments.data, scratch))
+            rows.append(two_series(arguments.data, scratch))
             result["planted"], result["named"] = rows, f"{sum(row['named'] for row in rows)} of {len(rows)}"
             write_json(RESULT, result)
         if arguments.part != "planted":

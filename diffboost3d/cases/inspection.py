@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffboost3d.cases.checks import check_image, check_pair
+from diffboost3d.cases.checks import CheckedPair, check_image, check_pair
 from diffboost3d.cases.layouts import Pair
+from diffboost3d.cases.records import Finding
 from diffboost3d.errors import DataError
-from diffboost3d.imaging.files import PICTURE_ENDINGS, VOLUME_ENDINGS, Volume, ending_of, read
+from diffboost3d.imaging.channels import channels_of, first_channel, read_channels
+from diffboost3d.imaging.files import NIFTI_ENDINGS, PICTURE_ENDINGS, Volume, ending_of, read
 from diffboost3d.imaging.geometry import Grid
 
 PROBLEM, NOTE = "problem", "note"
@@ -23,6 +25,7 @@ PERCENTILES = (0.5, 25.0, 50.0, 75.0, 99.5)
 SAMPLE = 2_000_000  # voxels that percentiles are taken of
 MANY_VALUES = 32  # distinct values from which a "label" may be an image
 THUMBNAIL = 16  # voxels a side
+SWAPPED = "the label has the values of an image, its image those of a label"
 
 
 @dataclass(frozen=True)
@@ -129,25 +132,38 @@ class CaseFacts:
         return "".join(nib.aff2axcodes(self.grid.matrix))
 
 
-def look(pair: Pair, root: Path, known: Collection[int] | None, patient: str) -> CaseFacts:
+@dataclass(frozen=True)
+class Reading:
+    """How the images of a set are read: number of channels, whether these may lie on grids of their own, what of colours."""
+
+    channels: int = 1
+    resampled: bool = False
+    colour: str = "grey"
+
+    def pair(self, pair: Pair, known: Collection[int] | None) -> tuple[CheckedPair | None, Finding | None]:
+        """As `check_pair`."""
+        return check_pair(pair, known, self.colour, self.channels, self.resampled)
+
+    def image(self, pair: Pair) -> Volume:
+        """All channels. Raises DataError as `read`."""
+        return read_channels((pair.image, *pair.channels), self.channels, self.resampled)
+
+
+def look(pair: Pair, root: Path, known: Collection[int] | None, patient: str, reading: Reading) -> CaseFacts:
     """Read a case once, and say what it is and what is wrong with it by itself."""
     image_name = os.path.relpath(pair.image, root)
     label_name = None if pair.label is None else os.path.relpath(pair.label, root)
-    checked, finding = check_pair(pair, known)
+    checked, finding = reading.pair(pair, known)
     found: list[Observation] = []
     image = None if checked is None else checked.image
     if checked is None:
         assert finding is not None
-        image, refused = _refusal(pair, root, known, finding.problem)
+        image, refused = _refusal(pair, root, reading, finding.problem)
         found.append(refused)
     elif label_name is not None and checked.label is not None and _swapped(checked.image.array, checked.label):
-        found.append(
-            observation(
-                "swapped", pair.id, label_name, "the label has the values of an image, its image those of a label"
-            )
-        )
+        found.append(observation("swapped", pair.id, label_name, SWAPPED))
         checked = None
-    if image is not None and ending_of(pair.image) in PICTURE_ENDINGS and _is_colour(pair.image):
+    if checked is not None and checked.image.coloured:
         found.append(
             observation("colour-picture", pair.id, image_name, "a colour picture", NOTE, "nothing: it is read as grey")
         )
@@ -155,7 +171,7 @@ def look(pair: Pair, root: Path, known: Collection[int] | None, patient: str) ->
         found.append(observation("missing-label", pair.id, str(pair.missing), "there is no such label file"))
     if checked is not None and pair.label is not None and (kind := _stored_type(pair.label)).startswith("float"):
         found.append(observation("label-stored-as-float", pair.id, str(label_name), f"the label is stored as {kind}"))
-    first = None if image is None else (image.array[0] if image.array.ndim == 4 else image.array)
+    first = None if image is None else first_channel(image.array)
     if first is None or not np.isfinite(first).all():
         return CaseFacts(pair.id, image_name, label_name, patient, False, tuple(found))
     assert image is not None
@@ -169,7 +185,7 @@ def look(pair: Pair, root: Path, known: Collection[int] | None, patient: str) ->
         tuple(found),
         image.grid,
         ending_of(pair.image) not in PICTURE_ENDINGS,
-        image.array.shape[0] if image.array.ndim == 4 else 1 + len(getattr(pair, "channels", ())),
+        len(channels_of(image.array)),
         image.dtype,
         {} if swapped else _intensity(first),
         None if checked is None or checked.label is None else _counts(checked.label),
@@ -179,42 +195,38 @@ def look(pair: Pair, root: Path, known: Collection[int] | None, patient: str) ->
 
 
 # --- what is wrong ---------------------------------------------------------------------------------------------------
-def _refusal(pair: Pair, root: Path, known: Collection[int] | None, said: str) -> tuple[Volume | None, Observation]:
+def _refusal(pair: Pair, root: Path, reading: Reading, said: str) -> tuple[Volume | None, Observation]:
     """The image of a case that was refused, if it can be read, and the reason in a code; `said` is the checks' own line."""
     what = said.replace(f"{root}{os.sep}", "")
-    image, code = _read_as(pair.image)
-    if image is None:
-        return None, observation(code, pair.id, os.path.relpath(pair.image, root), what)
+    image_name = os.path.relpath(pair.image, root)
     try:
-        check_image(pair.image, image)
+        image = reading.image(pair)
     except DataError:
-        return image, observation(_code_of_image(image), pair.id, os.path.relpath(pair.image, root), what)
+        return None, observation(_code_of_file(pair.image), pair.id, image_name, what)
+    try:
+        check_image(pair.image, image, reading.colour)
+    except DataError:
+        return image, observation(_code_of_image(image, reading), pair.id, image_name, what)
     if pair.label is None:
-        return image, observation("unusable", pair.id, os.path.relpath(pair.image, root), what)
+        return image, observation("unusable", pair.id, image_name, what)
     name = os.path.relpath(pair.label, root)
-    label, code = _read_as(pair.label)
-    if label is None:
-        return image, observation(code, pair.id, name, what)
+    try:
+        label = read(pair.label)
+    except DataError:
+        return image, observation(_code_of_file(pair.label), pair.id, name, what)
     if _swapped(image.array, label.array):
-        return image, observation(
-            "swapped", pair.id, name, "the label has the values of an image, its image those of a label"
-        )
+        return image, observation("swapped", pair.id, name, SWAPPED)
     return image, observation(_code_of_label(image, label), pair.id, name, what)
 
 
-def _read_as(path: Path) -> tuple[Volume | None, str]:
-    """The image of a file, or the code of why there is none."""
-    try:
-        return read(path), ""
-    except DataError:
-        pass
+def _code_of_file(path: Path) -> str:
     if ending_of(path) in PICTURE_ENDINGS:
-        return None, "colour-picture" if _is_colour(path) else "unreadable"
-    return None, "4d-file" if ending_of(path) in VOLUME_ENDINGS and _is_4d(path) else "unreadable"
+        return "colour-picture" if _is_colour(path) else "unreadable"
+    return "4d-file" if _is_4d(path) else "unreadable"
 
 
 def _is_4d(path: Path) -> bool:
-    """Whether the header tells of more than one volume, and the file holds them."""
+    """Whether a NIfTI header tells of more than one volume, and the file holds them."""
     import nibabel as nib
 
     try:
@@ -240,11 +252,13 @@ def _is_colour(path: Path) -> bool:
     return bool((array != array[..., :1]).any())
 
 
-def _code_of_image(image: Volume) -> str:
+def _code_of_image(image: Volume, reading: Reading) -> str:
+    if reading.colour == "refuse" and image.coloured:
+        return "colour-picture"
     if not np.isfinite(image.array).all():
         return "nan-voxels"
-    channels = image.array if image.array.ndim == 4 else image.array[None]
-    return "constant-image" if any(one.min() == one.max() for one in channels) else "bad-geometry"
+    constant = any(one.min() == one.max() for one in channels_of(image.array))
+    return "constant-image" if constant else "bad-geometry"
 
 
 def _code_of_label(image: Volume, label: Volume) -> str:
@@ -267,7 +281,7 @@ def _swapped(image: NDArray[Any], label: NDArray[Any]) -> bool:
 
 
 def _stored_type(path: Path) -> str:
-    if ending_of(path) not in VOLUME_ENDINGS:
+    if ending_of(path) not in NIFTI_ENDINGS:
         return ""
     import nibabel as nib
 

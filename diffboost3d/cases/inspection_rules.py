@@ -128,17 +128,27 @@ def intensity(facts: Sequence[CaseFacts], is_ct: bool) -> Iterator[Observation]:
     keys = ("p0.5", "p50", "p99.5")
     values = np.array([[one.intensity[key] for key in keys] for one in known])
     ranges = np.log10(np.maximum(values[:, 2] - values[:, 0], 1e-12))
-    middle, spread = _middle(ranges)
+    middle, _ = _middle(ranges)
     off = values - np.median(values, axis=0)
+    if not is_ct:
+        yield from _scales(known, ranges)
+        return
     for one, shift, size in zip(known, off, ranges - middle, strict=True):
-        if is_ct and abs(size) > 1:
+        if abs(size) > 1:
             yield _of_scale(one, f"its range is {10**size:.2g} times that of the others", PROBLEM)
-        elif is_ct and np.abs(shift).min() > CT_SHIFT_HU and len(set(np.sign(shift))) == 1:
+        elif np.abs(shift).min() > CT_SHIFT_HU and len(set(np.sign(shift))) == 1:
             yield _of_scale(one, f"all its values are about {np.median(shift):+.0f} off those of the others", PROBLEM)
-        elif not is_ct and spread < ROUGHLY and abs(size) > DECADES:
+
+
+def _scales(known: Sequence[CaseFacts], ranges: NDArray[np.float64]) -> Iterator[Observation]:
+    """Of images without a unit: the few that are on another scale than the rest, or that there is no common one."""
+    middle, spread = _middle(ranges)
+    odd = np.abs(ranges - middle) > DECADES
+    if spread < ROUGHLY and odd.sum() <= max(1, 0.05 * len(known)):
+        for one, size in ((known[at], ranges[at] - middle) for at in np.flatnonzero(odd)):
             what = f"its range is {10**size:.2g} times that of the others; it is scaled by its own percentiles"
             yield _of_scale(one, what, NOTE)
-    if not is_ct and spread >= ROUGHLY and np.ptp(ranges) > DECADES:
+    elif odd.any() or np.ptp(ranges) > DECADES:
         low, high = 10 ** ranges.min(), 10 ** ranges.max()
         yield observation(
             "no-common-scale", "", "", f"the range of intensities (0.5 to 99.5 %) goes from {low:.3g} to {high:.3g}"

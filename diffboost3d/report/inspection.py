@@ -34,7 +34,7 @@ def summary(
         "name": folder.name if folder else None,
         "modality": modality,
         "licence": folder.licence if folder else None,
-        "channels": list(getattr(folder, "channel_names", ())) or sorted({one.channels for one in facts}),
+        "channels": list(folder.channel_names if folder else ()) or sorted({one.channels for one in facts}),
         "cases": len(facts),
         "labelled": sum(one.label_voxels is not None for one in facts),
         "unlabelled": sum(one.usable and one.label_voxels is None for one in facts),

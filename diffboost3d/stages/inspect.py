@@ -6,8 +6,6 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
-from importlib import import_module
-from importlib.util import find_spec
 from operator import add
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,13 +14,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from diffboost3d.cases.atomic import write_json
-from diffboost3d.cases.checks import check_pair
-from diffboost3d.cases.inspection import PROBLEM, CaseFacts, Observation, look, observation
+from diffboost3d.cases.inspection import PROBLEM, CaseFacts, Observation, Reading, look, observation
 from diffboost3d.cases.inspection_rules import Limits, label_fits, missing_labels, set_observations
 from diffboost3d.cases.layouts import BidsChoice, Choice, Folder, Pair, read_folder
 from diffboost3d.cases.splits import patients_of
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.errors import ConfigError, DataError
+from diffboost3d.imaging.channels import first_channel
 from diffboost3d.imaging.geometry import resample
 from diffboost3d.imaging.label_fit import LabelFit, LabelModel, Moments, features, label_fit, reduced, region
 from diffboost3d.report.inspection import lines_of, summary
@@ -78,7 +76,8 @@ def _inspected(config: Config, root: Path, folder: Folder, labels: dict[str, int
     ignored = config.data.ignore_label
     known = None if labels is None else {*labels.values(), *([] if ignored is None else [ignored])}
     patients = _patients(folder, config.data.patients)
-    seen = _in_parallel(config, lambda pair: look(pair, root, known, patients[pair.id]), folder.pairs, "read")
+    reading = _reading(config, folder)
+    seen = _in_parallel(config, lambda pair: look(pair, root, known, patients[pair.id], reading), folder.pairs, "read")
     facts = missing_labels(seen, config.inspect.few)
     if labels is None:
         values = sorted({value for one in facts for value in one.label_voxels or {}} - {0, ignored})
@@ -96,7 +95,9 @@ def _inspected(config: Config, root: Path, folder: Folder, labels: dict[str, int
         *series_observations(root, [pair.image for pair in folder.pairs if pair.image.is_dir()]),
         *(one for case in facts for one in case.observations),
         *set_observations(facts, labels, is_ct, limits),
-        *_of_label_fit(config, folder, facts, tuple(v for v in labels.values() if v not in (0, ignored)), limits),
+        *_of_label_fit(
+            config, folder, reading, facts, tuple(v for v in labels.values() if v not in (0, ignored)), limits
+        ),
     ]
     return summary(str(root), folder, facts, labels, modality, observations, "HU" if is_ct else "")
 
@@ -106,16 +107,23 @@ def _refuse_json_inside(path: str | None, root: Path) -> None:
         raise ConfigError(f"inspect.json={path} is refused: it lies in the data folder, into which nothing is written")
 
 
+def _reading(config: Config, folder: Folder) -> Reading:
+    """As `prepare` reads them."""
+    named = config.data.channels or folder.channel_names
+    count = len(named) or 1 + max(len(pair.channels) for pair in folder.pairs)
+    return Reading(count, config.prepare.channel_grids == "resample", config.prepare.colour)
+
+
 def _patients(folder: Folder, rule: str) -> dict[str, str]:
     """As configured; what the layout tells goes before the rule "case"."""
     patients = patients_of([pair.id for pair in folder.pairs], rule)
     if rule == "case":
-        patients |= {pair.id: told for pair in folder.pairs if (told := getattr(pair, "patient", None))}
+        patients |= {pair.id: told for pair in folder.pairs if (told := pair.patient)}
     return patients
 
 
 def _of_folder(folder: Folder) -> list[Observation]:
-    found = [observation("folder", "", "", line) for line in getattr(folder, "notes", ())]
+    found = [observation("folder", "", "", line) for line in folder.notes]
     found += [observation("folder", one.case, "", one.problem, PROBLEM) for one in folder.findings]
     if folder.unlisted:
         what = f"{folder.unlisted} images in imagesTr are not listed in dataset.json; they are left out"
@@ -125,14 +133,13 @@ def _of_folder(folder: Folder) -> list[Observation]:
 
 def series_observations(root: Path, folders: Sequence[Path]) -> list[Observation]:
     """Folders that hold several DICOM series, and series that can't be read as a volume."""
-    if find_spec("diffboost3d.imaging.dicom") is None:
-        return []
-    series_in = import_module("diffboost3d.imaging.dicom").series_in
+    from diffboost3d.imaging.dicom import Series, series_in
+
     found = []
     for folder in folders:
-        images: dict[Path, list[Any]] = {}
+        images: dict[Path, list[Series]] = {}
         for one in series_in(folder):
-            if getattr(one, "kind", "image") == "image":
+            if one.kind == "image":
                 images.setdefault(Path(one.files[0]).parent, []).append(one)
         for parent, series in sorted(images.items()):
             name = os.path.relpath(parent, root)
@@ -147,7 +154,12 @@ def series_observations(root: Path, folders: Sequence[Path]) -> list[Observation
 
 # --- do labels lie where their images say? ---------------------------------------------------------------------------
 def _of_label_fit(
-    config: Config, folder: Folder, facts: Sequence[CaseFacts], values: tuple[int, ...], limits: Limits
+    config: Config,
+    folder: Folder,
+    reading: Reading,
+    facts: Sequence[CaseFacts],
+    values: tuple[int, ...],
+    limits: Limits,
 ) -> list[Observation]:
     """Two readings: the first adds up what labels look like, the second tries each label by a model of the other cases."""
     settings = config.inspect
@@ -165,7 +177,7 @@ def _of_label_fit(
         return [observation("fit-not-checked", "", "", what)]
 
     def add_up(pair: Pair) -> Moments:
-        maps, at, classes, _ = _features_of(pair, values, settings.fit_voxels)
+        maps, at, classes, _ = _features_of(pair, reading, values, settings.fit_voxels)
         return Moments.of(maps, at, classes, len(values) + 1)
 
     moments = dict(zip((pair.id for pair in pairs), _in_parallel(config, add_up, pairs, "labels"), strict=True))
@@ -173,7 +185,7 @@ def _of_label_fit(
     factors: dict[str, tuple[int, int, int]] = {}
 
     def judge(pair: Pair) -> LabelFit | None:
-        maps, at, classes, factors[pair.id] = _features_of(pair, values, settings.fit_voxels)
+        maps, at, classes, factors[pair.id] = _features_of(pair, reading, values, settings.fit_voxels)
         model = LabelModel.fit(total - moments[pair.id])
         return label_fit(model, maps, at, classes, settings.shift_reach, settings.shift_voxels)
 
@@ -189,12 +201,14 @@ def _is_flat(one: CaseFacts) -> bool:
     return one.grid is not None and one.grid.spatial_dims == 2
 
 
-def _features_of(pair: Pair, values: tuple[int, ...], voxels: int) -> tuple[Any, Any, Any, tuple[int, int, int]]:
+def _features_of(
+    pair: Pair, reading: Reading, values: tuple[int, ...], voxels: int
+) -> tuple[Any, Any, Any, tuple[int, int, int]]:
     """Features (F, I, J, K) of a case turned to R, A, S, voxels (n, 3) and classes (n,) of its label, and its factors."""
-    checked, _ = check_pair(pair, None)
+    checked, _ = reading.pair(pair, None)
     assert checked is not None, pair.id  # it was read before
     assert checked.label is not None, pair.id
-    array = checked.image.array[0] if checked.image.array.ndim == 4 else checked.image.array
+    array = first_channel(checked.image.array)
     grid = checked.image.grid.canonical()
     image = resample(array, checked.image.grid, grid, "nearest")
     label = resample(checked.label.astype(np.int32), checked.image.grid, grid, "nearest")

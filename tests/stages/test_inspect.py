@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -231,7 +230,6 @@ def test_no_file_is_written_into_the_data_folder(cohorts: Path, capsys: pytest.C
     assert (cohorts / "mr" / "dataset.json").read_bytes() == facts
 
 
-@pytest.mark.skipif(importlib.util.find_spec("diffboost3d.imaging.dicom") is None, reason="DICOM is not read here")
 @pytest.mark.real_data
 def test_two_series_in_one_dicom_folder_are_named(real_data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "data" / "patient"
@@ -247,3 +245,14 @@ def test_every_code_is_on_the_page() -> None:
     page = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "look-at-your-data.md"
     text = page.read_text(encoding="utf-8")
     assert [code for code in CODES if f"`{code}`" not in text] == []
+
+
+def test_channels_in_one_file_are_channels_where_they_are_named(cohorts: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(cohorts / "mr", tmp_path / "data")
+    for path in sorted((folder / "imagesTr").iterdir()):
+        save(path, np.stack([array_of(path), array_of(path)[::-1]], axis=-1))
+    facts = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    (folder / "dataset.json").write_text(json.dumps(facts | {"modality": {"0": "T2", "1": "ADC"}}), encoding="utf-8")
+    found = seen(folder, "inspect.label_fit=false")
+    assert not problems(found)
+    assert found["channels"] == ["T2", "ADC"]
