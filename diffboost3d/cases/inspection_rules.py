@@ -145,7 +145,7 @@ def _scales(known: Sequence[CaseFacts], ranges: NDArray[np.float64]) -> Iterator
     middle, spread = _middle(ranges)
     odd = np.abs(ranges - middle) > DECADES
     if spread < ROUGHLY and odd.sum() <= max(1, 0.05 * len(known)):
-        for one, size in ((known[at], ranges[at] - middle) for at in np.flatnonzero(odd)):
+        for one, size in ((known[int(at)], ranges[int(at)] - middle) for at in np.flatnonzero(odd)):
             what = f"its range is {10**size:.2g} times that of the others; it is scaled by its own percentiles"
             yield _of_scale(one, what, NOTE)
     elif odd.any() or np.ptp(ranges) > DECADES:

@@ -124,9 +124,9 @@ def _head(found: Mapping[str, Any]) -> Iterator[str]:
     yield _row("channels", channels if found["channels"] else "1")
     counts = f"{found['labelled']} labelled, {found['unlabelled']} unlabelled, {found['skipped']} that can't be used"
     yield _row("cases", f"{found['cases']} of {found['patients']} patients: {counts}")
-    if geometry["spacing_mm"]:
+    if geometry["spacing_mm"] and all(geometry["spacing_mm"]):
         yield _row("spacing", " x ".join(_span(axis) for axis in geometry["spacing_mm"]) + " mm")
-    if geometry["shape"]:
+    if geometry["shape"] and all(geometry["shape"]):
         dims = 2 if geometry["spatial_dims"] == [2] else 3
         unit = "pixels" if not geometry["spacing_mm"] else "voxels"
         yield _row("shape", " x ".join(_span(axis) for axis in geometry["shape"][:dims]) + f" {unit}")

@@ -174,7 +174,8 @@ def _cases(images: list[Pair], channels: int) -> tuple[list[Pair], list[str]]:
         return images, []
     found: dict[str, list[Pair]] = {}
     for pair in images:  # sorted, so that channels are in order
-        found.setdefault(re.sub(r"_\d{4}$", "", pair.id), []).append(pair)
+        is_whole = pair.channels or is_dicom(pair.image)
+        found.setdefault(pair.id if is_whole else re.sub(r"_\d{4}$", "", pair.id), []).append(pair)
     mixed = {stem: pairs for stem, pairs in found.items() if len(pairs) > 1 and pairs[0].id == stem}
     twins = [
         f"{pairs[0].image}: there is {pairs[1].image.name} too, and only one of them can be predicted; rename one"

@@ -314,6 +314,8 @@ def _more_facts(pair: Pair, task: _Task, maps: list[IntensityMap]) -> list[Any]:
         files = [one for path in pair.channels for one in image_digests(path)]
         shared = [task.preparation.resampled, task.settings.edges.channels]
         facts.append(["channels", files, shared, [dataclasses.asdict(one) for one in maps]])
+    if task.pixel_spacing_mm:
+        facts.append(["pixel spacing", task.pixel_spacing_mm])
     if task.merged:
         facts.append(["merged", sorted(task.merged.items())])
     if task.preparation.bias_field is not None:

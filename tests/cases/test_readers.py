@@ -278,3 +278,19 @@ def test_a_table_of_patients_goes_before_what_the_folder_tells(tmp_path: Path) -
             patients_of(["a1", "b1"], str(table))
     with pytest.raises(DataError, match=r"data\.patients=none\.csv: no such file"):
         patients_of(["a1"], "none.csv")
+
+
+@pytest.mark.parametrize("name", ["../out", "a/b", ".", ".."])
+def test_a_case_can_not_be_named_as_a_folder(name: str, tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").write_bytes(b"")
+    (tmp_path / "cases.csv").write_text(f"id,image\n{name},a.nii.gz\n")
+    with pytest.raises(DataError, match="can't be the name of a case"):
+        read_folder(tmp_path / "cases.csv")
+
+
+def test_two_labels_of_an_image_are_refused_with_both_names(tmp_path: Path) -> None:
+    for name in ("images/a.nii.gz", "labels/a.nii.gz", "masks/a.nrrd"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(DataError, match="a.nii.gz and a.nrrd could both be meant for a"):
+        read_folder(tmp_path)

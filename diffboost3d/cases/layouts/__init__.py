@@ -124,6 +124,10 @@ def _contents(root: Path) -> str:
 def _refuse_twins(root: Path, pairs: tuple[Pair, ...]) -> None:
     seen: dict[str, Path] = {}
     for pair in pairs:
+        if pair.id in ("", ".", "..") or any(one in pair.id for one in "/\\\0"):
+            raise DataError(
+                f"{root}: {pair.id!r} can't be the name of a case ({pair.image.name}): it is a folder's name too"
+            )
         if pair.id in seen:
             raise DataError(
                 f"{root}: two images are called {pair.id} ({seen[pair.id].name}, {pair.image.name}); rename one"

@@ -176,9 +176,18 @@ def _matching(pattern: str, there: Sequence[Series]) -> list[Series]:
 
 
 def _path_of(series: Series, images: Sequence[Series]) -> Path:
-    """The series' folder where that says which one is meant, else its first file."""
+    """The series' folder where that says which one is meant, else its first file.
+
+    Raises:
+        DataError: neither does.
+    """
     folder = _folder_of(series)
     others = [one for one in images if one.uid != series.uid and folder in {*one.files[0].parents}]
+    if others and len({path.parent for path in series.files}) > 1:  # a file says its own folder's part only
+        raise DataError(
+            f"{folder}: a series ({series.description or series.uid}) lies in several folders among files of other series; "
+            "put it into a folder of its own"
+        )
     return series.files[0] if others else folder
 
 

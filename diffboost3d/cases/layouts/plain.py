@@ -32,8 +32,14 @@ _IMAGE = re.compile(rf"(?:(.+)[_\-.])?({'|'.join(IMAGE_WORDS)})", re.IGNORECASE)
 
 
 def read_plain(root: Path) -> Folder:
-    """`images/` and `labels/` (or `masks/`) with files of the same name, whatever the ending; `dataset.json` optional."""
-    labels = {stem_of(path): path for name in LABEL_FOLDERS for path in images_in(root / name)}
+    """`images/` and `labels/` (or `masks/`) with files of the same name, whatever the ending; `dataset.json` optional.
+
+    Raises:
+        DataError: a case has two labels.
+    """
+    labels: dict[str, Path] = {}
+    for path in (path for name in LABEL_FOLDERS for path in images_in(root / name)):
+        _put(root, labels, stem_of(path), path)
     where = next((name for name in LABEL_FOLDERS if (root / name).is_dir()), LABEL_FOLDERS[0])
     pairs = []
     for image in images_in(root / "images"):
