@@ -292,5 +292,5 @@ def test_two_labels_of_an_image_are_refused_with_both_names(tmp_path: Path) -> N
     for name in ("images/a.nii.gz", "labels/a.nii.gz", "masks/a.nrrd"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    with pytest.raises(DataError, match="a.nii.gz and a.nrrd could both be meant for a"):
+    with pytest.raises(DataError, match=r"a\.nii\.gz and a\.nrrd could both be meant for a"):
         read_folder(tmp_path)
