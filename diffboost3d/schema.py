@@ -984,7 +984,7 @@ class InspectConfig:
         "Mirrored labels: least gain in mean log probability, in nats a voxel; also at least the deviation of that number in the set.",
         low=0,
     )
-    shift_gain: float = key(0.15, "Shifted labels: least gain, alike; also at least twice that deviation.", low=0)
+    shift_gain: float = key(0.15, "Shifted labels: least gain, alike; also at least three times that deviation.", low=0)
     shift_voxels: int = key(3, "Shifts of fewer voxels along every axis don't count.", low=1)
     shift_reach: int = key(
         12, "Shifts of more voxels along an axis are not tried (at most a quarter of the image).", low=1

@@ -16,6 +16,7 @@ from diffboost3d.imaging.label_fit import Gain, LabelFit
 CT_SHIFT_HU = 500.0  # by which all of low, middle and high grey values must be off
 DECADES = 1.5  # of the range of intensities, beyond which a scale is another one
 ODD = 5.0  # robust deviations below the median, from which a label that no move mends is worth a look
+TRIED = 3.0  # deviations of the fit in the set that a shift must gain: of hundreds that are tried, one gains by chance
 SHARED = 0.25  # of the mean gain, that a class of the label may lose
 CLEARLY = 0.2  # nats a voxel that every other case loses, where a gain needs no comparison
 USUAL = 2.5  # robust deviations below the median, down to which the fit of a label is nothing special
@@ -145,7 +146,7 @@ def _scales(known: Sequence[CaseFacts], ranges: NDArray[np.float64]) -> Iterator
     middle, spread = _middle(ranges)
     odd = np.abs(ranges - middle) > DECADES
     if spread < ROUGHLY and odd.sum() <= max(1, 0.05 * len(known)):
-        for one, size in ((known[int(at)], ranges[int(at)] - middle) for at in np.flatnonzero(odd)):
+        for one, size in ((known[at], ranges[at] - middle) for at in map(int, np.flatnonzero(odd))):
             what = f"its range is {10**size:.2g} times that of the others; it is scaled by its own percentiles"
             yield _of_scale(one, what, NOTE)
     elif odd.any() or np.ptp(ranges) > DECADES:
@@ -246,7 +247,7 @@ def label_fits(
     for case, fit in fits.items():
         name, gain = max(fit.turns.items(), key=lambda item: item[1].mean)
         turned = _stands_out(gain, turns[name], max(limits.flip_gain, spread), limits.outlier)
-        shifted = _stands_out(fit.shift_gain, shifts, max(limits.shift_gain, 2 * spread), limits.outlier)
+        shifted = _stands_out(fit.shift_gain, shifts, max(limits.shift_gain, TRIED * spread), limits.outlier)
         turned, shifted = (
             ok and fit.agreement + by.mean >= usual for ok, by in ((turned, gain), (shifted, fit.shift_gain))
         )

@@ -164,11 +164,18 @@ def _findings(found: Mapping[str, Any], listed: int) -> Iterator[str]:
         for (code, advice), group in kinds.items():
             yield f"{mark} {code}" + (f" ({len(group)} times)" if len(group) > 1 else "")
             for one in group[:listed]:
-                where = ": ".join(dict.fromkeys(part for part in (one["case"], one["file"]) if part))
-                yield f"    {where + ': ' if where and not one['what'].startswith(one['file'] or ' ') else ''}{one['what']}"
+                yield f"    {_where(one)}{one['what']}"
             if len(group) > listed:
                 yield f"    and {len(group) - listed} more (all are in inspect.json=FILE)"
             yield f"    what to do: {advice}"
+
+
+def _where(one: Mapping[str, Any]) -> str:
+    """The file, with the case before it where the file doesn't name it; nothing where the finding begins with the file."""
+    if one["file"] and one["what"].startswith(one["file"]):
+        return ""
+    parts = [one["file"]] if one["case"] in one["file"] else [one["case"], one["file"]]
+    return "".join(f"{part}: " for part in parts if part)
 
 
 def _row(title: str, text: str) -> str:
@@ -176,7 +183,8 @@ def _row(title: str, text: str) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.0f}" if value == round(value) and abs(value) < 1e6 else f"{value:.3g}"
+    whole = abs(value) < 1e6 and (value == round(value) or abs(value) >= 100)
+    return f"{value:.0f}" if whole else f"{value:.3g}"
 
 
 def _span(three: Sequence[float]) -> str:
