@@ -66,3 +66,19 @@ def _reason(path: Path, error: Exception) -> str:
             return f"compressed as {syntax.name}; to read it: pip install {names}"
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return f"its pixels can't be read ({reason}); the file is damaged"
+
+
+def nifti_header_of(path: Path) -> Any:
+    """A NIfTI image that has the geometry of a DICOM series and the type of its values, and no voxels."""
+    import nibabel as nib
+
+    series = series_of(path)
+    assert series.grid is not None  # a readable series has one
+    header = nib.Nifti1Header()
+    header.set_data_dtype(series.dtype)
+    header.set_data_shape(series.grid.shape)
+    header.set_xyzt_units("mm")
+    for setter in (header.set_sform, header.set_qform):
+        setter(series.grid.matrix, code="scanner")
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    return nib.Nifti1Image.from_bytes(header.binaryblock + bytes(4))

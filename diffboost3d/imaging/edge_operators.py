@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -44,35 +45,34 @@ def edge_map(
     Raises:
         ValueError: another operator, or "hed" without a network.
     """
-    if image.ndim == 4:
-        wanted = image[:1] if channels == "first" else image
-        every = [
-            edge_map(
-                one,
-                spacing_mm,
-                operator,
-                sigmas_mm=sigmas_mm,
-                quantile=quantile,
-                thin=thin,
-                canny_sigma_mm=canny_sigma_mm,
-                canny_thresholds=canny_thresholds,
-                hed=hed,
-                hed_size=hed_size,
-                slice_axis=slice_axis,
-            )
-            for one in wanted
-        ]
-        joined: Float = (np.mean if channels == "mean" else np.max)(every, axis=0).astype(np.float32)
-        return joined
+    one_channel = partial(
+        _of_one_channel,
+        spacing_mm=spacing_mm,
+        operator=operator,
+        soft=(sigmas_mm, quantile, thin),
+        canny=(canny_sigma_mm, quantile, canny_thresholds),
+        hed=(hed, slice_axis, hed_size),
+    )
+    if image.ndim == 3:
+        return one_channel(image)
+    every = [one_channel(channel) for channel in (image[:1] if channels == "first" else image)]
+    joined: Float = (np.mean if channels == "mean" else np.max)(every, axis=0).astype(np.float32)
+    return joined
+
+
+def _of_one_channel(
+    image: Float, *, spacing_mm: Sequence[float], operator: str, soft: Any, canny: Any, hed: Any
+) -> Float:
+    """Edges of (I, J, K). soft, canny, hed: what these operators take behind the image and its spacing."""
     match operator:
         case "soft":
-            return soft_edges(image, spacing_mm, sigmas_mm, quantile, thin)
+            return soft_edges(image, spacing_mm, *soft)
         case "canny":
-            return canny_edges(image, spacing_mm, canny_sigma_mm, quantile, canny_thresholds)
-        case "hed" if hed is not None:
+            return canny_edges(image, spacing_mm, *canny)
+        case "hed" if hed[0] is not None:
             from diffboost3d.imaging.hed import hed_edges
 
-            return hed_edges(image, spacing_mm, hed, slice_axis, hed_size)
+            return hed_edges(image, spacing_mm, *hed)
         case "hed":
             raise ValueError("the operator hed needs a network; load_hed reads one")
     raise ValueError(f"the edge operator {operator!r} is unknown; allowed: soft, canny, hed")

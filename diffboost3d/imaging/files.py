@@ -258,7 +258,9 @@ def _is_itk(path: Path, template: Path) -> bool:
 def _template(path: Path) -> Any:
     """The NIfTI image whose header is taken over; of DICOM and other formats one without voxels. Raises DataError."""
     if is_dicom(path):
-        return _header_of_dicom(path)
+        from diffboost3d.imaging.dicom_pixels import nifti_header_of
+
+        return nifti_header_of(path)
     import nibabel as nib
     from nibabel.filebasedimages import ImageFileError
 
@@ -275,22 +277,6 @@ def _template(path: Path) -> Any:
     except (ImageFileError, EOFError, OSError, zlib.error, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: can't be read ({reason}); the file is damaged or no NIfTI") from error
-
-
-def _header_of_dicom(path: Path) -> Any:
-    """A NIfTI image that has the geometry of a DICOM series and the type of its values, and no voxels."""
-    import nibabel as nib
-
-    series = series_of(path)
-    assert series.grid is not None  # a readable series has one
-    header = nib.Nifti1Header()
-    header.set_data_dtype(series.dtype)
-    header.set_data_shape(series.grid.shape)
-    header.set_xyzt_units("mm")
-    for setter in (header.set_sform, header.set_qform):
-        setter(series.grid.matrix, code="scanner")
-    header["magic"], header["vox_offset"] = b"n+1", 352
-    return nib.Nifti1Image.from_bytes(header.binaryblock + bytes(4))
 
 
 def write_probability_like(path: Path, slabs: Iterable[NDArray[Any]], template: Path) -> None:

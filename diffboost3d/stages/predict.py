@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,22 +19,18 @@ from numpy.typing import NDArray
 from diffboost3d.cases.atomic import remove_partial, write_json, write_text
 from diffboost3d.cases.checks import check_image
 from diffboost3d.cases.layouts import Pair
-from diffboost3d.cases.layouts.dicom import dicom_cases, has_dicom
 from diffboost3d.cases.preparation import Preparation
 from diffboost3d.cases.records import Manifest
 from diffboost3d.cases.workspace import RECORD, SEGMENTER, Workspace, versions
 from diffboost3d.config import digest
-from diffboost3d.errors import ConfigError, DataError, WorkspaceError
+from diffboost3d.errors import DataError, WorkspaceError
 from diffboost3d.imaging.channels import read_channels
 from diffboost3d.imaging.colours import Colour, itk_snap_text, label_colours, slicer_text
 from diffboost3d.imaging.dicom import is_dicom
 from diffboost3d.imaging.dicom_segments import Algorithm, write_segments
 from diffboost3d.imaging.files import (
-    ENDINGS,
     Volume,
     ending_like,
-    ending_of,
-    stem_of,
     write_label_like,
     write_probability_like,
 )
@@ -51,6 +46,7 @@ from diffboost3d.segmentation.inference import (
     slabs_in_source,
 )
 from diffboost3d.segmentation.postprocessing import choose_together, keep_largest
+from diffboost3d.stages.images_asked import cases_of_images, images_of
 from diffboost3d.stages.inputs import accelerator_of, files_digest
 from diffboost3d.stages.segmenting import in_values, load_member, read_decision, window_facts, window_plan
 
@@ -92,10 +88,10 @@ def run(config: Config, workspace: Workspace) -> None:
     from accelerate.utils import gather_object
     from tqdm import tqdm
 
-    images, twins = _images(config)
+    images, twins = images_of(config)
     accelerator = accelerator_of(config)
     task = _task(config, workspace, accelerator.device)
-    cases, more = _cases(images, task.manifest.channel_count)
+    cases, more = cases_of_images(images, task.manifest.channel_count)
     twins += more
     rank, processes = accelerator.process_index, accelerator.num_processes
     if accelerator.is_main_process:
@@ -121,76 +117,7 @@ def run(config: Config, workspace: Workspace) -> None:
         raise DataError(f"predict: {len(failed)} of {total} images could not be predicted; the lines above say why")
 
 
-# --- what is asked for -----------------------------------------------------------------------------------------------
-def _images(config: Config) -> tuple[list[Pair], list[str]]:
-    """The images, sorted; and a line for each whose label map would have the name of another's, or that is left out."""
-    section = config.predict
-    if section.input is None or section.output is None:
-        missing = "input" if section.input is None else "output"
-        raise ConfigError(f"predict.{missing} is missing: predict.input=FOLDER predict.output=FOLDER")
-    given = Path(section.input).expanduser()
-    if _holds_dicom(given):
-        return _series(given, config.data.series)
-    if given.is_dir():
-        found = sorted(path for path in given.iterdir() if ending_of(path) and not path.name.startswith("."))
-    elif given.is_file() and ending_of(given):
-        found = [given]
-    else:
-        what = "is no image" if given.is_file() else "no such file or folder"
-        raise DataError(f"predict.input={given}: {what}; expected DICOM series or files {', '.join(ENDINGS)}")
-    if not found:
-        raise DataError(f"predict.input={given}: no images found; expected DICOM series or files {', '.join(ENDINGS)}")
-    first: dict[str, Path] = {}
-    twins = [
-        f"{path}: {first[stem_of(path)].name} has the same name, and only one can be predicted; rename one"
-        for path in found
-        if first.setdefault(stem_of(path), path) is not path
-    ]
-    return [Pair(stem, path, None) for stem, path in first.items()], twins
-
-
-def _holds_dicom(given: Path) -> bool:
-    """Whether it is a DICOM file, or a folder without images of another kind that has DICOM somewhere in it."""
-    if not given.is_dir():
-        return given.is_file() and not ending_of(given) and is_dicom(given)
-    return not any(ending_of(path) for path in given.iterdir()) and has_dicom(given)
-
-
-def _series(given: Path, patterns: list[str]) -> tuple[list[Pair], list[str]]:
-    """The DICOM series of a folder, or that of a file; and a line for each study that is left out."""
-    if given.is_file():
-        return [Pair(stem_of(given.name.removesuffix(given.suffix)), given, None)], []
-    cases, left_out = dicom_cases(given, patterns)
-    pairs = [Pair(case.id, case.paths[0], None, channels=case.paths[1:]) for case in cases]
-    return pairs, [f"{given}: {one}" for one in left_out]
-
-
-def _cases(images: list[Pair], channels: int) -> tuple[list[Pair], list[str]]:
-    """The cases of images; and a line for each whose label map would have the name of another's.
-
-    With several channels NAME_0000, NAME_0001, ... are one case, and a file without such a number is one by itself (4D).
-    """
-    if channels == 1:
-        return images, []
-    found: dict[str, list[Pair]] = {}
-    for pair in images:  # sorted, so that channels are in order
-        is_whole = pair.channels or is_dicom(pair.image)
-        found.setdefault(pair.id if is_whole else re.sub(r"_\d{4}$", "", pair.id), []).append(pair)
-    mixed = {stem: pairs for stem, pairs in found.items() if len(pairs) > 1 and pairs[0].id == stem}
-    twins = [
-        f"{pairs[0].image}: there is {pairs[1].image.name} too, and only one of them can be predicted; rename one"
-        for pairs in mixed.values()
-    ]
-    return [_joined(stem, pairs) for stem, pairs in found.items() if stem not in mixed], twins
-
-
-def _joined(stem: str, pairs: list[Pair]) -> Pair:
-    """Files of channels as one case."""
-    if len(pairs) == 1:
-        return pairs[0]
-    return Pair(stem, pairs[0].image, None, channels=tuple(pair.image for pair in pairs[1:]))
-
-
+# --- what all images share -----------------------------------------------------------------------------------------
 def _task(config: Config, workspace: Workspace, device: Any) -> _Task:
     section, manifest = config.predict, workspace.read_manifest()
     if manifest.preparation is None:

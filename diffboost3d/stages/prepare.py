@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffboost3d.cases.atomic import write_json
-from diffboost3d.cases.checks import USED, check_pair
+from diffboost3d.cases.checks import USED
 from diffboost3d.cases.labels import grouped, with_groups
 from diffboost3d.cases.layouts import SKIPPED, BidsChoice, Choice, Folder, Pair, read_folder
 from diffboost3d.cases.masks import read_masks
@@ -26,7 +25,7 @@ from diffboost3d.config import digest
 from diffboost3d.errors import ConfigError, DataError
 from diffboost3d.imaging.channels import read_channels
 from diffboost3d.imaging.colours import label_colours
-from diffboost3d.imaging.files import PICTURE_ENDINGS, Volume, ending_of, write_prepared
+from diffboost3d.imaging.files import PICTURE_ENDINGS, ending_of, write_prepared
 from diffboost3d.imaging.geometry import Grid, resample
 from diffboost3d.imaging.intensity import IntensityMap
 from diffboost3d.schema import Config, PrepareConfig
@@ -34,17 +33,18 @@ from diffboost3d.stages.dicom_labels import with_label_files
 from diffboost3d.stages.edge_operator import device_of_prepare, edge_facts, edge_operator
 from diffboost3d.stages.near_duplicates import kept_together
 from diffboost3d.stages.shading import bias_plan, corrected, file_digest, image_digests
+from diffboost3d.stages.survey import (
+    Surveyed,
+    channel_names,
+    found_labels,
+    grid_of,
+    in_parallel,
+    labels_of,
+    survey,
+    workers_of,
+)
 
 SHOWN = 5  # findings of cases that are used, in the log
-
-
-@dataclass(frozen=True)
-class _Surveyed:
-    """A usable pair (its label left away where that is missing), its grid and the label values in it."""
-
-    pair: Pair
-    grid: Grid
-    label_values: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -78,24 +78,23 @@ def run(config: Config, workspace: Workspace) -> None:
     folder = read_folder(Path(config.data.root).expanduser(), config.data.layout, choice)
     root = folder.root
     _tell(folder, root, workspace)
-    labels, from_files = _labels(config, folder)
+    labels, from_files = labels_of(config, folder)
     folder = with_label_files(workspace, folder, labels)
     ignored = folder.ignore_label if config.data.ignore_label is None else config.data.ignore_label
     if ignored in labels.values():
         labels = {name: value for name, value in labels.items() if value != ignored}
     known = None if from_files else {*labels.values(), *([] if ignored is None else [ignored])}
-    channels = _channel_names(config, folder)
-    surveyed, findings = _survey(config, folder, known, len(channels))
+    channels = channel_names(config, folder)
+    surveyed, findings = survey(config, folder, known, len(channels))
     if from_files:
-        labels = _found_labels(surveyed, ignored)
+        labels = found_labels(surveyed, ignored)
     labels, merged = grouped(labels, config.data.label_groups or {})
-    modality = config.data.modality or folder.modality or "image"
     task = _Task(
         config.prepare,
         tuple(labels.values()),
         merged,
         ignored,
-        _preparation(config, surveyed, modality, channels),
+        _preparation(config, surveyed, _modality(config, folder), channels),
         config.diffusion.slice_axis,
         config.data.pixel_spacing_mm,
         edges,
@@ -106,28 +105,44 @@ def run(config: Config, workspace: Workspace) -> None:
     patients = patients_of([pair.id for pair in folder.pairs], config.data.patients, told)  # skipped ones join runs too
     cases, more = _prepare_all(config, workspace, root, pairs, patients, task)
     _report_findings(workspace, [*folder.findings, *findings, *more], len(cases))
-    cases = kept_together(config.data, workspace, folder, cases, _workers(config))
-    name = config.data.name or folder.name
-    manifest = Manifest(
+    cases = kept_together(config.data, workspace, folder, cases, workers_of(config))
+    manifest = _manifest(config, workspace, folder, cases, labels, channels, task)
+    _refuse_mixed_dimensions(manifest)
+    manifest.label_values(config.merge.mask_foreground_labels, "merge.mask_foreground_labels")  # now, not in hours
+    workspace.write_manifest(manifest)
+    _split(config, workspace, manifest)
+
+
+def _modality(config: Config, folder: Folder) -> str:
+    return config.data.modality or folder.modality or "image"
+
+
+def _manifest(
+    config: Config,
+    workspace: Workspace,
+    folder: Folder,
+    cases: list[Case],
+    labels: dict[str, int],
+    channels: tuple[str, ...],
+    task: _Task,
+) -> Manifest:
+    name, modality = config.data.name or folder.name, _modality(config, folder)
+    return Manifest(
         name=name,
         modality=modality,
         prompt=config.prompt if config.prompt is not None else f"{name}, {modality}",
         labels=labels,
-        source=os.path.relpath(root.resolve(), workspace.root.resolve()),
+        source=os.path.relpath(folder.root.resolve(), workspace.root.resolve()),
         spatial_dims=2 if all(case.grid.spatial_dims == 2 for case in cases) else 3,
         physical=all(config.data.pixel_spacing_mm or ending_of(case.image) not in PICTURE_ENDINGS for case in cases),
         licence=folder.licence,
         cases=tuple(cases),
         preparation=task.preparation,
-        ignore_label=ignored,
+        ignore_label=task.ignored,
         colours=label_colours(labels, config.data.colours),
         channels=channels,
-        merged=merged,
+        merged=task.merged,
     )
-    _refuse_mixed_dimensions(manifest)
-    manifest.label_values(config.merge.mask_foreground_labels, "merge.mask_foreground_labels")  # now, not in hours
-    workspace.write_manifest(manifest)
-    _split(config, workspace, manifest)
 
 
 def _tell(folder: Folder, root: Path, workspace: Workspace) -> None:
@@ -139,74 +154,8 @@ def _tell(folder: Folder, root: Path, workspace: Workspace) -> None:
         workspace.log(f"! {note}")
 
 
-# --- survey: which cases, labels, spacing ----------------------------------------------------------------------------
-def _labels(config: Config, folder: Folder) -> tuple[dict[str, int], bool]:
-    """Label names and values, background first, and whether they still have to be found in the files."""
-    named = config.data.labels or folder.labels
-    if named is None:
-        return {"background": 0}, True
-    if 0 not in named.values() or len(set(named.values())) != len(named) or len(named) < 2:
-        raise DataError(f"labels {named}: need a background of value 0 and other labels, each value once")
-    return dict(sorted(named.items(), key=lambda pair: pair[1])), False
-
-
-def _channel_names(config: Config, folder: Folder) -> tuple[str, ...]:
-    """As configured, else as the folder says, else numbered by the files."""
-    named = tuple(config.data.channels or folder.channel_names)
-    if len(set(named)) != len(named):
-        raise DataError(f"channels {', '.join(named)}: two have one name; give data.channels=[...]")
-    if named:
-        return named
-    count = 1 + max(len(pair.channels) for pair in folder.pairs)
-    return ("image",) if count == 1 else tuple(f"image_{number}" for number in range(count))
-
-
-def _survey(
-    config: Config, folder: Folder, known: set[int] | None, channels: int
-) -> tuple[list[_Surveyed], list[Finding]]:
-    """Check every pair; the usable ones and what was found."""
-    resampled = config.prepare.channel_grids == "resample"
-
-    def one(pair: Pair) -> tuple[_Surveyed | None, list[Finding]]:
-        checked, finding = check_pair(pair, known, config.prepare.colour, channels, resampled)
-        findings = [finding] if finding else []
-        if checked is None:
-            return None, findings
-        notes = [*(f"{pair.image} {note}" for note in checked.image.notes), *checked.label_notes]
-        findings += [Finding(pair.id, note, USED) for note in notes]
-        values = frozenset() if checked.label is None else frozenset(np.unique(checked.label).tolist())
-        kept = pair if checked.label is not None else dataclasses.replace(pair, label=None, masks=())
-        return _Surveyed(kept, _grid_of(checked.image, pair, config.data.pixel_spacing_mm), values), findings
-
-    results = list(_in_parallel(config, one, folder.pairs, "check"))
-    usable = [surveyed for surveyed, _ in results if surveyed is not None]
-    findings = [finding for _, found in results for finding in found]
-    if not usable:
-        first = f"; the first: {findings[0]}" if findings else ""
-        raise DataError(f"{folder.name}: none of {len(folder.pairs)} cases can be used{first}")
-    return usable, findings
-
-
-def _grid_of(image: Volume, pair: Pair, pixel_spacing_mm: list[float] | None) -> Grid:
-    """The grid of an image; pixels of a picture, which knows no size, have the one that is given."""
-    if pixel_spacing_mm is None or ending_of(pair.image) not in PICTURE_ENDINGS:
-        return image.grid
-    return image.grid.with_pixels(pixel_spacing_mm)
-
-
-def _found_labels(surveyed: list[_Surveyed], ignored: int | None) -> dict[str, int]:
-    """Names for the label values that the files have."""
-    foreground = sorted(set().union(*(one.label_values for one in surveyed)) - {0, ignored})
-    if not foreground:
-        raise DataError("no label file has any foreground; nothing can be learned")
-    if len(foreground) > IGNORED - 1:
-        raise DataError(
-            f"the label files have {len(foreground)} labels, at most {IGNORED - 1} are supported; are they images?"
-        )
-    return {"background": 0, **{f"label_{value}": value for value in foreground}}
-
-
-def _target_spacing(config: Config, surveyed: list[_Surveyed]) -> tuple[float, float, float]:
+# --- how images become what a network sees ----------------------------------------------------------------------------
+def _target_spacing(config: Config, surveyed: list[Surveyed]) -> tuple[float, float, float]:
     """As configured, else the median over the cases, rounded to a micrometre; only headers enter, of all cases alike."""
     if config.prepare.spacing_mm is not None:
         i, j, k = config.prepare.spacing_mm
@@ -216,7 +165,7 @@ def _target_spacing(config: Config, surveyed: list[_Surveyed]) -> tuple[float, f
     return (i, j, k)
 
 
-def _preparation(config: Config, surveyed: list[_Surveyed], modality: str, channels: tuple[str, ...]) -> Preparation:
+def _preparation(config: Config, surveyed: list[Surveyed], modality: str, channels: tuple[str, ...]) -> Preparation:
     bounds = config.prepare.intensity
     kinds = tuple(_intensity_kind(config, name) for name in channels) if len(channels) > 1 else ()
     return Preparation(
@@ -254,7 +203,7 @@ def _prepare_all(
         except (DataError, ValueError) as error:
             return Finding(pair.id, f"{pair.image}: {error}", SKIPPED)
 
-    results = list(_in_parallel(config, one, pairs, "prepare"))
+    results = list(in_parallel(config, one, pairs, "prepare"))
     cases = [result for result in results if isinstance(result, Case)]
     if not cases:
         raise DataError(f"{root}: no case could be prepared; the first: {results[0]}")
@@ -266,7 +215,7 @@ def _prepare(workspace: Workspace, root: Path, pair: Pair, patient: str, task: _
     preparation, settings = task.preparation, task.settings
     files = (pair.image, *pair.channels)
     image = read_channels(files, len(preparation.kinds), preparation.resampled)
-    source_grid = _grid_of(image, pair, task.pixel_spacing_mm)
+    source_grid = grid_of(image, pair, task.pixel_spacing_mm)
     grid = preparation.grid(source_grid)
     array = corrected(workspace, pair, image, preparation)
     intensity, *more = preparation.maps(array)
@@ -368,19 +317,6 @@ def _relative(path: Path, root: Path) -> str:
     """As `Workspace.source` takes it; a label may lie in the workspace, and either be reached by a link."""
     inside = path.is_relative_to(root)
     return os.path.relpath(path, root) if inside else os.path.relpath(path.resolve(), root.resolve())
-
-
-def _in_parallel(config: Config, function: Any, items: Any, title: str) -> Iterable[Any]:
-    """Results in order, by threads (NumPy, SciPy, SimpleITK and zlib let each other run), with a progress bar."""
-    from tqdm import tqdm
-
-    with ThreadPoolExecutor(_workers(config)) as pool:
-        return list(tqdm(pool.map(function, items), total=len(items), desc=title, unit="case"))
-
-
-def _workers(config: Config) -> int:
-    hed = config.prepare.edges.operator == "hed"  # the network alone keeps all cores busy
-    return 1 if hed else config.prepare.workers or os.cpu_count() or 1
 
 
 # --- what is said and split ------------------------------------------------------------------------------------------

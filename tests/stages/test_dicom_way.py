@@ -19,6 +19,7 @@ from diffboost3d.errors import DataError
 from diffboost3d.imaging.colours import label_colours
 from diffboost3d.imaging.dicom_segments import Algorithm, read_segments, write_segments
 from diffboost3d.imaging.files import read, read_grid
+from diffboost3d.stages.images_asked import cases_of_images, images_of
 from diffboost3d.stages.inspect import inspect_folder
 
 SHAPE = (16, 14, 8)
@@ -172,6 +173,30 @@ def test_several_series_in_one_folder_are_told_apart_by_a_pattern_only(tmp_path)
         read_folder(tmp_path, "dicom")
     (pair,) = read_folder(tmp_path, "dicom", Choice(series=("T2",))).pairs
     assert np.array_equal(read(pair.image).array, volume(1)[0] + 5)
+
+
+def test_a_series_spread_over_folders_of_other_series_is_not_cut(tmp_path):
+    whole = write_series(tmp_path / "whole", volume(1)[0], name="T1")
+    files = sorted(whole.iterdir())
+    for number, part in enumerate((files[: len(files) // 2], files[len(files) // 2 :])):
+        (tmp_path / "pacs" / f"DIR{number}").mkdir(parents=True)
+        for path in part:
+            path.rename(tmp_path / "pacs" / f"DIR{number}" / path.name)
+    assert read(tmp_path / "pacs").array.shape == volume(1)[0].shape  # alone it is whole
+    write_series(tmp_path / "pacs" / "DIR9", volume(2)[0], name="T2", description="T2")
+    with pytest.raises(DataError, match="lies in several folders among files of other series"):
+        read_folder(tmp_path / "pacs", "dicom", Choice(series=("T1",)))
+
+
+def test_patients_whose_folders_are_numbered_are_not_taken_for_channels(tmp_path):
+    for number in (1, 2):
+        write_study(tmp_path, f"pat_{number:04d}", ["flair", "t2"])
+    words = [f"predict.input={tmp_path}", "predict.output=out", "data.series=[flair,t2]"]
+    images, _ = images_of(compose(words))
+    cases, twins = cases_of_images(images, 2)
+    assert twins == []
+    assert [(one.id, len(one.channels)) for one in cases] == [("pat_0001", 1), ("pat_0002", 1)]
+    assert all(one.image.parent == one.channels[0].parent for one in cases)
 
 
 def test_label_files_are_found_by_the_series_name_and_turned_to_its_axes(tmp_path):

@@ -114,6 +114,16 @@ def test_a_planted_fault_is_named_on_its_case_and_no_other_is(code: str, cohorts
     assert problems(seen(folder, "inspect.label_fit=false")) == {(code, "mr_003")}
 
 
+def test_a_folder_in_which_nothing_can_be_read_is_told_without_a_crash(
+    cohorts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(cohorts / "mr", tmp_path / "data")
+    for path in (folder / "imagesTr").iterdir():
+        path.write_bytes(b"")
+    assert main(["inspect", str(folder)]) == 0
+    assert "unreadable" in capsys.readouterr().out
+
+
 def turn_left_right(image: Path, label: Path) -> None:
     save(label, array_of(label)[::-1])
 

@@ -77,6 +77,15 @@ def test_pixels_have_the_size_that_is_given(ready: Path) -> None:
         assert case.source_grid.spacing_mm == case.grid.spacing_mm == pytest.approx((0.2, 0.1, 1.0))
 
 
+def test_another_size_of_the_pixels_makes_the_edges_anew(tmp_path: Path) -> None:
+    root = write_classes(tmp_path / "data")
+    for spacing, workspace in ((0.1, "once"), (0.5, "once"), (0.5, "fresh")):
+        words = [f"data.root={root}", f"workspace={tmp_path / workspace}", f"data.pixel_spacing_mm=[{spacing}]"]
+        assert main(["prepare", *WORDS, *words, "prepare.spacing_mm=[1,1,1]"]) == 0
+    once, fresh = (tmp_path / name / "prepared" / "benign (2)" / "edge.nii.gz" for name in ("once", "fresh"))
+    assert once.read_bytes() == fresh.read_bytes()
+
+
 def test_a_label_is_its_masks_joined_and_an_empty_one_is_a_label(ready: Path) -> None:
     workspace = Workspace(ready)
     manifest = workspace.read_manifest()

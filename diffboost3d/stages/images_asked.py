@@ -1,0 +1,82 @@
+"""Which images `predict` is asked for: files, or DICOM series, and which of them are channels of one case."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from diffboost3d.cases.layouts import Pair
+from diffboost3d.cases.layouts.dicom import dicom_cases, has_dicom
+from diffboost3d.errors import ConfigError, DataError
+from diffboost3d.imaging.dicom import is_dicom
+from diffboost3d.imaging.files import ENDINGS, ending_of, stem_of
+from diffboost3d.schema import Config
+
+
+def images_of(config: Config) -> tuple[list[Pair], list[str]]:
+    """The images, sorted; and a line for each whose label map would have the name of another's, or that is left out."""
+    section = config.predict
+    if section.input is None or section.output is None:
+        missing = "input" if section.input is None else "output"
+        raise ConfigError(f"predict.{missing} is missing: predict.input=FOLDER predict.output=FOLDER")
+    given = Path(section.input).expanduser()
+    if _holds_dicom(given):
+        return _series(given, config.data.series)
+    if given.is_dir():
+        found = sorted(path for path in given.iterdir() if ending_of(path) and not path.name.startswith("."))
+    elif given.is_file() and ending_of(given):
+        found = [given]
+    else:
+        what = "is no image" if given.is_file() else "no such file or folder"
+        raise DataError(f"predict.input={given}: {what}; expected DICOM series or files {', '.join(ENDINGS)}")
+    if not found:
+        raise DataError(f"predict.input={given}: no images found; expected DICOM series or files {', '.join(ENDINGS)}")
+    first: dict[str, Path] = {}
+    twins = [
+        f"{path}: {first[stem_of(path)].name} has the same name, and only one can be predicted; rename one"
+        for path in found
+        if first.setdefault(stem_of(path), path) is not path
+    ]
+    return [Pair(stem, path, None) for stem, path in first.items()], twins
+
+
+def _holds_dicom(given: Path) -> bool:
+    """Whether it is a DICOM file, or a folder without images of another kind that has DICOM somewhere in it."""
+    if not given.is_dir():
+        return given.is_file() and not ending_of(given) and is_dicom(given)
+    return not any(ending_of(path) for path in given.iterdir()) and has_dicom(given)
+
+
+def _series(given: Path, patterns: list[str]) -> tuple[list[Pair], list[str]]:
+    """The DICOM series of a folder, or that of a file; and a line for each study that is left out."""
+    if given.is_file():
+        return [Pair(stem_of(given.name.removesuffix(given.suffix)), given, None)], []
+    cases, left_out = dicom_cases(given, patterns)
+    pairs = [Pair(case.id, case.paths[0], None, channels=case.paths[1:]) for case in cases]
+    return pairs, [f"{given}: {one}" for one in left_out]
+
+
+def cases_of_images(images: list[Pair], channels: int) -> tuple[list[Pair], list[str]]:
+    """The cases of images; and a line for each whose label map would have the name of another's.
+
+    With several channels NAME_0000, NAME_0001, ... are one case, and a file without such a number is one by itself (4D).
+    """
+    if channels == 1:
+        return images, []
+    found: dict[str, list[Pair]] = {}
+    for pair in images:  # sorted, so that channels are in order
+        is_whole = pair.channels or is_dicom(pair.image)
+        found.setdefault(pair.id if is_whole else re.sub(r"_\d{4}$", "", pair.id), []).append(pair)
+    mixed = {stem: pairs for stem, pairs in found.items() if len(pairs) > 1 and pairs[0].id == stem}
+    twins = [
+        f"{pairs[0].image}: there is {pairs[1].image.name} too, and only one of them can be predicted; rename one"
+        for pairs in mixed.values()
+    ]
+    return [_joined(stem, pairs) for stem, pairs in found.items() if stem not in mixed], twins
+
+
+def _joined(stem: str, pairs: list[Pair]) -> Pair:
+    """Files of channels as one case."""
+    if len(pairs) == 1:
+        return pairs[0]
+    return Pair(stem, pairs[0].image, None, channels=tuple(pair.image for pair in pairs[1:]))
