@@ -23,6 +23,7 @@ from typing import Any
 
 from nnunet_export import DATASET, _call, _environment, _versions
 
+from diffboost3d.cases.atomic import write_json
 from diffboost3d.cases.exports import renumbering
 from diffboost3d.cases.records import Score
 from diffboost3d.cases.workspace import Workspace
@@ -124,8 +125,22 @@ def nnunet_scores(
     """Scores of nnU-Net on the test cases of a fold, on the original files; seconds of its training; facts of it.
 
     Args:
-        source: a prepared workspace. folder: for what nnU-Net makes; must be new. iterations: steps of one of its epochs.
+        source: a prepared workspace. folder: for what nnU-Net makes; new, or of a run that ended: its predictions are scored
+            again. iterations: steps of one of its epochs.
     """
+    ended = folder / "ended.json"
+    if not ended.is_file():
+        write_json(ended, _trained_and_predicted(python, source, folder, seconds, fold, iterations))
+    facts = json.loads(ended.read_text())
+    if facts.pop("seconds_given") != seconds:
+        raise SystemExit(f"{folder}: nnU-Net was given other seconds than {seconds}; name a new folder")
+    return scored(source, folder / "predicted", fold), facts.pop("seconds"), facts
+
+
+def _trained_and_predicted(
+    python: Path, source: Workspace, folder: Path, seconds: float, fold: int, iterations: int
+) -> dict[str, Any]:
+    """Facts of the training; its predictions lie in `folder/predicted` afterwards."""
     folders = {name: folder.resolve() / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     trainers, log = folder.resolve() / "trainers", folder.resolve() / "nnunet.log"
     trainers.mkdir(parents=True)
@@ -145,15 +160,19 @@ def nnunet_scores(
             ["nnUNetv2_predict", *images, *model, "-npp", "1", "-nps", "1"],
         )
     ):
-        ended, told = _call(python, command, settings, log, "a" if number else "w")
-        if not ended:
+        ran, told = _call(python, command, settings, log, "a" if number else "w")
+        if not ran:
             raise SystemExit(f"{command[0]} failed; its output: {log}")
         said += told
     took = re.search(r"took (\d+) steps in ([\d.]+) seconds", said)
     if took is None or "Using splits from existing split file" not in said:
         raise SystemExit(f"nnU-Net did not train on our split; its output: {log}")
-    facts = {"steps": int(took.group(1)), "versions": _versions(python)}
-    return scored(source, predicted, fold), float(took.group(2)), facts
+    return {
+        "seconds_given": seconds,
+        "seconds": float(took.group(2)),
+        "steps": int(took.group(1)),
+        "versions": _versions(python),
+    }
 
 
 def exported(source: Workspace, raw: Path, fold: int) -> Path:
