@@ -5,10 +5,10 @@
     python benchmarks/coherence.py --set ct --data FOLDER --workspace WORKSPACE3 --cases 20 --result coherence_ct
 
 "no lever" is what a slice-wise generator does by itself: independent noise, pure noise to start from, no edges of the
-neighbouring slices (the slice's own in their place), no matching of the spectrum. Each row adds one lever to it. With
-`--stack-workspace` a generator with layers along the slice axis, trained on from the first, is measured too. Means over cases
-of the measures of `diffboost3d.evaluation.coherence`; of some rows the two-sample AUC in plane and on re-slices, with as many
-planes of each, by judges of 40 epochs. Writes `results/coherence.json`.
+neighbouring slices (the slice's own in their place), nothing of the real volume's spectrum or slow waves. Each row adds one
+lever to it. With `--stack-workspace` a generator with layers along the slice axis, trained on from the first, is measured too.
+Means over cases of the measures of `diffboost3d.evaluation.coherence`; of some rows the two-sample AUC in plane and on
+re-slices, with as many planes of each, by judges of 40 epochs. Writes `results/coherence.json`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ JUDGED = (
     "no lever",
     "default, start at strength 0.3",
     "default, from pure noise",
+    "default, slow waves not kept",
     "default",
 )  # rows that are judged too, beside those of layers
 
@@ -46,6 +47,7 @@ class Row:
     match_spectrum: float = 0.0
     neighbours: bool = False
     stacked: bool = False
+    slow_mm: float = 0.0
 
 
 def rows(held_out: HeldOut, stacked: bool) -> dict[str, Row]:
@@ -63,6 +65,7 @@ def rows(held_out: HeldOut, stacked: bool) -> dict[str, Row]:
         "start at strength 0.7": Row(dataclasses.replace(default, strength=0.7)),
         "start at strength 0.5": Row(dataclasses.replace(default, strength=0.5)),
         "spectrum matched": Row(pure, match_spectrum=1.0),
+        "slow waves kept": Row(pure, slow_mm=held_out.slow_mm),
         "edges of neighbours, independent noise, start at strength 0.5": Row(
             dataclasses.replace(default, strength=0.5), neighbours=True
         ),
@@ -73,14 +76,14 @@ def rows(held_out: HeldOut, stacked: bool) -> dict[str, Row]:
             dataclasses.replace(default, strength=0.5), neighbours=True, stacked=True
         )
     noise = NoisePlan(settings.noise, settings.rho or 0.0, settings.correlation_mm)
-    made["default, start at strength 0.3"] = Row(
-        dataclasses.replace(default, strength=0.3), noise, settings.match_spectrum, neighbours=True
+    chosen = Row(default, noise, settings.match_spectrum, neighbours=True, slow_mm=held_out.slow_mm)
+    made["default, start at strength 0.3"] = dataclasses.replace(
+        chosen, plan=dataclasses.replace(default, strength=0.3)
     )
-    made["default, noise ar1, 4 mm"] = Row(
-        default, NoisePlan("ar1", 0.0, 4.0), settings.match_spectrum, neighbours=True
-    )
-    made["default, from pure noise"] = Row(pure, noise, settings.match_spectrum, neighbours=True)
-    made["default"] = Row(default, noise, settings.match_spectrum, neighbours=True)
+    made["default, noise ar1, 4 mm"] = dataclasses.replace(chosen, noise=NoisePlan("ar1", 0.0, 4.0))
+    made["default, from pure noise"] = dataclasses.replace(chosen, plan=pure)
+    made["default, slow waves not kept"] = dataclasses.replace(chosen, slow_mm=0.0)
+    made["default"] = chosen
     return made
 
 
@@ -108,7 +111,7 @@ def main() -> None:
         if given.only and name not in (*given.only, "no lever", "default"):
             continue
         of = stacked if row.stacked and stacked is not None else held_out
-        made = of.samples(row.plan, row.noise, row.match_spectrum, row.neighbours)
+        made = of.samples(row.plan, row.noise, row.match_spectrum, row.neighbours, row.slow_mm)
         table[name] = measured(real, made, held_out.axis)
         if given.judges and (name in JUDGED or row.stacked):
             table[name] |= aucs(real, made, held_out, given.judges if name == "default" else 1)

@@ -34,7 +34,7 @@ def main() -> None:
     table = {}
     for strength in STRENGTHS:
         plan = dataclasses.replace(held_out.default, control_strength=strength, strength=1.0)
-        volumes = held_out.samples(plan, match_spectrum=0.0)  # nothing of the real volume but the control
+        volumes = held_out.samples(plan, match_spectrum=0.0, slow_mm=0.0)  # nothing of the real volume but the control
         found = [soft_edges(v, spacing, settings.sigmas_mm, settings.quantile, settings.thin) for v in volumes]
         table[str(strength)] = {
             "recall": recall(controls, found, held_out.axis),

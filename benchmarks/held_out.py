@@ -30,7 +30,7 @@ from diffboost3d.seeds import seed_of
 from diffboost3d.stages.inputs import cases_of, control_of, prepared, slice_axis
 from diffboost3d.stages.noise import with_measured_noise
 from diffboost3d.stages.synthesis_work import sampling_plan
-from diffboost3d.synthesis.volumes import NoisePlan, SampleRequest, SlabPlan, VolumeSampler
+from diffboost3d.synthesis.volumes import NoisePlan, SampleRequest, SlabPlan, VolumeSampler, slow_mm_of
 
 Float = NDArray[np.float32]
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -119,7 +119,8 @@ class HeldOut:
         self.cases: list[Case] = [half[at] for at in np.linspace(0, len(half) - 1, min(cases, len(half))).astype(int)]
         self.patients = [patients.index(case.patient) for case in self.cases]
         self.axis = slice_axis(self.config, self.manifest)
-        self.default = sampling_plan(self.config.synthesize)
+        self.default, slow_mm = sampling_plan(self.config.synthesize), self.config.synthesize.keep_slow_mm
+        self.slow_mm = slow_mm_of(self.cases[0].grid.spacing_mm) if slow_mm is None else slow_mm
         self.generator = load_generator(self.workspace.finetuned(0))
         self.model: str = json.loads((self.workspace.finetuned(0) / "record.json").read_text())["digest"]
 
@@ -131,7 +132,7 @@ class HeldOut:
         """The control image (C, I, J, K)."""
         return control_of(self.config, self.manifest, self.workspace, case, with_label=True)
 
-    def sampler(self, plan: SamplingPlan, noise: NoisePlan, match_spectrum: float) -> VolumeSampler:
+    def sampler(self, plan: SamplingPlan, noise: NoisePlan, match_spectrum: float, slow_mm: float) -> VolumeSampler:
         """A sampler of volumes."""
         settings = self.config.synthesize
         return VolumeSampler(
@@ -142,6 +143,7 @@ class HeldOut:
             settings.batch,
             torch.device("cuda" if torch.cuda.is_available() else "cpu"),
             match_spectrum=match_spectrum,
+            slow_mm=slow_mm,
             slabs=SlabPlan(settings.slab, settings.slab_overlap, settings.batch_voxels, settings.slab_blend),
         )
 
@@ -162,11 +164,13 @@ class HeldOut:
         noise: NoisePlan | None = None,
         match_spectrum: float | None = None,
         neighbours: bool = True,
+        slow_mm: float | None = None,
     ) -> list[Float]:
         """One synthetic volume (I, J, K) of every case; kept in the workspace, so that benchmarks share them.
 
         Args:
-            noise, match_spectrum: None: as configured.
+            noise, match_spectrum: None: as configured. slow_mm: waves of this length and more are the real volume's; None: as
+                configured.
             neighbours: whether a slice sees the edges of its neighbours; else its own in their place.
         """
         ids = [case.id for case in self.cases]
@@ -174,7 +178,8 @@ class HeldOut:
         settings = self.config.synthesize
         noise = noise or NoisePlan(settings.noise, settings.rho or 0.0, settings.correlation_mm)
         match_spectrum = settings.match_spectrum if match_spectrum is None else match_spectrum
-        named = [dataclasses.asdict(noise), match_spectrum, settings.negative_prompt]
+        slow_mm = self.slow_mm if slow_mm is None else slow_mm
+        named = [dataclasses.asdict(noise), match_spectrum, slow_mm, settings.negative_prompt]
         own = digest(
             dataclasses.asdict(plan), named, self.seed, ids, prepared_as, self.model, code_digest(), neighbours
         )
@@ -182,9 +187,9 @@ class HeldOut:
         if kept.is_file():
             with np.load(kept, allow_pickle=False) as arrays:
                 return [arrays[name] for name in ids]
-        sampler = self.sampler(plan, noise, match_spectrum)
+        sampler = self.sampler(plan, noise, match_spectrum, slow_mm)
         made = [
-            sampler.volumes(self.axis, case.grid.spacing_mm[self.axis], self.requests(case, neighbours=neighbours))[0]
+            sampler.volumes(self.axis, case.grid.spacing_mm, self.requests(case, neighbours=neighbours))[0]
             for case in self.cases
         ]
         with replacing(kept) as temporary:

@@ -39,27 +39,28 @@ def main() -> None:
     given = arguments.parse_args()
     held_out = HeldOut(given.data, given.workspace, given.overrides, given.cases, given.seed, given.part)
     start, default = held_out.default.strength, held_out.default
-    rows: dict[str, tuple[SamplingPlan, float | None]] = {
-        "default": (default, None),
-        "released recipe": (RECIPE, 0.0),
-        "released recipe, from the default's start": (dataclasses.replace(RECIPE, strength=start), 0.0),
-        "default, spectrum not matched": (default, 0.0),
-        "default, even steps": (dataclasses.replace(default, step_power=1.0), None),
-        "default, from pure noise": (dataclasses.replace(default, strength=1.0), None),
-        "ddim 50 steps, from the default's start": (SamplingPlan(steps=50, strength=start), 0.0),
-        "released recipe, from the default's start, spectrum matched": (
-            dataclasses.replace(RECIPE, strength=start),
-            None,
-        ),
+    recipe_from_start = dataclasses.replace(RECIPE, strength=start)
+    # (plan, how far the spectrum is matched, from what length in mm on waves are the real volume's); None: as configured
+    rows: dict[str, tuple[SamplingPlan, float | None, float | None]] = {
+        "default": (default, None, None),
+        "released recipe": (RECIPE, 0.0, 0.0),
+        "released recipe, from the default's start": (recipe_from_start, 0.0, 0.0),
+        "default, spectrum not matched": (default, 0.0, None),
+        "default, even steps": (dataclasses.replace(default, step_power=1.0), None, None),
+        "default, from pure noise": (dataclasses.replace(default, strength=1.0), None, None),
+        "ddim 50 steps, from the default's start": (SamplingPlan(steps=50, strength=start), 0.0, 0.0),
+        "released recipe, from the default's start, spectrum matched": (recipe_from_start, None, 0.0),
+        "default, slow waves not kept": (default, None, 0.0),
     }
     chosen = {
         name: row for at, (name, row) in enumerate(rows.items()) if at == 0 or not given.rows or str(at) in given.rows
     }
     real = [held_out.real(case) for case in held_out.cases]
     table: dict[str, dict[str, Any]] = {}
-    for name, (plan, match) in chosen.items():
+    for name, (plan, match, slow_mm) in chosen.items():
         seeds = given.judges if name == "default" else min(1, given.judges)
-        table[name] = judged(held_out, real, held_out.samples(plan, match_spectrum=match), seeds)
+        samples = held_out.samples(plan, match_spectrum=match, slow_mm=slow_mm)
+        table[name] = judged(held_out, real, samples, seeds)
         print(name, table[name], flush=True)
     table["real against real, halved by patient"] = yardstick(held_out, real, min(1, given.judges))
     if given.pixel_workspace:
@@ -68,7 +69,7 @@ def main() -> None:
         seeds = min(1, given.judges)
         table["pixel codec, default"] = judged(held_out, real, pixel.samples(default), seeds)
         table["pixel codec, default, spectrum not matched"] = judged(
-            held_out, real, pixel.samples(default, match_spectrum=0.0), seeds
+            held_out, real, pixel.samples(default, match_spectrum=0.0, slow_mm=0.0), seeds
         )
     write(
         given.result,
@@ -85,6 +86,7 @@ def main() -> None:
         plan=dataclasses.asdict(default),
         of={"model": held_out.model, "code": code_digest()},
         match_spectrum=held_out.config.synthesize.match_spectrum,
+        slow_mm=held_out.slow_mm,
         table=table,
     )
 

@@ -75,7 +75,7 @@ class Timed:
     """A sampler with the trained generator, timed on K samples of the slices of one case."""
 
     def __init__(self, held_out: HeldOut, plan: SamplingPlan, match_spectrum: float = 0.0) -> None:
-        self.plan, self.match_spectrum = plan, match_spectrum
+        self.plan, self.match_spectrum, self.slow_mm = plan, match_spectrum, held_out.slow_mm
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.denoiser, self.scheduler, self.codec = held_out.generator
         self.denoiser.to(self.device)
@@ -100,7 +100,7 @@ class Timed:
         if self.match_spectrum:
             slices = torch.cat(made)[:, 0].cpu().numpy()
             for number in range(K):
-                with_spectrum_of(slices[number::K], self.real, self.match_spectrum)
+                with_spectrum_of(slices[number::K], self.real, self.match_spectrum, slow_mm=self.slow_mm)
         self._wait()
         self.rates.append(len(repeated) / (time.perf_counter() - started))
 

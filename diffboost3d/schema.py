@@ -593,6 +593,12 @@ class SynthesizeConfig:
         low=0,
         high=1,
     )
+    keep_slow_mm: float | None = key(
+        None,
+        "Waves of so many mm and more (shading, the mean of an organ) are the real volume's own; null: of 12 voxels of the finest "
+        "spacing; 0: none are, everything is the generator's.",
+        low=0,
+    )
     batch: int = key(64, "Slices denoised at once at most.", low=1)
     batch_voxels: int = key(
         1048576,

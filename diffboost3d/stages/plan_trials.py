@@ -33,7 +33,7 @@ from diffboost3d.stages.synthesis_work import sampling_plan
 from diffboost3d.stages.translators import translator_sizes
 from diffboost3d.synthesis.spectrum import with_spectrum_of
 from diffboost3d.synthesis.translated import TranslatedVolumes
-from diffboost3d.synthesis.volumes import NoisePlan, SlabPlan, VolumeSampler
+from diffboost3d.synthesis.volumes import NoisePlan, SlabPlan, VolumeSampler, slow_mm_of
 from diffboost3d.translation.batches import PairedSlices, PairedVolume
 from diffboost3d.translation.learning import AdversarialObjective
 from diffboost3d.translation.networks import Translator, build
@@ -221,13 +221,15 @@ def try_set(
 
 
 def finishing_seconds(config: Config, shape: Sequence[int]) -> float:
-    """Seconds that a synthetic volume is given the spectrum of its case in."""
-    if not config.synthesize.match_spectrum:
+    """Seconds that a synthetic volume is given the spectrum and the slow waves of its case in."""
+    share, slow_mm = config.synthesize.match_spectrum, config.synthesize.keep_slow_mm
+    if not share and slow_mm == 0:
         return 0.0
     tried, times = _limited(shape)
     volume, other = _image(config, tried), _image(config, tried, 1)
     return times * clocked(
-        lambda: with_spectrum_of(volume, other, config.synthesize.match_spectrum), torch.device("cpu")
+        lambda: with_spectrum_of(volume, other, share, slow_mm=slow_mm_of((1, 1, 1)) if slow_mm is None else slow_mm),
+        torch.device("cpu"),
     )
 
 

@@ -216,6 +216,7 @@ def _sampler(
         config.runtime.precision,
         config.runtime.compile,
         settings.match_spectrum,
+        settings.keep_slow_mm,
         SlabPlan(settings.slab, settings.slab_overlap, settings.batch_voxels, settings.slab_blend),
         _scratch(config, workspace),
         _second_plane(config, manifest),
@@ -255,7 +256,7 @@ def _synthesize(
         requests = [
             _request(config, manifest, record, blueprint) for record, blueprint in zip(records, blueprints, strict=True)
         ]
-        volumes = sampler.volumes(axis, case.grid.spacing_mm[axis], requests)
+        volumes = sampler.volumes(axis, case.grid.spacing_mm, requests)
         verdicts = []
         for record, blueprint, volume in zip(records, blueprints, volumes, strict=True):
             own = judged(gate, record, volume, blueprint.label, blueprint.image, case.patient)
@@ -327,7 +328,7 @@ def _sampled(
         record = _record(config, manifest, case, fold, sample, model, "")
         record = dataclasses.replace(record, seed=seed, look=_look(config, seed))
         requests.append(_request(config, manifest, record, blueprint_of_case(config, workspace, manifest, case)))
-    return list(sampler.volumes(axis, case.grid.spacing_mm[axis], requests))
+    return list(sampler.volumes(axis, case.grid.spacing_mm, requests))
 
 
 def _request(config: Config, manifest: Manifest, record: SyntheticRecord, blueprint: Blueprint) -> SampleRequest:

@@ -30,6 +30,7 @@ SMOOTHING = (
 ROUNDS = 2  # powers that fall steeply are not yet right after one: smoothing spills them to their neighbours
 STRONGEST = 4.0  # amplitudes change by this factor at most
 FREE_BELOW, FULL_FROM = 0.15, 0.3  # of the Nyquist frequency: what is slower is anatomy and shading, and is left alone
+SLOW_RAMP = 1.5  # waves shorter than slow_mm by this factor are the generator's own; between, both have a part
 RIDGE = 0.02  # bonds are taken as weaker by this share, so that they are never perfect
 _LEAST_POWER = 1e-6
 _EMPTY = 0.02  # of a range of 2
@@ -42,6 +43,8 @@ def with_spectrum_of(
     in_place: bool = False,
     scratch: Scratch = IN_MEMORY,
     block_axes: Sequence[int] = (),
+    slow_mm: float = 0.0,
+    spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> Float:
     """The synthetic volume (I, J, K) in [-1, 1] with the fine part of its power spectrum brought to that of the real one.
 
@@ -54,19 +57,43 @@ def with_spectrum_of(
         in_place: the result may take the place of `synthetic`, which spares an array of that size.
         scratch: makes the arrays of that size.
         block_axes: along which the generator works in blocks of two voxels, counted from the first; see `_rebind`.
+        slow_mm: waves of this length and more are the real volume's; 0: none are.
+        spacing_mm: of the voxels (I, J, K).
 
     Raises:
         ValueError: differing shapes.
     """
     if synthetic.shape != real.shape:
         raise ValueError(f"differing shapes: synthetic {synthetic.shape}, real {real.shape}")
-    if not share:
+    if not share and not slow_mm:
         return synthetic
     floor = (real <= -1.0) & (synthetic <= -1.0 + _EMPTY)  # cut off or masked in both: a filter would ring there
     at_floor = synthetic[floor]
     axes = [axis for axis in block_axes if synthetic.shape[axis] > 2]
     wanted = _waves(scratch.copy(real), axes, scratch)
     waves = _waves(synthetic if in_place else scratch.copy(synthetic), axes, scratch)
+    if slow_mm:
+        _take_slow(waves, wanted, axes, slow_mm, spacing_mm)
+    if share:
+        _match(waves, wanted, axes, share, scratch)
+    matched = _volume(waves, axes, synthetic.shape, scratch)
+    matched[floor] = at_floor
+    np.clip(matched, -1.0, 1.0, out=matched)
+    return matched
+
+
+def _take_slow(waves: Float, real: Float, axes: Sequence[int], slow_mm: float, spacing_mm: Sequence[float]) -> None:
+    """Waves of the real volume take the place of those of `slow_mm` and more; in place."""
+    for own, other, frequency in zip(waves, real, _frequencies(waves.shape, axes, spacing_mm), strict=True):
+        # a wave of frequency 1 (Nyquist, of voxels of 1 mm) is 2 mm long
+        kept = np.clip((frequency * (slow_mm / 2) - 1.0) / (SLOW_RAMP - 1.0), 0.0, 1.0).astype(np.float32)
+        own -= other
+        own *= kept
+        own += other
+
+
+def _match(waves: Float, wanted: Float, axes: Sequence[int], share: float, scratch: Scratch) -> None:
+    """Bring the waves' bonds and power to those of the real volume, in place; the real volume's waves are used up."""
     bonds = _wanted_bonds(waves, wanted, axes, share, scratch)
     _want_power(_smoothed_power(wanted), _smoothed_power(scratch.copy(waves)), axes, share)
     for _ in range(ROUNDS):
@@ -74,10 +101,6 @@ def with_spectrum_of(
         gain = _smoothed_power(scratch.copy(waves))
         np.divide(wanted, gain, out=gain)
         waves *= np.sqrt(gain, out=gain)
-    matched = _volume(waves, axes, synthetic.shape, scratch)
-    matched[floor] = at_floor
-    np.clip(matched, -1.0, 1.0, out=matched)
-    return matched
 
 
 def _waves(volume: Float, axes: Sequence[int], scratch: Scratch) -> Float:
@@ -219,12 +242,19 @@ def _cholesky(correlations: Bonds, size: int) -> Bonds:
 
 
 def _freedom(shape: Sequence[int], axes: Sequence[int]) -> Iterator[Float]:
-    """0 for slow waves, 1 for fine ones, with a ramp between, plane by plane (J, K) along i.
+    """0 for slow waves, 1 for fine ones, with a ramp between, plane by plane (J, K) along i."""
+    for frequency in _frequencies(shape, axes):
+        yield np.clip((frequency - FREE_BELOW) / (FULL_FROM - FREE_BELOW), 0.0, 1.0).astype(np.float32)
 
-    Of the waves' frequencies in shares of the Nyquist frequency; along `axes` there is a wave more.
+
+def _frequencies(
+    shape: Sequence[int], axes: Sequence[int], spacing_mm: Sequence[float] = (1.0, 1.0, 1.0)
+) -> Iterator[NDArray[np.float64]]:
+    """Of waves, in shares of the Nyquist frequency of voxels of 1 mm, plane by plane (J, K) along i.
+
+    Along `axes` there is a wave more.
     """
-    i, j, k = ((np.arange(size) / (size - (axis in axes))) ** 2 for axis, size in enumerate(shape))
+    i, j, k = ((np.arange(size) / ((size - (axis in axes)) * spacing_mm[axis])) ** 2 for axis, size in enumerate(shape))
     in_plane = j[:, None] + k
     for along in i:
-        frequency = np.sqrt(along + in_plane)
-        yield np.clip((frequency - FREE_BELOW) / (FULL_FROM - FREE_BELOW), 0.0, 1.0).astype(np.float32)
+        yield np.sqrt(along + in_plane)

@@ -34,7 +34,9 @@ class TranslatedVolumes:
         """Samples that are made at once: one."""
         return 1
 
-    def volumes(self, axis: int, spacing_mm: float, requests: Sequence[SampleRequest]) -> list[NDArray[np.float32]]:
+    def volumes(
+        self, axis: int, spacing_mm: Sequence[float], requests: Sequence[SampleRequest]
+    ) -> list[NDArray[np.float32]]:
         """A volume in [-1, 1] for each request, of the shape of its image."""
         return [self._volume(axis, request) for request in requests]
 

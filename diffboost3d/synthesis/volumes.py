@@ -26,6 +26,8 @@ from diffboost3d.seeds import seed_of
 from diffboost3d.synthesis.coherence import slice_noise
 from diffboost3d.synthesis.spectrum import with_spectrum_of
 
+SLOW_VOXELS = 12
+
 
 @dataclass(frozen=True)
 class NoisePlan:
@@ -114,6 +116,7 @@ class VolumeSampler:
         precision: "no", "bf16" or "fp16".
         compiled: compile the networks (torch.compile).
         match_spectrum: how far volumes are given the spectrum of the real one; see `spectrum.with_spectrum_of`.
+        slow_mm: waves of this length and more are those of the real one; 0: none; None: as many as `slow_mm_of` says.
         slabs: how volumes are cut. scratch: where whole volumes are kept.
         second: a second plane; needs slabs that are blended at every step.
     """
@@ -131,6 +134,7 @@ class VolumeSampler:
         precision: str = "no",
         compiled: bool = False,
         match_spectrum: float = 0.0,
+        slow_mm: float | None = 0.0,
         slabs: SlabPlan = SlabPlan(),
         scratch: Scratch = IN_MEMORY,
         second: SecondPlanePlan | None = None,
@@ -147,7 +151,7 @@ class VolumeSampler:
         self._negative = embed_mixture(denoiser, {negative_prompt: 1.0})
         self._embedded: dict[tuple[tuple[str, float], ...], torch.Tensor] = {}
         self._batch, self._device, self._match_spectrum = batch, device, match_spectrum
-        self._slabs, self._scratch, self._second = slabs, scratch, second
+        self._slabs, self._scratch, self._second, self._slow_mm = slabs, scratch, second, slow_mm
         self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
     def together(self, shape: Sequence[int], axis: int) -> int:
@@ -170,23 +174,27 @@ class VolumeSampler:
             return 1, 0
         return max(at_once, 2 * slabs.overlap), slabs.overlap  # a slab is never cut so short that it can't move on
 
-    def volumes(self, axis: int, spacing_mm: float, requests: Sequence[SampleRequest]) -> list[NDArray[np.float32]]:
+    def volumes(
+        self, axis: int, spacing_mm: Sequence[float], requests: Sequence[SampleRequest]
+    ) -> list[NDArray[np.float32]]:
         """A synthetic volume in [-1, 1] for each request, of the shape of its image, which all have; channels are made jointly.
 
         Args:
-            axis: of slicing. spacing_mm: along it.
+            axis: of slicing. spacing_mm: of the voxels (I, J, K).
         """
         shape = requests[0].shape
         slab = (shape[axis], 0) if self._slabs.blend == "step" else self._window(shape, axis)
         grid = SliceGrid(shape, axis, *slab)
         made = [[self._scratch.empty(shape) for _ in range(self._codec.image_channels)] for _ in requests]
-        self._fill(grid, self._at_once(shape, axis), spacing_mm, requests, made)
+        self._fill(grid, self._at_once(shape, axis), spacing_mm[axis], requests, made)
         finish = partial(
             with_spectrum_of,
             share=self._match_spectrum,
             in_place=True,
             scratch=self._scratch,
             block_axes=self._block_axes(axis),
+            slow_mm=slow_mm_of(spacing_mm) if self._slow_mm is None else self._slow_mm,
+            spacing_mm=spacing_mm,
         )
         return [
             self._joined(list(map(finish, volume, channels_of(request.image))), request.image.shape)
@@ -340,6 +348,11 @@ class VolumeSampler:
                 correction=correction,
             )
         return images.float().cpu()
+
+
+def slow_mm_of(spacing_mm: Sequence[float]) -> float:
+    """Length in mm from which on waves are left to the real volume, unless configured: of so many of the finest voxels."""
+    return SLOW_VOXELS * min(spacing_mm)
 
 
 def evaluations(plan: SamplingPlan, second_every: int = 0) -> int:

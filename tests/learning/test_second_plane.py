@@ -24,6 +24,7 @@ from diffboost3d.synthesis.coherence import slice_noise
 from diffboost3d.synthesis.volumes import NoisePlan, SampleRequest, SecondPlanePlan, SlabPlan, VolumeSampler
 
 SHAPE = (11, 9, 6)  # odd sides are padded in both planes
+SPACING = (1.0, 1.0, 2.5)  # mm
 SCALES = (1.5, 0.3, 0.2, 0.1)
 
 
@@ -257,7 +258,7 @@ STEP = SlabPlan(None, blend="step")
 @pytest.mark.parametrize("plan", [SamplingPlan(2, eta=0.7), SamplingPlan(4, strength=0.5, guidance_scale=2.0)])
 def test_volumes_denoised_whole_are_those_of_single_slices_where_none_sees_another(codec, scheduler, plan):
     single, whole, cut, short = (
-        sampler(codec, scheduler, slabs, batch=batch, plan=plan).volumes(2, 2.5, REQUESTS)
+        sampler(codec, scheduler, slabs, batch=batch, plan=plan).volumes(2, SPACING, REQUESTS)
         for slabs, batch in ((SlabPlan(), 64), (STEP, 64), (SlabPlan(4, 2, blend="step"), 64), (STEP, 4))
     )
     for other in (whole, cut, short):
@@ -269,7 +270,7 @@ def test_where_slices_see_each_other_slabs_are_averaged_at_every_step_or_at_the_
 
     def made(slices, overlap, blend):
         one = sampler(codec, scheduler, SlabPlan(slices, overlap, blend=blend), denoiser=denoiser)
-        return one.volumes(2, 2.5, REQUESTS[:1])[0]
+        return one.volumes(2, SPACING, REQUESTS[:1])[0]
 
     np.testing.assert_allclose(made(6, 0, "step"), made(6, 0, "end"), atol=1e-5)  # one slab is the volume
     assert np.abs(made(4, 2, "step") - made(4, 2, "end")).mean() > 1e-4
@@ -297,7 +298,7 @@ def test_layers_along_the_slices_are_not_left_idle(codec, scheduler, monkeypatch
 
     monkeypatch.setattr(volumes, "sample", watched)
     denoiser = mixing(codec) if mixes else small_denoiser(codec)
-    sampler(codec, scheduler, slabs, batch=batch, denoiser=denoiser).volumes(2, 2.5, REQUESTS[:1])
+    sampler(codec, scheduler, slabs, batch=batch, denoiser=denoiser).volumes(2, SPACING, REQUESTS[:1])
     assert {more["stack"] for more in asked} == stacks
     assert {more["window"] for more in asked} == {window}
 
@@ -305,20 +306,21 @@ def test_layers_along_the_slices_are_not_left_idle(codec, scheduler, monkeypatch
 @pytest.mark.parametrize("mixes", [False, True])
 def test_a_second_plane_changes_volumes_and_the_seed_decides_all(codec, scheduler, mixes):
     denoiser = mixing(codec) if mixes else small_denoiser(codec)
-    plain = sampler(codec, scheduler, STEP, denoiser=denoiser).volumes(2, 2.5, REQUESTS)
+    plain = sampler(codec, scheduler, STEP, denoiser=denoiser).volumes(2, SPACING, REQUESTS)
     one = sampler(codec, scheduler, STEP, SECOND, denoiser=denoiser)
-    made = one.volumes(2, 2.5, REQUESTS)
+    made = one.volumes(2, SPACING, REQUESTS)
     torch.manual_seed(1)
-    assert all(np.array_equal(a, b) for a, b in zip(made, one.volumes(2, 2.5, REQUESTS), strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(made, one.volumes(2, SPACING, REQUESTS), strict=True))
     for request, volume, without in zip(REQUESTS, made, plain, strict=True):
         assert np.isfinite(volume).all()
         assert np.abs(volume - without).mean() > 1e-3
-        np.testing.assert_allclose(one.volumes(2, 2.5, [request])[0], volume, atol=1e-5)
+        np.testing.assert_allclose(one.volumes(2, SPACING, [request])[0], volume, atol=1e-5)
 
 
 def test_a_second_plane_that_never_comes_to_act_changes_no_bit(codec, scheduler):
     plain, idle = (
-        sampler(codec, scheduler, STEP, second).volumes(2, 2.5, REQUESTS) for second in (None, replace(SECOND, every=3))
+        sampler(codec, scheduler, STEP, second).volumes(2, SPACING, REQUESTS)
+        for second in (None, replace(SECOND, every=3))
     )
     assert all(np.array_equal(a, b) for a, b in zip(plain, idle, strict=True))
 
@@ -332,7 +334,7 @@ def test_the_second_plane_of_a_volume_has_its_own_control_noise_and_text(codec, 
 
     monkeypatch.setattr(volumes, "SecondPlane", watched)
     one = sampler(codec, scheduler, STEP, SECOND)
-    one.volumes(2, 2.5, REQUESTS)
+    one.volumes(2, SPACING, REQUESTS)
     (given,) = kept
     assert given[6:] == (SHAPE, (2, 0), 2, 64, 0)
     for request, volume in zip(REQUESTS, given[5], strict=True):
@@ -347,7 +349,7 @@ def test_a_second_plane_of_slabs_or_without_control_is_refused(codec, scheduler)
     with pytest.raises(ValueError, match="needs whole volumes"):
         sampler(codec, scheduler, SlabPlan(), SECOND)
     with pytest.raises(ValueError, match="needs its own control"):
-        sampler(codec, scheduler, STEP, SECOND).volumes(2, 2.5, [replace(REQUESTS[0], second_control=None)])
+        sampler(codec, scheduler, STEP, SECOND).volumes(2, SPACING, [replace(REQUESTS[0], second_control=None)])
 
 
 def test_steps_of_the_second_plane_are_counted_twice():

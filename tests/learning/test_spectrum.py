@@ -137,3 +137,49 @@ def test_files_in_the_place_of_memory_change_nothing(tmp_path):
     synthetic, real = anatomy(1) + blocks(2, 0.05, (0, 1)), anatomy(3) + grain(4, 0.06)
     in_files = with_spectrum_of(synthetic, real, scratch=Scratch(0.0, tmp_path), block_axes=(0, 1))
     np.testing.assert_array_equal(in_files, with_spectrum_of(synthetic, real, block_axes=(0, 1)))
+
+
+def wave(length_mm: float, axis: int, spacing_mm: tuple[float, ...], shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    """A cosine along an axis, mirrored at the borders."""
+    side = [1, 1, 1]
+    side[axis] = shape[axis]
+    phase = 2 * np.pi * (np.arange(shape[axis]) + 0.5) * spacing_mm[axis] / length_mm
+    return np.broadcast_to(np.cos(phase).reshape(side), shape).astype(np.float32)
+
+
+def strength_of(volume: np.ndarray, of: np.ndarray) -> float:
+    return float((volume * of).sum() / (of * of).sum())
+
+
+@pytest.mark.parametrize("block_axes", [(), (0, 1), (0, 1, 2)])
+def test_slow_waves_are_the_real_ones_and_fine_ones_stay(block_axes):
+    spacing = (1.0, 1.0, 2.5)  # 32 x 40 x 60 mm
+    slow, fine_ = wave(30.0, 2, spacing), wave(8.0, 1, spacing)
+    real, synthetic = 0.3 * slow + 0.1 * fine_, -0.2 * slow + 0.25 * fine_ + 0.1
+    made = with_spectrum_of(synthetic.copy(), real, 0.0, block_axes=block_axes, slow_mm=20.0, spacing_mm=spacing)
+    assert strength_of(made, slow) == pytest.approx(0.3, abs=1e-4)
+    assert strength_of(made, fine_) == pytest.approx(0.25, abs=1e-4)
+    assert made.mean() == pytest.approx(0.0, abs=1e-4)
+    kept = with_spectrum_of(synthetic.copy(), real, 0.0, block_axes=block_axes, slow_mm=50.0, spacing_mm=spacing)
+    assert strength_of(kept, slow) == pytest.approx(-0.2, abs=1e-4)
+
+
+def test_an_organ_that_is_too_dark_gets_its_mean_back():
+    organ = gaussian_filter((anatomy(5) > 0.1).astype(np.float32), 0.5)
+    real = anatomy(3) * 0.2 + 0.4 * organ + grain(4, 0.05)
+    synthetic = anatomy(3) * 0.2 + 0.25 * organ + grain(6, 0.05)
+    inside = organ > 0.9
+    before, after = (
+        abs(np.median(one[inside]) - np.median(real[inside]))
+        for one in (synthetic, with_spectrum_of(synthetic.copy(), real, slow_mm=12.0))
+    )
+    assert before > 0.1
+    assert after < 0.03
+
+
+def test_slow_waves_alone_leave_texture_as_it_was():
+    synthetic, real = anatomy(1) + grain(2, 0.05), anatomy(3) + grain(4, 0.1)
+    made = with_spectrum_of(synthetic.copy(), real, 0.0, slow_mm=16.0)
+    assert np.corrcoef(fine(made).ravel(), fine(synthetic).ravel())[0, 1] > 0.85
+    assert np.corrcoef(fine(made).ravel(), fine(real).ravel())[0, 1] < 0.4
+    assert np.corrcoef(gaussian_filter(made, 4).ravel(), gaussian_filter(real, 4).ravel())[0, 1] > 0.98

@@ -174,7 +174,7 @@ def request(seed, shape=(10, 9, 6), number=0):
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_volumes_are_translated_slice_by_slice_along_any_axis(axis):
     translator, _ = networks()
-    (made,) = TranslatedVolumes(translator, CPU).volumes(axis, 1.0, [request(3)])
+    (made,) = TranslatedVolumes(translator, CPU).volumes(axis, (1.0, 1.0, 1.0), [request(3)])
     assert made.shape == (10, 9, 6)
     at = 4
     control = torch.from_numpy(np.take(volume(0).control, at, axis=axis + 1))[None]
@@ -199,6 +199,6 @@ def test_slices_of_equal_edges_are_equal_so_that_noise_brings_no_stripes():
     translator, _ = networks()
     flat = volume(0).control[..., :1].repeat(6, axis=3)
     asked = SampleRequest(3, {"": 1.0}, volume(0).image, flat)
-    (made,) = TranslatedVolumes(translator, CPU).volumes(2, 1.0, [asked])
+    (made,) = TranslatedVolumes(translator, CPU).volumes(2, (1.0, 1.0, 1.0), [asked])
     assert np.array_equal(made, made[..., :1].repeat(6, axis=2))
     assert TranslatedVolumes(translator, CPU).seconds_a_slice((10, 9, 6), 2) > 0

@@ -18,6 +18,7 @@ from diffboost3d.synthesis.coherence import slice_noise
 from diffboost3d.synthesis.volumes import NoisePlan, SampleRequest, SlabPlan, VolumeSampler, evaluations
 
 SHAPE = (10, 9, 5)
+SPACING = (1.0, 1.0, 2.5)  # mm
 NOISE = NoisePlan("shared", 0.5, 4.0)
 
 
@@ -46,7 +47,7 @@ def sampler(codec, scheduler, batch=3, plan=None, noise=NOISE, precision="no", *
 
 def one_volume(sampler, axis=2, seed=7, shape=SHAPE):
     request = SampleRequest(seed, {"MRI": 1.0}, volume(shape=shape), control(shape=shape))
-    (made,) = sampler.volumes(axis, 2.5, [request])
+    (made,) = sampler.volumes(axis, (2.5, 2.5, 2.5), [request])
     return made
 
 
@@ -155,18 +156,18 @@ def test_as_many_samples_go_together_as_fill_a_batch(codec, scheduler, batch, sl
 @pytest.mark.parametrize("batch", [4, 64])
 def test_a_sample_is_the_same_alone_and_together_with_others(codec, scheduler, plan, batch):
     one = sampler(codec, scheduler, batch, plan)
-    together = one.volumes(2, 2.5, REQUESTS)
+    together = one.volumes(2, SPACING, REQUESTS)
     for request, made in zip(REQUESTS, together, strict=True):
-        (alone,) = one.volumes(2, 2.5, [request])
+        (alone,) = one.volumes(2, SPACING, [request])
         np.testing.assert_allclose(made, alone, atol=1e-5)
     assert all(np.abs(a - b).mean() > 1e-4 for a, b in itertools.combinations(together, 2))
-    again = one.volumes(2, 2.5, REQUESTS)
+    again = one.volumes(2, SPACING, REQUESTS)
     assert all(np.array_equal(a, b) for a, b in zip(together, again, strict=True))
 
 
 def test_every_sample_follows_its_own_control_and_starts_from_its_own_image(fake, codec, scheduler):
     requests = [SampleRequest(7, {"MRI": 1.0}, volume(seed), control(seed + 10)) for seed in (1, 2)]
-    made = sampler(codec, scheduler, 3).volumes(1, 2.5, requests)  # batches hold slices of both
+    made = sampler(codec, scheduler, 3).volumes(1, (2.5, 2.5, 2.5), requests)  # batches hold slices of both
     for one, request in zip(made, requests, strict=True):
         np.testing.assert_allclose(one, request.control[0], atol=1e-6)
     starts = torch.cat([call["start"] for call in fake])[:, 0].numpy()
@@ -175,7 +176,7 @@ def test_every_sample_follows_its_own_control_and_starts_from_its_own_image(fake
 
 def test_every_slice_has_the_text_of_its_sample(fake, codec, scheduler):
     one = sampler(codec, scheduler, 7)
-    one.volumes(2, 2.5, REQUESTS)
+    one.volumes(2, SPACING, REQUESTS)
     assert [len(call["noise"]) for call in fake] == [7, 7, 1]  # three samples of five slices
     expected = torch.cat([embed_mixture(small_denoiser(codec), r.prompts).expand(5, -1, -1) for r in REQUESTS])
     torch.testing.assert_close(torch.cat([call["text"] for call in fake]), expected)
@@ -231,7 +232,7 @@ def test_control_that_is_made_on_the_way_is_that_of_the_whole(codec, scheduler):
     lazy = ControlSlices(edge, label, [1, 2], 2, 0, "separate")
     whole = np.moveaxis(lazy.slices(0, SHAPE[2]), 0, 3)
     one = sampler(codec, scheduler)
-    first, second = (one.volumes(2, 2.5, [SampleRequest(7, {"MRI": 1.0}, volume(), c)])[0] for c in (whole, lazy))
+    first, second = (one.volumes(2, SPACING, [SampleRequest(7, {"MRI": 1.0}, volume(), c)])[0] for c in (whole, lazy))
     assert np.array_equal(first, second)
 
 
