@@ -596,7 +596,7 @@ class SynthesizeConfig:
     keep_slow_mm: float | None = key(
         None,
         "Waves of so many mm and more (shading, the mean of an organ) are the real volume's own; null: of 12 voxels of the finest "
-        "spacing; 0: none are, everything is the generator's.",
+        "spacing, or none where looks are asked for (looks above 0), which they would undo; 0: none.",
         low=0,
     )
     batch: int = key(64, "Slices denoised at once at most.", low=1)

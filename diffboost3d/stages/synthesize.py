@@ -216,7 +216,9 @@ def _sampler(
         config.runtime.precision,
         config.runtime.compile,
         settings.match_spectrum,
-        settings.keep_slow_mm,
+        0.0
+        if settings.keep_slow_mm is None and settings.looks
+        else settings.keep_slow_mm,  # else looks would be undone
         SlabPlan(settings.slab, settings.slab_overlap, settings.batch_voxels, settings.slab_blend),
         _scratch(config, workspace),
         _second_plane(config, manifest),
