@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from diffboost3d.cases.atomic import write_json
-from diffboost3d.cases.inspection import PROBLEM, CaseFacts, Observation, Reading, look, observation
+from diffboost3d.cases.inspection import NOTE, PROBLEM, CaseFacts, Observation, Reading, look, observation
 from diffboost3d.cases.inspection_rules import Limits, label_fits, missing_labels, set_observations
 from diffboost3d.cases.layouts import BidsChoice, Choice, Folder, Pair, read_folder
 from diffboost3d.cases.splits import patients_of
@@ -63,7 +63,7 @@ def inspect_folder(config: Config, root: Path) -> dict[str, Any]:
     try:
         folder = read_folder(root, config.data.layout, choice)
     except DataError as error:
-        series = series_observations(root, [root])
+        series = series_observations(root)
         if not series:
             raise
         return summary(str(root), None, (), {}, "", [*series, observation("folder", "", "", str(error))])
@@ -90,9 +90,10 @@ def _inspected(config: Config, root: Path, folder: Folder, labels: dict[str, int
     )  # fmt: skip
     kind = config.prepare.intensity.kind
     is_ct = kind == "ct_window" or (kind == "auto" and modality.strip().upper() == "CT")
+    series = series_observations(root) if folder.layout == "dicom" and not config.data.series else []
     observations = [
-        *_of_folder(folder),
-        *series_observations(root, [pair.image for pair in folder.pairs if pair.image.is_dir()]),
+        *_of_folder(folder, series),
+        *_not_of_cases(series, facts),
         *(one for case in facts for one in case.observations),
         *set_observations(facts, labels, is_ct, limits),
         *_of_label_fit(
@@ -122,34 +123,51 @@ def _patients(folder: Folder, rule: str) -> dict[str, str]:
     return patients
 
 
-def _of_folder(folder: Folder) -> list[Observation]:
+def _of_folder(folder: Folder, series: Sequence[Observation]) -> list[Observation]:
+    """What the reader said, as `prepare` says it, but for what stands among `series` already."""
+    said = {one.case for one in series if one.level == PROBLEM}
     found = [observation("folder", "", "", line) for line in folder.notes]
-    found += [observation("folder", one.case, "", one.problem, PROBLEM) for one in folder.findings]
+    found += [
+        observation("folder", one.case, "", one.problem, PROBLEM, "see the line; `prepare` leaves it out")
+        for one in folder.findings
+        if one.case not in said
+    ]
     if folder.unlisted:
         what = f"{folder.unlisted} images in imagesTr are not listed in dataset.json; they are left out"
         found.append(observation("unlisted-image", "", "", what))
     return found
 
 
-def series_observations(root: Path, folders: Sequence[Path]) -> list[Observation]:
-    """Folders that hold several DICOM series, and series that can't be read as a volume."""
+def series_observations(root: Path) -> list[Observation]:
+    """Folders that hold several DICOM series, and series that can't be read as a volume.
+
+    A series that can't be read is a note where there is one beside it that is taken.
+    """
     from diffboost3d.imaging.dicom import Series, series_in
 
+    images: dict[Path, list[Series]] = {}
+    for one in series_in(root):
+        if one.kind == "image":
+            images.setdefault(Path(os.path.commonpath([path.parent for path in one.files])), []).append(one)
     found = []
-    for folder in folders:
-        images: dict[Path, list[Series]] = {}
-        for one in series_in(folder):
-            if one.kind == "image":
-                images.setdefault(Path(one.files[0]).parent, []).append(one)
-        for parent, series in sorted(images.items()):
-            name = os.path.relpath(parent, root)
-            if len(series) > 1:
-                listed = "; ".join(f"{one.description or 'no description'} ({len(one.files)} files)" for one in series)
-                found.append(
-                    observation("two-series", name, name, f"{len(series)} DICOM series in one folder: {listed}")
-                )
-            found += [observation("unreadable", name, name, str(one.problem)) for one in series if one.problem]
+    for parent, series in sorted(images.items()):
+        name = os.path.relpath(parent, root)
+        is_clear = sum(one.problem is None for one in series) == 1
+        level, advice = (NOTE, "nothing: the one that can be read is taken") if is_clear else (None, None)
+        if len(series) > 1:
+            listed = "; ".join(map(str, series))
+            what = f"{len(series)} DICOM series in one folder: {listed}"
+            found.append(observation("two-series", name, name, what, level, advice))
+        found += [
+            observation("unreadable", name, name, str(one.problem), level, advice) for one in series if one.problem
+        ]
     return found
+
+
+def _not_of_cases(series: Sequence[Observation], facts: Sequence[CaseFacts]) -> list[Observation]:
+    """Without those that a case that can't be used tells itself."""
+    told = {one.image for one in facts if not one.usable}
+    return [one for one in series if one.code != "unreadable" or one.file not in told]
 
 
 # --- do labels lie where their images say? ---------------------------------------------------------------------------

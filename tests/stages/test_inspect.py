@@ -247,7 +247,7 @@ def test_two_series_in_one_dicom_folder_are_named(real_data: Path, tmp_path: Pat
         for path in sorted((real_data / "dicom_example" / f"hippocampus_crop_{number}").glob("*.dcm")):
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, folder / f"{number}_{path.name}")
-    assert [one.code for one in series_observations(tmp_path / "data", [tmp_path / "data"])] == ["two-series"]
+    assert [one.code for one in series_observations(tmp_path / "data")] == ["two-series"]
     assert ("two-series", "patient") in problems(seen(tmp_path / "data"))
 
 
