@@ -161,7 +161,12 @@ def read_header(path: Path, tags: Sequence[str] = HEADER_TAGS) -> Any:
 
 def _files(folder: Path, deep: bool) -> Iterator[Path]:
     paths = folder.rglob("*") if deep else folder.iterdir()
-    yield from sorted(path for path in paths if not path.name.startswith(".") and path.is_file())
+    yield from sorted(path for path in paths if not path.name.startswith(".") and _is_file(path))
+
+
+def _is_file(path: Path) -> bool:
+    """A link to nothing is one, too: it can't be read, and is told of."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def _lost(path: Path) -> Series:
