@@ -254,6 +254,24 @@ def test_patients_whose_folders_are_numbered_are_not_taken_for_channels(tmp_path
     assert all(one.image.parent == one.channels[0].parent for one in cases)
 
 
+def test_channels_are_chosen_as_in_prepare_without_saying_it_again(tmp_path):
+    for number in range(3):
+        write_study(tmp_path / "data", f"pat{number}", ["flair", "t2"])
+        grid = read_grid(tmp_path / "data" / f"pat{number}" / "flair")
+        (tmp_path / "data" / "labels").mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(volume(1)[1], grid.matrix), tmp_path / "data" / "labels" / f"pat{number}.nii.gz")
+    words = [f"data.root={tmp_path / 'data'}", f"workspace={tmp_path / 'ws'}", "data.series=[t2,flair]"]
+    assert main(["prepare", *words, *WORDS]) == 0
+    manifest = Workspace(tmp_path / "ws").read_manifest()
+    assert manifest.series == ("t2", "flair")
+    config = compose([f"predict.input={tmp_path / 'data'}", "predict.output=out"])
+    images, _ = images_of(config, manifest.series)
+    assert [[path.name for path in (one.image, *one.channels)] for one in images] == [["t2", "flair"]] * 3
+    config = compose([f"predict.input={tmp_path / 'data'}", "predict.output=out", "data.series=[flair]"])
+    images, _ = images_of(config, manifest.series)
+    assert [(one.image.name, one.channels) for one in images] == [("flair", ())] * 3
+
+
 def test_label_files_are_found_by_the_series_name_and_turned_to_its_axes(tmp_path):
     write_patients(tmp_path / "data", 3)
     for number in range(4):
