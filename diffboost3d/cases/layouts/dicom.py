@@ -135,7 +135,8 @@ def _one_a_folder(root: Path, images: Sequence[Series]) -> tuple[list[tuple[Seri
     folders: dict[Path, list[Series]] = {}
     for one in images:
         folders.setdefault(_folder_of(one), []).append(one)
-    chosen, findings = [], []
+    chosen: list[tuple[Series, ...]] = []
+    findings = []
     for folder, there in folders.items():
         usable = [one for one in there if one.problem is None] or there
         if len(usable) > 1:
