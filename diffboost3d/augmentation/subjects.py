@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torchio as tio
+from numpy.typing import NDArray
 
 from diffboost3d.cases.accepted import Child, read_fold
+from diffboost3d.cases.masks import read_masks
 from diffboost3d.cases.records import Case, Manifest
 from diffboost3d.cases.workspace import Workspace
+from diffboost3d.imaging.files import PICTURE_ENDINGS, ending_of
 
 
 def synthetic_subjects(
@@ -43,16 +49,31 @@ def synthetic_subjects(
     return tio.SubjectsDataset(subjects, transform=transform)
 
 
+def _label(masks: Sequence[Path], known: Collection[int]) -> tio.LabelMap:
+    """A label of one or several files, read when needed; of several, and of pictures, as `prepare` reads and joins them."""
+    if len(masks) == 1 and ending_of(masks[0]) not in PICTURE_ENDINGS:
+        return tio.LabelMap(masks[0])
+    return tio.LabelMap(masks[0], reader=functools.partial(_joined, masks=tuple(masks), known=frozenset(known)))
+
+
+def _joined(first: Path, masks: Sequence[Path], known: Collection[int]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Label values (1, I, J, K) and the affine that TorchIO gives to the first file. Raises DataError as `read_masks`."""
+    label, _, _ = read_masks(masks, known)
+    dtype = np.uint8 if label.max(initial=0) <= np.iinfo(np.uint8).max else np.int32
+    return label.astype(dtype)[None], tio.LabelMap(first).affine
+
+
 def _subject(workspace: Workspace, manifest: Manifest, case: Case, child: Child | None) -> tio.Subject:
     assert case.label is not None  # training cases have one
     images = [workspace.source(manifest, path) for path in case.images]
-    label = workspace.source(manifest, case.label)
+    masks = [workspace.source(manifest, path) for path in (case.label, *case.masks)]
     made = [child.image, *child.channels] if child else images
+    known = {*manifest.values.values(), *manifest.merged}
     return tio.Subject(
         image=tio.ScalarImage(images if len(images) > 1 else images[0]),
-        label=tio.LabelMap(label),
+        label=_label(masks, known),
         synthetic=tio.ScalarImage(made if len(made) > 1 else made[0]),
-        synthetic_label=tio.LabelMap(child.label if child and child.label else label),
+        synthetic_label=_label([child.label] if child and child.label else masks, known),
         case=case.id,
         patient=case.patient,
         sample=child.record.sample if child else -1,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,8 @@ CODES: dict[str, tuple[str, str]] = {
     "duplicate": (PROBLEM, "remove one, or put both in one patient (data.patients), so that no split parts them"),
     "flipped-label": (PROBLEM, "turn the label's array as said, keep its affine, and look at it in a viewer"),
     "shifted-label": (PROBLEM, "move the label as said, and look at it in a viewer"),
+    "channel-grid": (PROBLEM, "resample the channel on the first one's grid, or allow prepare.channel_grids=resample"),
+    "same-channels": (PROBLEM, "give each channel its own image, or name one channel alone"),
     "two-series": (PROBLEM, "keep one series in a folder, or say which one is meant"),
     "near-duplicate": (NOTE, "if they are of one patient, say so by data.patients"),
     "odd-label": (NOTE, "look at it in a viewer: the image is unusual, or the label is of another"),
@@ -92,6 +94,15 @@ def observation(
 
 
 @dataclass(frozen=True)
+class ChannelFacts:
+    """What was seen of a channel after the first: its file, and `intensity` and `content` as `CaseFacts` has them."""
+
+    image: str
+    intensity: Mapping[str, float]
+    content: str
+
+
+@dataclass(frozen=True)
 class CaseFacts:
     """What was seen of a case; the image's part is None where it can't be read.
 
@@ -99,7 +110,8 @@ class CaseFacts:
         spacing_mm, shape: with axes turned to R, A, S; orientation: as stored, e.g. LPS, "" for a picture.
         intensity: min, max and percentiles ("p0.5", ...) of the first channel, in the file's units.
         label_voxels: value -> voxels; None: no usable label.
-        content, thumbnail: digest of the grey values scaled to 8 bits; a unit vector of a much smaller image.
+        content, thumbnail: digest of the grey values scaled to 8 bits; a unit vector of a smaller image; of the first channel.
+        further: channels after it.
     """
 
     case: str
@@ -116,6 +128,7 @@ class CaseFacts:
     label_voxels: Mapping[int, int] | None = None
     content: str = ""
     thumbnail: NDArray[np.float32] | None = None
+    further: tuple[ChannelFacts, ...] = ()
 
     @property
     def spacing_mm(self) -> tuple[float, float, float] | None:
@@ -134,11 +147,16 @@ class CaseFacts:
 
 @dataclass(frozen=True)
 class Reading:
-    """How the images of a set are read: number of channels, whether these may lie on grids of their own, what of colours."""
+    """How the images of a set are read: names of channels, whether these may lie on grids of their own, what of colours."""
 
-    channels: int = 1
+    names: tuple[str, ...] = ("image",)
     resampled: bool = False
     colour: str = "grey"
+
+    @property
+    def channels(self) -> int:
+        """How many."""
+        return len(self.names)
 
     def pair(self, pair: Pair, known: Collection[int] | None) -> tuple[CheckedPair | None, Finding | None]:
         """As `check_pair`."""
@@ -176,6 +194,8 @@ def look(pair: Pair, root: Path, known: Collection[int] | None, patient: str, re
         return CaseFacts(pair.id, image_name, label_name, patient, False, tuple(found))
     assert image is not None
     swapped = any(one.code == "swapped" for one in found)
+    content, further = ("", ()) if swapped else (content_of(first), _further(pair, root, image.array))
+    found += _same_channels(pair.id, image_name, reading.names, (content, *(one.content for one in further)))
     return CaseFacts(
         pair.id,
         image_name,
@@ -189,8 +209,9 @@ def look(pair: Pair, root: Path, known: Collection[int] | None, patient: str, re
         image.dtype,
         {} if swapped else _intensity(first),
         None if checked is None or checked.label is None else _counts(checked.label),
-        "" if swapped else content_of(first),
+        content,
         None if swapped else thumbnail(first),
+        further,
     )
 
 
@@ -202,7 +223,8 @@ def _refusal(pair: Pair, root: Path, reading: Reading, said: str) -> tuple[Volum
     try:
         image = reading.image(pair)
     except DataError:
-        return None, observation(_code_of_file(pair.image), pair.id, image_name, what)
+        code, path = _code_of_channels(pair)
+        return None, observation(code, pair.id, os.path.relpath(path, root), what)
     try:
         check_image(pair.image, image, reading.colour)
     except DataError:
@@ -217,6 +239,20 @@ def _refusal(pair: Pair, root: Path, reading: Reading, said: str) -> tuple[Volum
     if _swapped(image.array, label.array):
         return image, observation("swapped", pair.id, name, SWAPPED)
     return image, observation(_code_of_label(image, label), pair.id, name, what)
+
+
+def _code_of_channels(pair: Pair) -> tuple[str, Path]:
+    """Why the image of a case can't be read, and which of its files is to blame."""
+    grids = []
+    for path in (pair.image, *pair.channels) if pair.channels else ():
+        try:
+            grids.append(read(path).grid)
+        except DataError:
+            return _code_of_file(path), path
+    for path, grid in zip(pair.channels, grids[1:], strict=True):
+        if grids[0].difference(grid):
+            return "channel-grid", path
+    return _code_of_file(pair.image), pair.image
 
 
 def _code_of_file(path: Path) -> str:
@@ -288,7 +324,26 @@ def _stored_type(path: Path) -> str:
     return str(nib.load(path).get_data_dtype())
 
 
+def _same_channels(case: str, file: str, names: Sequence[str], contents: Sequence[str]) -> Iterator[Observation]:
+    """Channels of a case that are the same image."""
+    first: dict[str, str] = {}
+    for name, content in zip(names, contents, strict=False):
+        if content and (other := first.setdefault(content, name)) is not name:
+            yield observation("same-channels", case, file, f"the channels {other} and {name} are the same image")
+
+
 # --- what it holds ---------------------------------------------------------------------------------------------------
+def _further(pair: Pair, root: Path, array: NDArray[Any]) -> tuple[ChannelFacts, ...]:
+    """Facts of the channels after the first of a finite image."""
+    channels = channels_of(array)[1:]
+    files = pair.channels or (pair.image,) * len(channels)
+    return tuple(
+        ChannelFacts(os.path.relpath(file, root), _intensity(one), content_of(one))
+        for file, one in zip(files, channels, strict=True)
+        if np.isfinite(one).all()
+    )
+
+
 def _intensity(array: NDArray[Any]) -> dict[str, float]:
     """Minimum, maximum, and percentiles of evenly taken voxels."""
     flat = array.reshape(-1)

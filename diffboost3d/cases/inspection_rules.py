@@ -38,16 +38,19 @@ class Limits:
 
 
 def set_observations(
-    facts: Sequence[CaseFacts], labels: Mapping[str, int], is_ct: bool, limits: Limits
+    facts: Sequence[CaseFacts], labels: Mapping[str, int], is_ct: Mapping[str, bool], limits: Limits
 ) -> list[Observation]:
-    """All rules that need no second reading. `labels`: name -> value, background included."""
+    """All rules that need no second reading.
+
+    Args:
+        labels: name -> value, background included. is_ct: name of each channel, and whether its values are HU.
+    """
     return [
         *spacing(facts, limits),
         *dimensions(facts),
         *orientation(facts),
         *anisotropy(facts, limits),
-        *intensity(facts, is_ct),
-        *duplicates(facts, limits),
+        *_of_channels(facts, is_ct, limits),
         *label_values(facts, labels, limits),
     ]
 
@@ -114,6 +117,27 @@ def anisotropy(facts: Sequence[CaseFacts], limits: Limits) -> Iterator[Observati
             "anisotropic", "", "", f"slices are up to {max(thick):.1f} times as thick as their pixels are wide, "
             f"{len(thick)} of {len(ratios)} cases more than {limits.anisotropy:g} times",
         )  # fmt: skip
+
+
+# --- each channel by itself ------------------------------------------------------------------------------------------
+def _of_channels(facts: Sequence[CaseFacts], is_ct: Mapping[str, bool], limits: Limits) -> Iterator[Observation]:
+    """What is odd about the images of a channel among those of the same one; a twin is told once."""
+    twins: set[str] = set()
+    for number, (name, has_units) in enumerate(is_ct.items()):
+        own = [_as_first(one, number) for one in facts if len(one.further) >= number]
+        found = [*intensity(own, has_units), *duplicates([one for one in own if one.case not in twins], limits)]
+        twins |= {one.case for one in found if one.code == "duplicate"}
+        yield from (dataclasses.replace(one, what=f"{name}: {one.what}") if len(is_ct) > 1 else one for one in found)
+
+
+def _as_first(one: CaseFacts, number: int) -> CaseFacts:
+    """A case as if that channel were its first; only the real first is compared by its thumbnail."""
+    if number == 0:
+        return one
+    channel = one.further[number - 1]
+    return dataclasses.replace(
+        one, image=channel.image, intensity=channel.intensity, content=channel.content, thumbnail=None
+    )
 
 
 # --- intensities -----------------------------------------------------------------------------------------------------
@@ -260,6 +284,31 @@ def label_fits(
         elif (far := (middle - fit.agreement) / max(spread, 0.01)) > ODD:
             what = f"the label fits its image far worse than the others do theirs (by {far:.0f} robust deviations)"
             yield observation("odd-label", case, str(facts[case].label), what)
+
+
+def not_told(fits: Mapping[str, LabelFit], labelled: int, limits: Limits) -> Iterator[Observation]:
+    """What `label_fits` could not see in a set: all, of too few cases, or turns by which a label in its place loses little.
+
+    Args:
+        labelled: cases that have labels; of those without a fit the label could not be judged.
+    """
+    if len(fits) < limits.least_cases:
+        few = f"{labelled} labelled case{'s are' if labelled != 1 else ' is'} too few to tell"
+        if labelled >= limits.least_cases:
+            few = f"{labelled - len(fits)} of {labelled} labels could not be judged, and the others are too few to tell"
+        what = f"mirrored and shifted labels were not looked for: {few} (inspect.least_cases={limits.least_cases})"
+        yield observation("fit-not-checked", "", "", what)
+        return
+    _, spread = _middle([fit.agreement for fit in fits.values()])
+    needed = max(limits.flip_gain, spread)  # as `label_fits` asks of a gain; a turned label gains what the others lose
+    losses = {
+        name: -_middle([fit.turns[name].mean for fit in fits.values() if name in fit.turns])[0] for name in _names(fits)
+    }
+    if alike := [name for name, loss in losses.items() if loss < needed]:
+        yield observation(
+            "fit-not-checked", "", "", f"labels that are {' or '.join(alike)} can't be told from others in this set: they fit "
+            f"nearly as well so ({min(losses.values()):.2f} nats a voxel less, {needed:.2f} are needed)",
+        )  # fmt: skip
 
 
 def _shift_in_words(fit: LabelFit, factors: Sequence[int], one: CaseFacts) -> str:

@@ -91,6 +91,7 @@ class Manifest:
         colours: red, green and blue (0 to 255) of each label but the background; {}: written by a version that did not say.
         channels: names of the image channels.
         merged: value in the user's label files -> value that it counts as; see `labels.grouped`.
+        series: patterns by which the DICOM series of the channels were chosen (`data.series`); (): none, or not said.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Manifest:
     colours: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
     channels: tuple[str, ...] = ("image",)
     merged: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    series: tuple[str, ...] = ()
 
     @property
     def channel_count(self) -> int:
@@ -154,6 +156,7 @@ class Manifest:
         read: dict[str, Any] = {"cases": cases, "preparation": Preparation.from_json(told) if told else None}
         read["channels"] = tuple(value.get("channels", ("image",)))
         read["merged"] = {int(own): counts_as for own, counts_as in value.get("merged", {}).items()}
+        read["series"] = tuple(value.get("series", ()))
         return cls(**{**value, **read})
 
 

@@ -27,6 +27,8 @@ HEADER_TAGS = (
     "ImageOrientationPatient", "ImagePositionPatient", "RescaleSlope", "RescaleIntercept", "BitsAllocated", "BitsStored",
     "PixelRepresentation", "ModalityLUTSequence", "ReferencedSeriesSequence",
 )  # fmt: skip
+REQUIRED_TAGS = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "PhotometricInterpretation")
+AGAIN = "export the series again"
 SEGMENTATION_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # segmentation, label map
 EVEN = 0.05  # of the slice distance that a slice may lie beside its even place
 COSINE = 1e-3  # by which directions of slices may differ
@@ -82,9 +84,11 @@ def series_in(folder: Path, deep: bool = True) -> list[Series]:
         header = read_header(path)
         if header is not None and header.get("SeriesInstanceUID"):
             headers.setdefault(str(header.SeriesInstanceUID), []).append((path, header))
-        elif header is None and path.name.lower().endswith(DICOM_ENDINGS):
+        elif _kind(header) == "image" if header is not None else path.name.lower().endswith(DICOM_ENDINGS):
             damaged.setdefault(path.parent, path)
     found = [_series(uid, files, damaged) for uid, files in headers.items()]
+    images = {path.parent for one in found if one.kind == "image" for path in one.files}
+    found += [_lost(path) for path in damaged.values() if path.parent not in images]
     return sorted(
         found, key=lambda one: (one.study, -1 if one.number is None else one.number, one.description, one.uid)
     )
@@ -157,7 +161,18 @@ def read_header(path: Path, tags: Sequence[str] = HEADER_TAGS) -> Any:
 
 def _files(folder: Path, deep: bool) -> Iterator[Path]:
     paths = folder.rglob("*") if deep else folder.iterdir()
-    yield from sorted(path for path in paths if not path.name.startswith(".") and path.is_file())
+    yield from sorted(path for path in paths if not path.name.startswith(".") and _is_file(path))
+
+
+def _is_file(path: Path) -> bool:
+    """A link to nothing is one, too: it can't be read, and is told of."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
+
+
+def _lost(path: Path) -> Series:
+    """What stands for a folder in which no DICOM file can be read, so that it isn't passed over in silence."""
+    problem = f"{path.name} is damaged, no DICOM file or without SeriesInstanceUID, and there is no better one; {AGAIN}"
+    return Series(f"damaged {path.parent}", "", "", "", (path,), problem, study=f"damaged {path.parent}")
 
 
 def _series(uid: str, files: list[tuple[Path, Any]], damaged: dict[Path, Path]) -> Series:
@@ -165,11 +180,11 @@ def _series(uid: str, files: list[tuple[Path, Any]], damaged: dict[Path, Path]) 
     kind = _kind(first)
     problem, grid = None, None
     if kind == "image":
-        problem = _unreadable([header for _, header in files])
-        if problem is None:
-            problem, files, grid = _in_order(files)
+        problem, files, grid = _stack(files)
         bad = next((damaged[path.parent] for path, _ in files if path.parent in damaged), None)
-        problem = f"{bad.name} beside its slices is damaged or no DICOM file" if bad and not problem else problem
+        problem = (
+            f"{bad.name} beside its slices is damaged or no DICOM file; {AGAIN}" if bad and not problem else problem
+        )
     return Series(
         uid=uid,
         description=str(first.get("SeriesDescription") or "").strip(),
@@ -178,10 +193,10 @@ def _series(uid: str, files: list[tuple[Path, Any]], damaged: dict[Path, Path]) 
         files=tuple(path for path, _ in files),
         problem=problem,
         study=str(first.get("StudyInstanceUID") or ""),
-        number=_whole(first.get("SeriesNumber")),
+        number=_whole(_told(first, "SeriesNumber")),
         kind=kind,
         grid=None if problem else grid,
-        rescales=tuple(_rescale(header) for _, header in files),
+        rescales=() if problem else tuple(_rescale(header) for _, header in files),
         dtype="float32" if problem or kind != "image" else _dtype([header for _, header in files]),
         references=_references(first),
     )
@@ -191,6 +206,14 @@ def _whole(value: Any) -> int | None:
     try:
         return int(value)
     except (TypeError, ValueError):
+        return None
+
+
+def _told(header: Any, tag: str) -> Any:
+    """The value of a tag; None where it has none, or one that can't be understood."""
+    try:
+        return header.get(tag)
+    except (OverflowError, TypeError, ValueError):
         return None
 
 
@@ -220,7 +243,7 @@ def _dtype(headers: list[Any]) -> str:
 def _kind(header: Any) -> str:
     if str(header.get("SOPClassUID") or "") in SEGMENTATION_CLASSES:
         return "segmentation"
-    return "image" if header.get("Rows") and header.get("Columns") else "other"
+    return "image" if any(_told(header, tag) for tag in ("Rows", "Columns", "BitsAllocated")) else "other"
 
 
 def _references(header: Any) -> tuple[str, ...]:
@@ -228,13 +251,31 @@ def _references(header: Any) -> tuple[str, ...]:
 
 
 # --- why not, and in what order --------------------------------------------------------------------------------------
-def _unreadable(headers: list[Any]) -> str | None:
+def _stack(files: list[tuple[Path, Any]]) -> tuple[str | None, list[tuple[Path, Any]], Grid | None]:
+    """(what keeps these files from being one volume, the files in their order, their grid)."""
+    try:
+        problem = _unreadable(files)
+        if problem:
+            return problem, files, None
+        headers = [header for _, header in files]
+        _dtype(headers), *map(_rescale, headers)  # now, so that a number that is none is met here
+        return _in_order(files)
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:  # a value that is none, in any tag
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"its header can't be understood ({reason}); {AGAIN}", files, None
+
+
+def _unreadable(files: list[tuple[Path, Any]]) -> str | None:
     """What keeps these files from being slices of one grey volume; their positions are looked at later."""
+    headers = [header for _, header in files]
     first = headers[0]
     if any(_whole(one.get("NumberOfFrames")) not in (None, 1) for one in headers):
         return "a multi-frame DICOM file; convert it to one file a slice (classic) or to NIfTI"
     if any(_whole(one.get("SamplesPerPixel")) not in (None, 1) for one in headers):
         return "a colour DICOM series; only grey ones are read"
+    for path, one in files:
+        if lacking := [tag for tag in REQUIRED_TAGS if one.get(tag) in (None, "")]:
+            return f"{path.name} has no {lacking[0]} in its header; {AGAIN}"
     kinds = {str(one.get("PhotometricInterpretation")) for one in headers}
     if kinds != {"MONOCHROME2"}:
         other = sorted(kinds - {"MONOCHROME2"})[0]
@@ -303,7 +344,7 @@ def _uneven(places: NDArray[np.float64], normal: NDArray[np.float64]) -> str | N
         at, missing = int(gaps.argmax()), int(np.round(multiples).sum()) - len(gaps)
         if np.abs(multiples - np.round(multiples)).max() < 2 * EVEN:
             slices = f"{missing} slice{'' if missing == 1 else 's'}"
-            return f"{slices} missing: slices {at + 1} and {at + 2} are {gaps[at]:.4g} mm apart, others {usual:.4g} mm"
+            return f"{slices} missing: slices {at + 1} and {at + 2} are {gaps[at]:.4g} mm apart, others {usual:.4g} mm; {AGAIN}"
         return f"slices are {gaps.min():.4g} to {gaps.max():.4g} mm apart; only even spacing is read"
     step = (places[-1] - places[0]) / len(gaps)
     beside = places - places[0] - np.arange(len(places))[:, None] * step

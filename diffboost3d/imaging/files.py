@@ -72,7 +72,7 @@ def read(path: Path, channels: int = 1) -> Volume:
     if is_dicom(path):
         return _read_dicom(path)
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        raise _absent(path)
     if ending_of(path) in NIFTI_ENDINGS:
         return _read_nifti(path, channels)
     if channels > 1:
@@ -81,6 +81,12 @@ def read(path: Path, channels: int = 1) -> Volume:
         array, header = read_itk(path)
         return Volume(array, header.grid, header.dtype)
     return _read_picture(path)
+
+
+def _absent(path: Path) -> DataError:
+    if path.is_symlink():
+        return DataError(f"{path}: a link to {path.readlink()}, which is not there; copy that file, or mend the link")
+    return DataError(f"{path}: no such file")
 
 
 def _read_dicom(path: Path) -> Volume:
@@ -152,7 +158,7 @@ def read_grid(path: Path) -> Grid:
         assert grid is not None  # a readable series has one
         return grid
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        raise _absent(path)
     if ending_of(path) not in VOLUME_ENDINGS:
         return read(path).grid
     return read_header(path).grid if ending_of(path) in ITK_ENDINGS else _grid_of(_template(path))
@@ -165,7 +171,7 @@ def read_prepared(path: Path, scratch: Scratch = IN_MEMORY) -> NDArray[Any]:
         DataError: as `read`.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        raise _absent(path)
     image = _template(path)
     count = image.shape[3] if len(image.shape) > 3 else 1
     if scratch is IN_MEMORY or scratch.in_memory(image.shape):

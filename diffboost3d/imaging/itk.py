@@ -28,6 +28,8 @@ META_ENDINGS = (".mha", ".mhd")
 ITK_ENDINGS = NRRD_ENDINGS + META_ENDINGS
 DETACHED = (".nhdr", ".mhd")  # the voxels are in a file of their own
 LONGEST_HEADER = 1 << 20
+PIECE = 1 << 20  # bytes that are unpacked at a time
+META_NEEDED = ("NDims", "DimSize", "ElementType", "ElementDataFile")
 
 NRRD_TYPES = {
     "int8": "signed char",
@@ -72,9 +74,10 @@ class Header:
 
 
 def reason_of(error: Exception) -> str:
-    """The last line of what a decoder says, without addresses in memory and the names of ITK's own files."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return re.sub(r"^\S*\.(?:cxx|hxx|h):\d+:\s*|\(0x[0-9a-f]+\)", "", lines[-1].strip()).strip()
+    """The last line of what a decoder says, without addresses in memory, and names of its own files and functions."""
+    said = [line.strip() for line in str(error).splitlines() if line.strip() not in ("", "Reason: Success")]
+    last = said[-1] if said else type(error).__name__
+    return re.sub(r"^\S*\.(?:cxx|hxx|h):\d+:\s*|\(0x[0-9a-f]+\)|^\[nrrd\] \w+: ", "", last).strip()
 
 
 def _is_nrrd(path: Path) -> bool:
@@ -108,6 +111,8 @@ def _reader(path: Path) -> Any:
     """A reader that has read the header."""
     import SimpleITK as sitk  # noqa: N813
 
+    if path.name.lower().endswith(META_ENDINGS):
+        _require_header(path)
     reader = sitk.ImageFileReader()
     reader.SetImageIO("NrrdImageIO" if _is_nrrd(path) else "MetaImageIO")
     reader.SetFileName(str(path))
@@ -138,21 +143,58 @@ def _header(path: Path, reader: Any) -> Header:
     return Header(grid, names[pixel], sizes)
 
 
+def _meta_facts(lines: list[str]) -> dict[str, str]:
+    return {_meta_name(line): line.partition("=")[2].strip() for line in lines}
+
+
+def _require_header(path: Path) -> None:
+    """Refuse what has no header of a MetaImage, of which ITK would print lines of its own. Raises DataError."""
+    facts = _meta_facts(_text_header(path)[0])
+    if lacking := [name for name in META_NEEDED if not facts.get(name.lower())]:
+        raise DataError(f"{path}: can't be read (no {lacking[0]} in its header); the file is cut off or no MetaImage")
+    sizes = facts["dimsize"].split()
+    if not all(size.isdecimal() for size in sizes) or facts["ndims"] != str(len(sizes)):
+        raise DataError(
+            f"{path}: can't be read (DimSize = {facts['dimsize'][:40]} and NDims = {facts['ndims'][:40]} in its header); the "
+            "file is damaged"
+        )
+
+
 def _require_voxels(path: Path, header: Header) -> None:
-    """Refuse a MetaImage that ends too early: ITK would fill it up in silence. Raises DataError."""
+    """Refuse a MetaImage that ends too early or whose packed voxels are damaged: ITK would fill it up. Raises DataError."""
     if not path.name.lower().endswith(META_ENDINGS):
         return
     lines, length = _text_header(path)
-    facts = {_meta_name(line): line.partition("=")[2].strip() for line in lines}
+    facts = _meta_facts(lines)
     listed = parts_of(path)
     if missing := [part.name for part in listed if not part.is_file()]:
         raise DataError(f"{path}: its voxels' file {missing[0]} is missing")
-    if facts.get("compresseddata", "False").lower() == "true" or facts.get("binarydata", "True").lower() == "false":
+    if facts.get("binarydata", "True").lower() == "false":
         return
     needed = int(np.prod(header.sizes)) * np.dtype(header.dtype).itemsize
+    if facts.get("compresseddata", "False").lower() == "true":
+        if len(listed) <= 2:
+            _require_packed(path, listed[-1], length if len(listed) == 1 else 0, needed)
+        return
     there = sum(part.stat().st_size for part in listed) - listed[0].stat().st_size
     if len(listed) == 1:
         there = path.stat().st_size - length
+    if there < needed:
+        raise DataError(f"{path}: can't be read ({there} bytes of voxels instead of {needed}); the file is cut off")
+
+
+def _require_packed(path: Path, data: Path, start: int, needed: int) -> None:
+    """Unpack voxels piece by piece, and keep none of them. Raises DataError where they are damaged or too few."""
+    unpack, there = zlib.decompressobj(wbits=47), 0  # zlib's or gzip's header, as ITK takes them
+    try:
+        with data.open("rb") as file:
+            file.seek(start)
+            while not unpack.eof and (block := file.read(PIECE)):
+                while block and not unpack.eof:
+                    there += len(unpack.decompress(block, PIECE))
+                    block = unpack.unconsumed_tail
+    except (OSError, zlib.error) as error:
+        raise DataError(f"{path}: can't be read (its voxels can't be unpacked); the file is damaged") from error
     if there < needed:
         raise DataError(f"{path}: can't be read ({there} bytes of voxels instead of {needed}); the file is cut off")
 

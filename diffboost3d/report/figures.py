@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ class Panel:
 
     `spacing_mm` is that of i and j and sets the aspect. The grey values run from `vmin` to `vmax`, by default from the
     image's least to its largest finite value.
+
+    colours: red, green and blue (0 to 255) of label values; others take those of `LABEL_COLOURS` in turn.
     """
 
     title: str
@@ -36,6 +38,7 @@ class Panel:
     spacing_mm: tuple[float, float] = (1.0, 1.0)
     vmin: float | None = None
     vmax: float | None = None
+    colours: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
 
 def per_case_plot(scores: Sequence[Score], metric: str = "dice") -> bytes:
@@ -99,8 +102,8 @@ def gain_plot(summary: Mapping[str, Any], metric: str = "dice") -> bytes:
 def montage(rows: Sequence[Sequence[Panel]], row_titles: Sequence[str] = ()) -> bytes:
     """Draw panels in rows and columns; a short row leaves its last places empty. Returns PNG bytes.
 
-    Each label value has the same colour in all panels; the colours repeat after six values. Raises ValueError without
-    panels, for an image that isn't (I, J), a label of another shape, or row titles that don't match the rows.
+    Each label value has the colour that its panel says, else the same in all panels; these repeat after six values. Raises
+    ValueError without panels, for an image that isn't (I, J), a label of another shape, or row titles that don't match the rows.
     """
     from matplotlib.figure import Figure
 
@@ -153,7 +156,9 @@ def _draw_contours(axes: Any, panel: Panel) -> None:
     size_i, size_j = panel.label.shape
     for value in np.unique(panel.label[panel.label != 0]):
         mask = np.pad(panel.label == value, 1).astype(float)  # padded, so that contours close at the border
-        colour = LABEL_COLOURS[(int(value) - 1) % len(LABEL_COLOURS)]
+        told = panel.colours.get(int(value))
+        usual = LABEL_COLOURS[(int(value) - 1) % len(LABEL_COLOURS)]
+        colour = usual if told is None else tuple(part / 255 for part in told)
         axes.contour(
             np.arange(-1, size_i + 1), np.arange(-1, size_j + 1), mask.T, levels=[0.5], colors=[colour], linewidths=1.2
         )

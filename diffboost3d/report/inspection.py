@@ -23,9 +23,14 @@ def summary(
     labels: Mapping[str, int],
     modality: str,
     observations: Sequence[Observation],
-    unit: str = "",
+    units: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """All that was seen, as JSON-able values; of numbers minimum, median and maximum. `folder` None: not recognised."""
+    """All that was seen, as JSON-able values; of numbers minimum, median and maximum.
+
+    Args:
+        folder: None: not recognised. units: name of each channel, and the unit of its values or "".
+    """
+    names = list(units or {"image": ""})
     ordered = sorted(observations, key=lambda one: (one.level != PROBLEM, one.code, one.case))
     return {
         "version": VERSION,
@@ -34,14 +39,18 @@ def summary(
         "name": folder.name if folder else None,
         "modality": modality,
         "licence": folder.licence if folder else None,
-        "channels": list(folder.channel_names if folder else ()) or sorted({one.channels for one in facts}),
+        "channels": names if len(names) > 1 else list(folder.channel_names if folder else ()) or [1] * bool(facts),
         "cases": len(facts),
         "labelled": sum(one.label_voxels is not None for one in facts),
         "unlabelled": sum(one.usable and one.label_voxels is None for one in facts),
         "skipped": sum(not one.usable for one in facts),
         "patients": len({one.patient for one in facts}),
         "geometry": _geometry(facts),
-        "intensity": _intensity(facts, unit),
+        "intensity": _intensity([one.intensity for one in facts], (units or {}).get(names[0], "")),
+        "further_intensities": {
+            name: _intensity([one.further[at].intensity for one in facts if len(one.further) > at], (units or {})[name])
+            for at, name in enumerate(names[1:])
+        },
         "labels": [_label(name, value, facts) for name, value in labels.items() if value != 0],
         "problems": sum(one.level == PROBLEM for one in ordered),
         "findings": [dataclasses.asdict(one) for one in ordered],
@@ -66,8 +75,9 @@ def _geometry(facts: Sequence[CaseFacts]) -> dict[str, Any]:
     }
 
 
-def _intensity(facts: Sequence[CaseFacts], unit: str) -> dict[str, Any]:
-    known = [one.intensity for one in facts if one.intensity]
+def _intensity(found: Sequence[Mapping[str, float]], unit: str) -> dict[str, Any]:
+    """Of one channel."""
+    known = [one for one in found if one]
     keys = list(known[0]) if known else []
     return {"unit": unit, **{key: _three([one[key] for one in known]) for key in keys}}
 
@@ -102,6 +112,7 @@ def _case(one: CaseFacts) -> dict[str, Any]:
         "type": one.dtype,
         "channels": one.channels,
         "intensity": dict(one.intensity),
+        "further_intensities": [dict(channel.intensity) for channel in one.further],
         "label_voxels": None if one.label_voxels is None else {str(v): n for v, n in one.label_voxels.items()},
     }
 
@@ -117,7 +128,7 @@ def lines_of(found: Mapping[str, Any], listed: int) -> Iterator[str]:
 
 
 def _head(found: Mapping[str, Any]) -> Iterator[str]:
-    geometry, intensity = found["geometry"], found["intensity"]
+    geometry = found["geometry"]
     yield _row("folder", f"{found['folder']} (layout {found['layout']})")
     yield _row("name", f"{found['name']}, {found['modality'] or 'modality not stated'}; licence: {found['licence']}")
     channels = ", ".join(map(str, found["channels"]))
@@ -133,10 +144,13 @@ def _head(found: Mapping[str, Any]) -> Iterator[str]:
     if geometry["orientation"]:
         yield _row("orientation", _counted(geometry["orientation"], found["cases"]))
     yield _row("stored as", _counted(geometry["types"], found["cases"]))
-    unit = f" {intensity['unit']}" if intensity["unit"] else ", no unit"
-    values = [f"{key} {_span(value)}" for key, value in intensity.items() if key != "unit"]
-    if values:
-        yield _row("intensity", "; ".join(values) + unit)
+    further = found["further_intensities"]
+    first = str(found["channels"][0]) if further else ""
+    for name, intensity in ((first, found["intensity"]), *further.items()):
+        unit = f" {intensity['unit']}" if intensity["unit"] else ", no unit"
+        values = [f"{key} {_span(value)}" for key, value in intensity.items() if key != "unit"]
+        if values:
+            yield _row("intensity", (f"{name}: " if name else "") + "; ".join(values) + unit)
 
 
 def _labels(found: Mapping[str, Any]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from diffboost3d.cases.layouts import Pair
@@ -13,15 +14,19 @@ from diffboost3d.imaging.files import ENDINGS, ending_of, stem_of
 from diffboost3d.schema import Config
 
 
-def images_of(config: Config) -> tuple[list[Pair], list[str]]:
-    """The images, sorted; and a line for each whose label map would have the name of another's, or that is left out."""
+def images_of(config: Config, series: Sequence[str] = ()) -> tuple[list[Pair], list[str]]:
+    """The images, sorted; and a line for each whose label map would have the name of another's, or that is left out.
+
+    Args:
+        series: patterns of DICOM series, a channel each, where `data.series` gives none.
+    """
     section = config.predict
     if section.input is None or section.output is None:
         missing = "input" if section.input is None else "output"
         raise ConfigError(f"predict.{missing} is missing: predict.input=FOLDER predict.output=FOLDER")
     given = Path(section.input).expanduser()
     if _holds_dicom(given):
-        return _series(given, config.data.series)
+        return _series(given, config.data.series or series)
     if given.is_dir():
         found = sorted(path for path in given.iterdir() if ending_of(path) and not path.name.startswith("."))
     elif given.is_file() and ending_of(given):
@@ -47,7 +52,7 @@ def _holds_dicom(given: Path) -> bool:
     return not any(ending_of(path) for path in given.iterdir()) and has_dicom(given)
 
 
-def _series(given: Path, patterns: list[str]) -> tuple[list[Pair], list[str]]:
+def _series(given: Path, patterns: Sequence[str]) -> tuple[list[Pair], list[str]]:
     """The DICOM series of a folder, or that of a file; and a line for each study that is left out."""
     if given.is_file():
         return [Pair(stem_of(given.name.removesuffix(given.suffix)), given, None)], []

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from diffboost3d.cases.atomic import write_json
-from diffboost3d.cases.inspection import PROBLEM, CaseFacts, Observation, Reading, look, observation
-from diffboost3d.cases.inspection_rules import Limits, label_fits, missing_labels, set_observations
+from diffboost3d.cases.inspection import NOTE, PROBLEM, CaseFacts, Observation, Reading, look, observation
+from diffboost3d.cases.inspection_rules import Limits, label_fits, missing_labels, not_told, set_observations
 from diffboost3d.cases.layouts import BidsChoice, Choice, Folder, Pair, read_folder
 from diffboost3d.cases.splits import patients_of
 from diffboost3d.cases.workspace import Workspace
@@ -26,6 +26,7 @@ from diffboost3d.imaging.label_fit import LabelFit, LabelModel, Moments, feature
 from diffboost3d.report.inspection import lines_of, summary
 from diffboost3d.schema import Config
 from diffboost3d.stages.dicom_labels import with_label_files
+from diffboost3d.stages.survey import channel_names
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -63,10 +64,11 @@ def inspect_folder(config: Config, root: Path) -> dict[str, Any]:
     try:
         folder = read_folder(root, config.data.layout, choice)
     except DataError as error:
-        series = series_observations(root, [root])
+        series = [] if config.data.series else series_observations(root)
         if not series:
             raise
-        return summary(str(root), None, (), {}, "", [*series, observation("folder", "", "", str(error))])
+        level = NOTE if any(one.level == PROBLEM for one in series) else PROBLEM
+        return summary(str(root), None, (), {}, "", [*series, observation("folder", "", "", str(error), level)])
     with TemporaryDirectory() as scratch:  # for labels that are no label maps, such as DICOM-SEG
         labels = config.data.labels or folder.labels
         return _inspected(config, root, with_label_files(Workspace(scratch), folder, labels or {}), labels)
@@ -88,18 +90,28 @@ def _inspected(config: Config, root: Path, folder: Folder, labels: dict[str, int
         settings.spacing_ratio, settings.few, settings.anisotropy, settings.near_duplicate, settings.flip_gain,
         settings.shift_gain, settings.outlier, settings.least_cases,
     )  # fmt: skip
-    kind = config.prepare.intensity.kind
-    is_ct = kind == "ct_window" or (kind == "auto" and modality.strip().upper() == "CT")
+    is_ct = _channels_in_hu(config, reading.names, modality)
+    series = series_observations(root) if folder.layout == "dicom" and not config.data.series else []
     observations = [
-        *_of_folder(folder),
-        *series_observations(root, [pair.image for pair in folder.pairs if pair.image.is_dir()]),
+        *_of_folder(folder, series),
+        *_not_of_cases(series, facts),
         *(one for case in facts for one in case.observations),
         *set_observations(facts, labels, is_ct, limits),
         *_of_label_fit(
             config, folder, reading, facts, tuple(v for v in labels.values() if v not in (0, ignored)), limits
         ),
     ]
-    return summary(str(root), folder, facts, labels, modality, observations, "HU" if is_ct else "")
+    units = {name: "HU" if hounsfield else "" for name, hounsfield in is_ct.items()}
+    return summary(str(root), folder, facts, labels, modality, observations, units)
+
+
+def _channels_in_hu(config: Config, names: Sequence[str], modality: str) -> dict[str, bool]:
+    """Name of each channel, and whether it holds HU, as `prepare` takes it: one channel by the modality, several by name."""
+    kind = config.prepare.intensity.kind
+    kinds = {name: name if len(names) > 1 else modality for name in names}
+    return {
+        name: kind == "ct_window" or (kind == "auto" and told.strip().upper() == "CT") for name, told in kinds.items()
+    }
 
 
 def _refuse_json_inside(path: str | None, root: Path) -> None:
@@ -108,10 +120,8 @@ def _refuse_json_inside(path: str | None, root: Path) -> None:
 
 
 def _reading(config: Config, folder: Folder) -> Reading:
-    """As `prepare` reads them."""
-    named = config.data.channels or folder.channel_names
-    count = len(named) or 1 + max(len(pair.channels) for pair in folder.pairs)
-    return Reading(count, config.prepare.channel_grids == "resample", config.prepare.colour)
+    """As `prepare` reads them. Raises DataError for two channels of one name."""
+    return Reading(channel_names(config, folder), config.prepare.channel_grids == "resample", config.prepare.colour)
 
 
 def _patients(folder: Folder, rule: str) -> dict[str, str]:
@@ -122,34 +132,51 @@ def _patients(folder: Folder, rule: str) -> dict[str, str]:
     return patients
 
 
-def _of_folder(folder: Folder) -> list[Observation]:
+def _of_folder(folder: Folder, series: Sequence[Observation]) -> list[Observation]:
+    """What the reader said, as `prepare` says it, but for what stands among `series` already."""
+    said = {one.case for one in series if one.level == PROBLEM}
     found = [observation("folder", "", "", line) for line in folder.notes]
-    found += [observation("folder", one.case, "", one.problem, PROBLEM) for one in folder.findings]
+    found += [
+        observation("folder", one.case, "", one.problem, PROBLEM, "see the line; `prepare` leaves it out")
+        for one in folder.findings
+        if one.case not in said
+    ]
     if folder.unlisted:
         what = f"{folder.unlisted} images in imagesTr are not listed in dataset.json; they are left out"
         found.append(observation("unlisted-image", "", "", what))
     return found
 
 
-def series_observations(root: Path, folders: Sequence[Path]) -> list[Observation]:
-    """Folders that hold several DICOM series, and series that can't be read as a volume."""
+def series_observations(root: Path) -> list[Observation]:
+    """Folders that hold several DICOM series, and series that can't be read as a volume.
+
+    A series that can't be read is a note where there is one beside it that is taken.
+    """
     from diffboost3d.imaging.dicom import Series, series_in
 
+    images: dict[Path, list[Series]] = {}
+    for one in series_in(root):
+        if one.kind == "image":
+            images.setdefault(Path(os.path.commonpath([path.parent for path in one.files])), []).append(one)
     found = []
-    for folder in folders:
-        images: dict[Path, list[Series]] = {}
-        for one in series_in(folder):
-            if one.kind == "image":
-                images.setdefault(Path(one.files[0]).parent, []).append(one)
-        for parent, series in sorted(images.items()):
-            name = os.path.relpath(parent, root)
-            if len(series) > 1:
-                listed = "; ".join(f"{one.description or 'no description'} ({len(one.files)} files)" for one in series)
-                found.append(
-                    observation("two-series", name, name, f"{len(series)} DICOM series in one folder: {listed}")
-                )
-            found += [observation("unreadable", name, name, str(one.problem)) for one in series if one.problem]
+    for parent, series in sorted(images.items()):
+        name = os.path.relpath(parent, root)
+        is_clear = sum(one.problem is None for one in series) == 1
+        level, advice = (NOTE, "nothing: the one that can be read is taken") if is_clear else (None, None)
+        if len(series) > 1:
+            listed = "; ".join(map(str, series))
+            what = f"{len(series)} DICOM series in one folder: {listed}"
+            found.append(observation("two-series", name, name, what, level, advice))
+        found += [
+            observation("unreadable", name, name, str(one.problem), level, advice) for one in series if one.problem
+        ]
     return found
+
+
+def _not_of_cases(series: Sequence[Observation], facts: Sequence[CaseFacts]) -> list[Observation]:
+    """Without those that a case that can't be used tells itself."""
+    told = {one.image for one in facts if not one.usable}
+    return [one for one in series if one.code != "unreadable" or one.file not in told]
 
 
 # --- do labels lie where their images say? ---------------------------------------------------------------------------
@@ -173,8 +200,7 @@ def _of_label_fit(
     if not settings.label_fit or not any(one.label_voxels for one in facts):
         return []
     if len(pairs) < settings.least_cases:
-        what = f"{len(pairs)} labelled cases are too few ({settings.least_cases}) to see whether labels are mirrored or shifted"
-        return [observation("fit-not-checked", "", "", what)]
+        return list(not_told({}, len(pairs), limits))
 
     def add_up(pair: Pair) -> Moments:
         maps, at, classes, _ = _features_of(pair, reading, values, settings.fit_voxels)
@@ -189,8 +215,9 @@ def _of_label_fit(
         model = LabelModel.fit(total - moments[pair.id])
         return label_fit(model, maps, at, classes, settings.shift_reach, settings.shift_voxels)
 
-    fits = dict(zip((pair.id for pair in pairs), _in_parallel(config, judge, pairs, "fit"), strict=True))
-    return list(label_fits({case: fit for case, fit in fits.items() if fit is not None}, by_case, factors, limits))
+    tried = dict(zip((pair.id for pair in pairs), _in_parallel(config, judge, pairs, "fit"), strict=True))
+    fits = {case: fit for case, fit in tried.items() if fit is not None}
+    return [*label_fits(fits, by_case, factors, limits), *not_told(fits, len(pairs), limits)]
 
 
 def _can_be_tried(one: CaseFacts, values: Sequence[int]) -> bool:

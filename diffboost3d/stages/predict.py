@@ -88,7 +88,8 @@ def run(config: Config, workspace: Workspace) -> None:
     from accelerate.utils import gather_object
     from tqdm import tqdm
 
-    images, twins = images_of(config)
+    known = workspace.read_manifest().series if workspace.manifest_path.is_file() else ()
+    images, twins = images_of(config, known)
     accelerator = accelerator_of(config)
     task = _task(config, workspace, accelerator.device)
     cases, more = cases_of_images(images, task.manifest.channel_count)

@@ -142,6 +142,7 @@ def _manifest(
         colours=label_colours(labels, config.data.colours),
         channels=channels,
         merged=task.merged,
+        series=tuple(config.data.series),
     )
 
 

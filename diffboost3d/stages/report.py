@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from diffboost3d.cases.atomic import write_text
 from diffboost3d.cases.records import Case, Manifest, Score
 from diffboost3d.cases.workspace import CONFIG, Workspace, versions
 from diffboost3d.imaging.channels import first_channel, read_channels
+from diffboost3d.imaging.colours import Colour, label_colours
 from diffboost3d.imaging.files import PICTURE_ENDINGS, ending_like, ending_of, read
 from diffboost3d.report.figures import Panel, gain_plot, montage, per_case_plot
 from diffboost3d.report.page import PageFigure, Section, build_page
@@ -137,7 +139,14 @@ def _synthetic_row(
         "synthetic": (fake, made.label),
     }
     panels |= {"merged": (mixed, None)}
-    return [_panel(title, image, drawn, axis, at, case) for title, (image, drawn) in panels.items()]
+    named = _colours(config, manifest)
+    colours = {value: named[name] for name, value in manifest.foreground.items()}
+    return [_panel(title, image, drawn, axis, at, case, colours) for title, (image, drawn) in panels.items()]
+
+
+def _colours(config: Config, manifest: Manifest) -> dict[str, Colour]:
+    """The labels' colours, as `predict` gives them to its outputs."""
+    return label_colours(manifest.labels, {**manifest.colours, **(config.data.colours or {})})
 
 
 def _prediction_section(config: Config, workspace: Workspace, manifest: Manifest, scores: list[Score]) -> list[Section]:
@@ -166,12 +175,13 @@ def _prediction_row(
     truth = source_label(workspace, manifest, case)
     axis = case.source_grid.slice_axis
     at = _fullest(truth, axis)
-    panels = [_panel("truth", image, truth, axis, at, case, case.source_grid.spacing_mm)]
+    colours = {manifest.labels[name]: colour for name, colour in _colours(config, manifest).items()}
+    panels = [_panel("truth", image, truth, axis, at, case, colours, case.source_grid.spacing_mm)]
     for arm in config.arms:
         path = workspace.prediction(fold, arm, seed, case.id, ending_like(case.image))
         if path.is_file():
             predicted = read(path).array.astype(int)
-            panels.append(_panel(arm, image, predicted, axis, at, case, case.source_grid.spacing_mm))
+            panels.append(_panel(arm, image, predicted, axis, at, case, colours, case.source_grid.spacing_mm))
     return panels
 
 
@@ -182,15 +192,16 @@ def _panel(
     axis: int,
     at: int,
     case: Case,
+    colours: Mapping[int, Colour],
     spacing_mm: tuple[float, float, float] | None = None,
 ) -> Panel:
-    """The plane `at` across `axis` of a volume (I, J, K) in [-1, 1]."""
+    """The plane `at` across `axis` of a volume (I, J, K) in [-1, 1], labels in the colours of their values."""
     spacing = [space for index, space in enumerate(spacing_mm or case.grid.spacing_mm) if index != axis]
     plane = np.take(image, at, axis=axis)
     flat = None if label is None else np.take(label, at, axis=axis)
     if ending_of(case.image) in PICTURE_ENDINGS:  # a picture's rows run down, a figure's j runs up
         plane, flat = plane[:, ::-1], None if flat is None else flat[:, ::-1]
-    return Panel(title, plane, flat, (spacing[0], spacing[1]), -1.0, 1.0)
+    return Panel(title, plane, flat, (spacing[0], spacing[1]), -1.0, 1.0, colours)
 
 
 def _fullest(label: NDArray[Any], axis: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from diffboost3d.cases.checks import check_pair
 from diffboost3d.cases.layouts import READERS, BidsChoice, Choice, read_folder
 from diffboost3d.cases.splits import patients_of
 from diffboost3d.errors import DataError
@@ -65,6 +66,54 @@ def test_channels_are_numbered_files_and_a_missing_one_costs_its_case_alone(tmp_
         for case in ("p1", "p3")
     ]
     assert [str(one) for one in folder.findings] == ["p2: its channel p2_0000 is missing; the case is skipped"]
+
+
+def test_files_of_a_channel_that_is_not_named_are_not_taken_for_the_one_that_is(tmp_path: Path) -> None:
+    touch(tmp_path, "imagesTr/p1_0001.nii.gz", "imagesTr/p2_0000.nii.gz", "labelsTr/p1.nii.gz", "labelsTr/p2.nii.gz")
+    write_facts(tmp_path, channel_names={"0": "T2"}, labels={"background": 0, "zone": 1}, file_ending=".nii.gz")
+    folder = read_folder(tmp_path)
+    assert [pair.id for pair in folder.pairs] == ["p2"]
+    said = "its channel p1_0000 is missing; there is p1_0001.nii.gz, a channel that dataset.json does not name"
+    assert [str(one) for one in folder.findings] == [f"p1: {said}; the case is skipped"]
+    (tmp_path / "imagesTr" / "p2_0000.nii.gz").unlink()
+    assert said in refused(tmp_path)
+
+
+@pytest.mark.parametrize("layout", ["images/{}.nii.gz", "imagesTr/{}_0000.nii.gz", "{}.nii.gz", "{}/image.nii.gz"])
+def test_a_link_to_nothing_is_a_case_that_is_named(layout: str, tmp_path: Path) -> None:
+    labels = {"images/{}.nii.gz": "labels/{}.nii.gz", "imagesTr/{}_0000.nii.gz": "labelsTr/{}.nii.gz"}
+    for case in ("a", "b", "c"):
+        touch(tmp_path, labels.get(layout, layout.replace(".nii", "_label.nii").replace("image_", "")).format(case))
+        touch(tmp_path, layout.format(case))
+    image = tmp_path / layout.format("b")
+    image.unlink()
+    image.symlink_to("elsewhere.nii.gz")
+    pairs = {pair.id: pair for pair in read_folder(tmp_path).pairs}
+    assert list(pairs) == ["a", "b", "c"]
+    checked, finding = check_pair(pairs["b"], None)
+    assert checked is None
+    assert f"{image}: a link to elsewhere.nii.gz, which is not there" in str(finding)
+
+
+@pytest.mark.parametrize("volumes", ["{}.nii.gz {}_label.nii.gz", "{}/image.nii.gz {}/label.nii.gz"])
+def test_a_stray_picture_does_not_make_a_folder_of_volumes_one_of_pictures(volumes: str, tmp_path: Path) -> None:
+    touch(tmp_path, *(name.format(case) for case in "ab" for name in volumes.split()), "x.png", "x_mask.png")
+    folder = read_folder(tmp_path)
+    assert [pair.id for pair in folder.pairs] == ["a", "b"]
+    assert folder.notes == ("2 pictures are left aside, since the folder mostly holds volumes: x.png, x_mask.png",)
+
+
+def test_a_folder_is_of_the_kind_that_most_of_its_images_are_of(tmp_path: Path) -> None:
+    touch(tmp_path / "p", "a.png", "a_mask.png", "b.png", "b_mask.png", "c.nii.gz", "c_label.nii.gz")
+    folder = read_folder(tmp_path / "p")
+    assert (folder.layout, [pair.id for pair in folder.pairs]) == ("pictures", ["a", "b"])
+    assert "2 volumes are left aside" in folder.notes[0]
+    for kind, other in ((".png", ".nii.gz"), (".nii.gz", ".png")):
+        root = touch(tmp_path / kind, *(f"{part}/{case}{kind}" for case in "ab" for part in ("images", "masks")))
+        touch(root, f"images/c{other}", f"masks/c{other}")
+        folder = read_folder(root)
+        assert [pair.id for pair in folder.pairs] == ["a", "b"]
+        assert [one.case for one in folder.findings] == ["c"]
 
 
 def test_version_1_lists_names_without_channels(tmp_path: Path) -> None:

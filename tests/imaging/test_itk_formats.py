@@ -114,6 +114,33 @@ def test_colours_series_in_time_and_nonsense_are_refused_by_name(ending: str, tm
             read(tmp_path / f"{name}{ending}")
 
 
+DAMAGES = {
+    "cut off": lambda content: content[: len(content) * 2 // 3],
+    "cut in its header": lambda content: content[:60],
+    "changed in its voxels": lambda content: (
+        content[:-60] + bytes(byte ^ 0xFF for byte in content[-60:-20]) + content[-20:]
+    ),
+    "text": lambda content: b"hello",
+    "empty": lambda content: b"",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("ending", [".mha", ".nrrd"])
+def test_a_damaged_packed_file_is_one_line_of_ours_and_decoders_print_nothing(
+    damage: str, ending: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = converted(nifti(tmp_path / "a.nii.gz"), tmp_path / f"a{ending}", packed=True)
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    with pytest.raises(DataError) as refusal:
+        read(path)
+    said = str(refusal.value)
+    assert said.startswith(f"{path}: ")
+    assert "Success" not in said
+    assert "\n" not in said
+    assert "".join(capfd.readouterr()) == ""
+
+
 def test_a_pool_takes_a_plane_across_the_coarsest_axis(tmp_path: Path) -> None:
     image = sitk.GetImageFromArray(np.arange(20 * 18 * 4, dtype=np.int16).reshape(4, 18, 20))
     image.SetSpacing((1, 1, 5))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import torchio as tio
+from PIL import Image
 from pretended_synthesis import give_label, pretend_to_synthesize, record
-from tiny_folders import write_volumes
+from tiny_folders import anatomy, write_volumes
 
 import diffboost3d
 from diffboost3d.cli import main
@@ -61,3 +64,28 @@ def test_cuboid_merge_and_a_loader_take_them(workspace: diffboost3d.Workspace) -
     for subject in diffboost3d.synthetic_subjects(workspace, 1, transform=merged):
         assert torch.equal(subject.image.data, subject.synthetic.data)
         assert torch.equal(subject.label.data, subject.synthetic_label.data)
+
+
+def test_several_masks_of_a_picture_are_one_label(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number in range(4):
+        image, _ = anatomy(number, (24, 20))
+        Image.fromarray(np.clip(image.T / 4, 0, 255).astype(np.uint8)).save(folder / f"p{number}.png")
+        for name, corner in (("mask", 3), ("mask_1", 12)):
+            mask = np.zeros((20, 24), np.uint8)
+            mask[corner : corner + 4, corner : corner + 6] = 255
+            Image.fromarray(mask).save(folder / f"p{number}_{name}.png")
+    words = [f"data.root={folder}", f"workspace={tmp_path / 'ws'}", "prepare.workers=1", "data.folds=2"]
+    assert main(["prepare", *words, "data.near_duplicates=none"]) == 0
+    workspace = diffboost3d.Workspace(tmp_path / "ws")
+    pretend_to_synthesize(workspace, 0, samples=1)
+    for subject in diffboost3d.synthetic_subjects(workspace, 0):
+        found = subject.label.data[0, :, :, 0].numpy().T
+        assert found.dtype == np.uint8
+        assert (found[3:7, 3:9] == 255).all()
+        assert (found[12:16, 12:18] == 255).all()
+        assert (found > 0).sum() == 2 * 4 * 6
+        assert torch.equal(subject.label.data, subject.synthetic_label.data)
+        assert np.array_equal(subject.label.affine, subject.image.affine)
+        assert subject.label.shape == subject.image.shape == subject.synthetic.shape

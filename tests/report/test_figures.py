@@ -87,6 +87,11 @@ def test_labels_are_outlined_in_their_own_colours_also_at_the_border():
     assert near(shown, LABEL_COLOURS[0]).sum() > 50
     assert near(shown, LABEL_COLOURS[1]).sum() > 50
     assert near(shown, LABEL_COLOURS[2]).sum() == 0
+    told = {1: (20, 200, 40)}
+    shown = pixels(montage([[Panel("t", np.zeros((32, 32)), label, vmin=0, vmax=1, colours=told)]]))
+    assert near(shown, "#14c828").sum() > 50  # as told
+    assert near(shown, LABEL_COLOURS[0]).sum() == 0
+    assert near(shown, LABEL_COLOURS[1]).sum() > 50  # not told
 
 
 @pytest.mark.parametrize(

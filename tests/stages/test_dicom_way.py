@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from tiny_dicom import write_series
 from tiny_folders import NETWORK, anatomy
@@ -21,6 +23,7 @@ from diffboost3d.imaging.dicom_segments import Algorithm, read_segments, write_s
 from diffboost3d.imaging.files import read, read_grid
 from diffboost3d.stages.images_asked import cases_of_images, images_of
 from diffboost3d.stages.inspect import inspect_folder
+from diffboost3d.stages.survey import survey
 
 SHAPE = (16, 14, 8)
 LABELS = {"background": 0, "Shell": 1, "Core": 2}
@@ -175,6 +178,58 @@ def test_several_series_in_one_folder_are_told_apart_by_a_pattern_only(tmp_path)
     assert np.array_equal(read(pair.image).array, volume(1)[0] + 5)
 
 
+def write_bad_series(root, kind):
+    """A series in root/bad that no volume can be made of."""
+    folder = write_series(root / "bad", volume(9)[0], study="bad", name="bad")
+    if kind == "two series":
+        write_series(root / "bad", volume(8)[0], study="bad", name="other", description="T2")
+    for path in sorted(folder.iterdir())[: None if kind == "no DICOM" else 1]:
+        if kind == "a slice is lost":
+            path.with_name("bad003.dcm").unlink()
+        elif kind == "no BitsStored":
+            header = pydicom.dcmread(path)
+            del header.BitsStored
+            header.save_as(path)
+        elif kind == "no DICOM":
+            path.write_bytes(b"damaged")
+
+
+BAD_SERIES = {
+    "two series": ("two-series", r"bad: 2 DICOM series \('T1'.*'T2'.*choose by data\.series"),
+    "a slice is lost": ("unreadable", r"bad: 1 slice missing: .*; export the series again"),
+    "no BitsStored": ("unreadable", r"bad: bad001\.dcm has no BitsStored in its header; export the series again"),
+    "no DICOM": ("unreadable", r"bad: bad001\.dcm is damaged, .*; export the series again"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_SERIES)
+def test_one_bad_series_among_good_ones_costs_its_case_alone_and_is_a_problem(kind, tmp_path, capsys):
+    for number in range(2):
+        write_series(tmp_path / f"good{number}", volume(number)[0], study=number, name=f"s{number}")
+    write_bad_series(tmp_path, kind)
+    code, said = BAD_SERIES[kind]
+    config = compose([f"data.root={tmp_path}", "inspect.label_fit=false", "inspect.workers=1"])
+    folder = read_folder(tmp_path)
+    usable, findings = survey(config, folder, None, 1)
+    assert [one.pair.id for one in usable] == ["good0", "good1"]
+    (line,) = (str(one) for one in (*folder.findings, *findings))
+    assert re.fullmatch(f"bad: .*{said.removeprefix('bad: ')}.*; the case is skipped", line)
+    found = inspect_folder(config, tmp_path)
+    assert [(one["code"], one["case"]) for one in found["findings"] if one["level"] == "problem"] == [(code, "bad")]
+
+
+def test_a_damaged_segmentation_costs_its_case_alone(tmp_path):
+    write_patients(tmp_path, 2)
+    path = next((tmp_path / "person 1" / "seg").iterdir())
+    header = pydicom.dcmread(path)
+    del header.SegmentSequence
+    header.save_as(path)
+    folder = read_folder(tmp_path)
+    assert [pair.id for pair in folder.pairs] == ["person-0_T1", "person-2_T1"]
+    (finding,) = folder.findings
+    assert (finding.case, path.name in finding.problem) == ("person-1_T1", True)
+
+
 def test_a_series_spread_over_folders_of_other_series_is_not_cut(tmp_path):
     whole = write_series(tmp_path / "whole", volume(1)[0], name="T1")
     files = sorted(whole.iterdir())
@@ -197,6 +252,24 @@ def test_patients_whose_folders_are_numbered_are_not_taken_for_channels(tmp_path
     assert twins == []
     assert [(one.id, len(one.channels)) for one in cases] == [("pat_0001", 1), ("pat_0002", 1)]
     assert all(one.image.parent == one.channels[0].parent for one in cases)
+
+
+def test_channels_are_chosen_as_in_prepare_without_saying_it_again(tmp_path):
+    for number in range(3):
+        write_study(tmp_path / "data", f"pat{number}", ["flair", "t2"])
+        grid = read_grid(tmp_path / "data" / f"pat{number}" / "flair")
+        (tmp_path / "data" / "labels").mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(volume(1)[1], grid.matrix), tmp_path / "data" / "labels" / f"pat{number}.nii.gz")
+    words = [f"data.root={tmp_path / 'data'}", f"workspace={tmp_path / 'ws'}", "data.series=[t2,flair]"]
+    assert main(["prepare", *words, *WORDS]) == 0
+    manifest = Workspace(tmp_path / "ws").read_manifest()
+    assert manifest.series == ("t2", "flair")
+    config = compose([f"predict.input={tmp_path / 'data'}", "predict.output=out"])
+    images, _ = images_of(config, manifest.series)
+    assert [[path.name for path in (one.image, *one.channels)] for one in images] == [["t2", "flair"]] * 3
+    config = compose([f"predict.input={tmp_path / 'data'}", "predict.output=out", "data.series=[flair]"])
+    images, _ = images_of(config, manifest.series)
+    assert [(one.image.name, one.channels) for one in images] == [("flair", ())] * 3
 
 
 def test_label_files_are_found_by_the_series_name_and_turned_to_its_axes(tmp_path):

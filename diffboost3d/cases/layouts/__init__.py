@@ -25,8 +25,9 @@ from diffboost3d.cases.layouts.nnunet import lists_channels, read_nnunet
 from diffboost3d.cases.layouts.pictures import has_pictures, read_pictures
 from diffboost3d.cases.layouts.plain import is_flat, is_folder_per_case, read_flat, read_folder_per_case, read_plain
 from diffboost3d.cases.layouts.table import is_table, read_csv
+from diffboost3d.cases.records import Finding
 from diffboost3d.errors import DataError
-from diffboost3d.imaging.files import ENDINGS
+from diffboost3d.imaging.files import ENDINGS, PICTURE_ENDINGS, VOLUME_ENDINGS, ending_of
 
 __all__ = ["READERS", "SKIPPED", "BidsChoice", "Choice", "Folder", "Pair", "read_folder"]
 
@@ -68,12 +69,43 @@ def read_folder(root: Path, layout: str = "auto", choice: Choice = FREE) -> Fold
     folder = READERS[found](root, choice)
     base = root if folder.root == Path() else folder.root
     kept, lost = without_missing_channels(base, folder.pairs)
-    folder = dataclasses.replace(folder, root=base, pairs=tuple(kept), findings=(*folder.findings, *lost))
+    kept, odd = _of_one_kind(kept) if found in ("plain", "pictures") else (kept, [])
+    notes = (*folder.notes, *_left_aside(root, found, folder.pairs))
+    folder = dataclasses.replace(
+        folder, root=base, pairs=tuple(kept), findings=(*folder.findings, *lost, *odd), notes=notes
+    )
     if not folder.pairs:
         why = f"; the first: {folder.findings[0]}" if folder.findings else f"; {EXPECTED}"
         raise DataError(f"{root}: no images found{why}")
     _refuse_twins(root, folder.pairs)
     return folder
+
+
+def _of_one_kind(pairs: list[Pair]) -> tuple[list[Pair], list[Finding]]:
+    """Those of the kind, pictures or volumes, that most are of; and a finding for each other one."""
+    pictures = [pair for pair in pairs if ending_of(pair.image) in PICTURE_ENDINGS]
+    volumes = [pair for pair in pairs if pair not in pictures]
+    if not pictures or not volumes:
+        return pairs, []
+    kept, few = (pictures, volumes) if len(pictures) > len(volumes) else (volumes, pictures)
+    what = "a volume among pictures" if few is volumes else "a picture among volumes"
+    return kept, [
+        Finding(pair.id, f"{pair.image.name}: {what}; put it into a folder of its own", SKIPPED) for pair in few
+    ]
+
+
+def _left_aside(root: Path, layout: str, pairs: tuple[Pair, ...]) -> tuple[str, ...]:
+    """A line on the files of another kind beside those that are read."""
+    endings, what = (VOLUME_ENDINGS, "volumes") if layout == "pictures" else (PICTURE_ENDINGS, "pictures")
+    if layout not in ("pictures", "flat", "folder_per_case", "bids", "dicom") or not root.is_dir():
+        return ()
+    used = {path for pair in pairs for path in (pair.image, pair.label, *pair.masks)}
+    aside = [path for folder in (root, *folders_in(root)) for path in images_in(folder, endings) if path not in used]
+    if not aside:
+        return ()
+    named = ", ".join(path.relative_to(root).as_posix() for path in aside[:3]) + ", ..." * (len(aside) > 3)
+    kept = "pictures" if layout == "pictures" else "volumes"
+    return (f"{len(aside)} {what} are left aside, since the folder mostly holds {kept}: {named}",)
 
 
 def _recognise(root: Path) -> str:

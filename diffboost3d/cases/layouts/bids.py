@@ -26,7 +26,7 @@ from diffboost3d.cases.layouts.folder import (
 from diffboost3d.cases.layouts.table import read_rows
 from diffboost3d.cases.records import Finding
 from diffboost3d.errors import DataError
-from diffboost3d.imaging.files import VOLUME_ENDINGS, stem_of
+from diffboost3d.imaging.files import VOLUME_ENDINGS, ending_of, stem_of
 
 LABEL_SUFFIXES = ("dseg", "mask", "seg", "label", "roi")
 FIRST_DATATYPE = "anat"
@@ -178,7 +178,7 @@ def _label_files(root: Path) -> Iterator[_Label]:
     if not derivatives.is_dir():
         return
     for path in sorted(derivatives.rglob("sub-*")):
-        if path.is_file() and path in images_in(path.parent, VOLUME_ENDINGS):
+        if ending_of(path) and path in images_in(path.parent, VOLUME_ENDINGS):
             parts = tuple(stem_of(path).split("_"))
             inner = path.relative_to(derivatives).parts
             pipeline = "" if inner[0].startswith("sub-") else inner[0]

@@ -44,7 +44,7 @@ def read_dicom(root: Path, patterns: Sequence[str] = ()) -> Folder:
     """The cases of a folder of DICOM files with their labels; see `dicom_cases`.
 
     Raises:
-        DataError: as `dicom_cases`; a damaged DICOM-SEG.
+        DataError: as `dicom_cases`. A case whose DICOM-SEG is damaged is among the findings.
     """
     found = series_in(root)
     cases, left_out = _cases(root, found, patterns)
@@ -57,6 +57,11 @@ def read_dicom(root: Path, patterns: Sequence[str] = ()) -> Folder:
     for case in cases:
         label, missing = _label_file(root, case)
         segments = sorted({path for one in case.series for path in drawn.get(one.uid, [])}) if label is None else []
+        try:
+            labels_of_segments(segments)
+        except DataError as error:
+            left_out.append(Finding(case.id, str(error), SKIPPED))
+            continue
         used += segments
         pairs.append(
             Pair(
@@ -81,14 +86,14 @@ def read_dicom(root: Path, patterns: Sequence[str] = ()) -> Folder:
 
 
 def dicom_cases(root: Path, patterns: Sequence[str] = ()) -> tuple[list[DicomCase], list[Finding]]:
-    """The cases in a folder, and a finding for each study that is left out.
+    """The cases in a folder, and a finding for each folder or study that is left out.
 
     Args:
         patterns: regular expressions, one a channel, that a series' description or its folder's name has in it, upper or lower
             case; a name that is just the pattern goes before others. A study is one case then. (): each series is a case.
 
     Raises:
-        DataError: no series, or, without patterns, several that could be meant in one folder.
+        DataError: no series, or none of them can be used.
     """
     return _cases(root, series_in(root), patterns)
 
@@ -97,16 +102,15 @@ def _cases(root: Path, found: Sequence[Series], patterns: Sequence[str]) -> tupl
     images = [one for one in found if one.kind == "image"]
     if not images:
         raise DataError(f"{root}: no DICOM images found")
-    groups, left_out = (
-        _by_study(root, images, patterns) if patterns else ([(one,) for one in _one_a_folder(images)], [])
-    )
-    if not groups:
-        raise DataError(f"{root}: no study can be used; the first: {left_out[0]}")
-    ids = _ids(root, groups)
-    cases = [
-        DicomCase(name, group, tuple(_path_of(one, images) for one in group))
-        for name, group in zip(ids, groups, strict=True)
-    ]
+    groups, left_out = _by_study(root, images, patterns) if patterns else _one_a_folder(root, images)
+    cases = []
+    for name, group in zip(_ids(root, groups), groups, strict=True):
+        try:
+            cases.append(DicomCase(name, group, tuple(_path_of(one, images) for one in group)))
+        except DataError as error:
+            left_out.append(Finding(name, str(error), SKIPPED))
+    if not cases:
+        raise DataError(f"{root}: no series can be used; the first: {left_out[0]}")
     return sorted(cases, key=lambda case: case.id), left_out
 
 
@@ -126,19 +130,22 @@ def _folder_of(series: Series) -> Path:
     return Path(os.path.commonpath([path.parent for path in series.files]))
 
 
-def _one_a_folder(images: Sequence[Series]) -> list[Series]:
-    """The series of each folder: of several the one that can be read as a volume."""
+def _one_a_folder(root: Path, images: Sequence[Series]) -> tuple[list[tuple[Series, ...]], list[Finding]]:
+    """The series of each folder: of several the one that can be read as a volume; a finding for each that has more."""
     folders: dict[Path, list[Series]] = {}
     for one in images:
         folders.setdefault(_folder_of(one), []).append(one)
-    chosen = []
+    chosen: list[tuple[Series, ...]] = []
+    findings = []
     for folder, there in folders.items():
         usable = [one for one in there if one.problem is None] or there
         if len(usable) > 1:
             named = "; ".join(str(one) for one in usable)
-            raise DataError(f"{folder}: {len(there)} DICOM series ({named}); choose by data.series=[PATTERN]")
-        chosen += usable
-    return chosen
+            what = f"{len(there)} DICOM series ({named}) in one folder; choose by data.series=[PATTERN], or part them"
+            findings.append(Finding(os.path.relpath(folder, root), what, SKIPPED))
+        else:
+            chosen.append((usable[0],))
+    return chosen, findings
 
 
 def _by_study(

@@ -92,7 +92,12 @@ def images_in(folder: Path, endings: Sequence[str] = ()) -> list[Path]:
     if not folder.is_dir():
         return []
     found = (path for path in folder.iterdir() if ending_of(path) and not path.name.startswith("."))
-    return sorted(path for path in found if (not endings or ending_of(path) in endings) and path.is_file())
+    return sorted(path for path in found if (not endings or ending_of(path) in endings) and _is_file_or_lost_link(path))
+
+
+def _is_file_or_lost_link(path: Path) -> bool:
+    """A link to nothing is listed, too, so that reading it says what is wrong."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def folders_in(folder: Path) -> list[Path]:
@@ -125,9 +130,10 @@ def without_missing_channels(root: Path, pairs: Sequence[Pair]) -> tuple[list[Pa
     return kept, findings
 
 
-def missing_channel(case: str, name: str) -> Finding:
-    """A case that a channel is missing of."""
-    return Finding(case, f"its channel {name} is missing", SKIPPED)
+def missing_channel(case: str, name: str, others: str = "") -> Finding:
+    """A case that a channel is missing of; others: files of it that are of no channel."""
+    instead = f"; there is {others}, a channel that dataset.json does not name" if others else ""
+    return Finding(case, f"its channel {name} is missing{instead}", SKIPPED)
 
 
 # --- dataset.json ----------------------------------------------------------------------------------------------------

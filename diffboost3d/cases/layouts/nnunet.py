@@ -131,9 +131,10 @@ def _pairs(
     pairs, findings = [], []
     for case, channels in cases.items():
         lost = [number for number in range(count) if number not in channels or not channels[number].is_file()]
-        if lost and (count > 1 or is_listed):
+        if lost and (count > 1 or is_listed or lost[0] not in channels):
             there = f"{case}_{lost[0]:04d}" if lost[0] not in channels else channels[lost[0]].name
-            findings.append(missing_channel(case, there))
+            more = ", ".join(path.name for number, path in sorted(channels.items()) if number >= count)
+            findings.append(missing_channel(case, there, more))
             continue
         first, *others = (channels[number] for number in sorted(channels))
         label = _label_of(root, case, first, facts.get("dataset") if is_listed else None)

@@ -16,7 +16,8 @@ from pathlib import Path
 from diffboost3d.cases.layouts.folder import Folder, Pair, described, folders_in, images_in, read_json
 from diffboost3d.cases.layouts.plain import LABEL_FOLDERS
 from diffboost3d.errors import DataError
-from diffboost3d.imaging.files import PICTURE_ENDINGS, ending_of, stem_of
+from diffboost3d.imaging.dicom import DICOM_ENDINGS
+from diffboost3d.imaging.files import PICTURE_ENDINGS, VOLUME_ENDINGS, ending_of, stem_of
 
 MASK_NAME = re.compile(r"^(?P<image>.+?)[_ -](?:mask|seg)(?:[_ -]?\d+)?$", re.IGNORECASE)
 INDEX = "index.csv"
@@ -25,13 +26,22 @@ SHOWN = 3  # names in a note
 
 
 def has_pictures(root: Path) -> bool:
-    """Whether a folder looks like one of these: images/ of pictures, or pictures with a mask beside them, also by class."""
+    """Whether a folder mostly is one of these: images/ of pictures, or pictures with a mask beside them, also by class."""
     if (root / "images").is_dir():
-        images = images_in(root / "images")
-        return bool(images) and all(ending_of(image) in PICTURE_ENDINGS for image in images)
-    return any(
-        mask for folder in (root, *_class_folders(root)) for _, mask in _beside(images_in(folder, PICTURE_ENDINGS))
-    )
+        return _mostly_pictures(images_in(root / "images"))
+    folders = (root, *_class_folders(root))
+    marked = any(mask for folder in folders for _, mask in _beside(images_in(folder, PICTURE_ENDINGS)))
+    return marked and _mostly_pictures(path for path in root.rglob("*") if not path.name.startswith("."))
+
+
+def _mostly_pictures(paths: Iterable[Path]) -> bool:
+    """Whether more of the files are pictures than volumes."""
+    pictures = volumes = 0
+    for path in paths:
+        ending = ending_of(path)
+        pictures += ending in PICTURE_ENDINGS
+        volumes += ending in VOLUME_ENDINGS or path.name.lower().endswith(DICOM_ENDINGS)
+    return pictures > volumes
 
 
 def read_pictures(root: Path) -> Folder:
