@@ -102,12 +102,13 @@ def spatial(patch: Shape, thick: int | None, **settings: Any) -> list[Any]:
         patch: of the result (I, J, K), in 2D (I, J), with the thick axis, if any, first.
         settings: of batchgeneratorsv2's SpatialTransform.
     """
-    from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
     from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
+
+    from diffboost3d.augmentation.resampling import Movement
 
     common = {"padding_mode_image": "constant", "padding_value_image": DARKEST, "random_crop": False}
     plane = patch if thick is None else patch[1:]
-    move = SpatialTransform(plane, patch_center_dist_from_border=0, **common, **settings)
+    move = Movement(plane, patch_center_dist_from_border=0, **common, **settings)
     return [move] if thick is None else [Convert3DTo2DTransform(), move, Convert2DTo3DTransform()]
 
 
