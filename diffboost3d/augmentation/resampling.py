@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from torch.nn.functional import grid_sample, pad
@@ -25,17 +26,32 @@ class Movement(SpatialTransform):  # type: ignore[misc]
         if grid is None:
             cropped: torch.Tensor = super()._apply_to_segmentation(segmentation, **params)
             return cropped
-        mixed = _borders(segmentation)
-        code = segmentation.float().mul_(2).add_(mixed)  # label and border in one number, so that they are read at once
+        box = _box_of(segmentation)
+        inside = segmentation[box]
+        mixed = _borders(inside)
+        # label and border in one number, so that they are read at once
+        code = torch.zeros(segmentation.shape)
+        code[box] = inside.float().mul_(2).add_(mixed)
         read = grid_sample(code[None], grid[None], mode="nearest", align_corners=False)[0].int()
         nearest, unsettled = (read >> 1).to(segmentation.dtype), (read & 1).bool()
         beyond = self._may_reach_outside(grid, segmentation.shape[1:])
-        for channel, (label, places) in enumerate(zip(segmentation, unsettled, strict=True)):
+        for channel, places in enumerate(unsettled):
             if places.any():
-                values = torch.unique(label[mixed[channel]])
-                points = grid[places].reshape(*[1] * label.ndim, -1, label.ndim)
-                nearest[channel][places] = _largest(label, values, points, nearest[channel][places], beyond)
+                values = torch.unique(inside[channel][mixed[channel]])
+                points = grid[places].reshape(*[1] * places.ndim, -1, places.ndim)
+                label = segmentation[channel], box[1:]
+                nearest[channel][places] = _largest(*label, values, points, nearest[channel][places], beyond)
         return nearest
+
+
+def _box_of(labels: torch.Tensor) -> tuple[slice, ...]:
+    """The smallest box of labels (C, ...), with all channels, that holds what isn't 0, and a voxel more on each side."""
+    box: list[slice] = [slice(None)]
+    present = labels.numpy().any(0)
+    for axis, size in enumerate(present.shape):
+        found = np.flatnonzero(present.any(tuple(other for other in range(present.ndim) if other != axis)))
+        box.append(slice(max(0, int(found[0]) - 1), min(size, int(found[-1]) + 2)) if len(found) else slice(0, 0))
+    return tuple(box)
 
 
 def _borders(labels: torch.Tensor) -> torch.Tensor:
@@ -50,25 +66,31 @@ def _borders(labels: torch.Tensor) -> torch.Tensor:
 
 
 def _largest(
-    label: torch.Tensor, values: torch.Tensor, points: torch.Tensor, nearest: torch.Tensor, beyond: bool
+    label: torch.Tensor,
+    box: tuple[slice, ...],
+    values: torch.Tensor,
+    points: torch.Tensor,
+    nearest: torch.Tensor,
+    beyond: bool,
 ) -> torch.Tensor:
     """Of N points of a grid the label with the largest share, of equal ones the nearest voxel's, else the lowest.
 
     Args:
-        label: (I, J, K) or (I, J). values: that it has about the points, in order. nearest: (N,).
+        label: (I, J, K) or (I, J); 0 outside the box. values: that it has about the points, in order. nearest: (N,).
         points: (1, ..., N, axes), as `grid_sample` takes them. beyond: whether points may be read from beyond the label.
     """
     if beyond:
         values = torch.unique(torch.cat([values, values.new_zeros(1)]))
-    shares = torch.stack([_share(label, value, points, beyond) for value in values])
-    winner = values[shares.argmax(0)]
+    shares = torch.stack([_share(label, box, int(value), points, beyond) for value in values])
+    largest, winner = shares.max(0)
     own = shares.gather(0, torch.searchsorted(values, nearest)[None])[0]
-    return torch.where(own == shares.max(0).values, nearest, winner)
+    return torch.where(own == largest, nearest, values[winner])
 
 
-def _share(label: torch.Tensor, value: torch.Tensor, points: torch.Tensor, beyond: bool) -> torch.Tensor:
-    """(N,) float16: the linearly read share of one label, from 0 to SCALE; beyond the array all is label 0."""
+def _share(label: torch.Tensor, box: tuple[slice, ...], value: int, points: torch.Tensor, beyond: bool) -> torch.Tensor:
+    """(N,): the linearly read share of one label, from 0 to SCALE, as half precision has it; beyond the array all is label 0."""
     outside = SCALE if beyond and value == 0 else 0.0  # grid_sample has 0 there
-    there = (label == value).float().mul_(SCALE).sub_(outside)
+    there = torch.full(label.shape, (SCALE if value == 0 else 0.0) - outside)
+    there[box] = (label[box] == value).float().mul_(SCALE).sub_(outside)
     read = grid_sample(there[None, None], points, mode="bilinear", align_corners=False)
-    return read.flatten().add_(outside).half()
+    return read.flatten().add_(outside).half().float()

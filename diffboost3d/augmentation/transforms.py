@@ -73,14 +73,18 @@ class Transforms:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """batchgeneratorsv2 draws from the global generators of numpy and torch; they are keyed here, and put back."""
-    kept = np.random.get_state()
+    """batchgeneratorsv2 draws from the global generators of numpy and torch; they are keyed here, and put back.
+
+    That of the CPU alone: `torch.manual_seed` would key the accelerators' too, which nothing puts back, and takes as long as
+    a small transform to do so.
+    """
+    kept, kept_torch = np.random.get_state(), torch.default_generator.get_state()
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            np.random.seed(seed % 2**32)
-            yield
+        torch.default_generator.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        yield
     finally:
+        torch.default_generator.set_state(kept_torch)
         np.random.set_state(kept)
 
 
