@@ -35,7 +35,9 @@ def both(label, patch, seed, **settings):
     return moved
 
 
-@pytest.mark.parametrize(("shape", "patch"), [((17, 20, 12), (12, 16, 9)), ((23, 18), (16, 13)), ((9, 8, 7), (14, 12, 9))])
+@pytest.mark.parametrize(
+    ("shape", "patch"), [((17, 20, 12), (12, 16, 9)), ((23, 18), (16, 13)), ((9, 8, 7), (14, 12, 9))]
+)
 @pytest.mark.parametrize("values", [(0,), (3,), (0, 1), (2, 5), (0, 1, 2, 255)])
 @pytest.mark.parametrize("side", [1, 4])
 def test_labels_are_those_of_batchgeneratorsv2_to_the_byte(shape, patch, values, side):
@@ -61,7 +63,9 @@ def test_ties_are_settled_alike(scale):
 
 
 def test_beyond_the_volume_lies_label_0_not_the_nearest():
-    ours, _ = both(torch.full((1, 4, 4), 3, dtype=torch.int16), (8, 8), 0, scaling=1.0, rotation=0.0, p_elastic_deform=0)
+    ours, _ = both(
+        torch.full((1, 4, 4), 3, dtype=torch.int16), (8, 8), 0, scaling=1.0, rotation=0.0, p_elastic_deform=0
+    )
     expected = torch.zeros(1, 8, 8)
     expected[:, 2:6, 2:6] = 3
     assert torch.equal(ours["segmentation"], expected.short())
