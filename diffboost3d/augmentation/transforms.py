@@ -73,14 +73,18 @@ class Transforms:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """batchgeneratorsv2 draws from the global generators of numpy and torch; they are keyed here, and put back."""
-    kept = np.random.get_state()
+    """batchgeneratorsv2 draws from the global generators of numpy and torch; they are keyed here, and put back.
+
+    That of the CPU alone: `torch.manual_seed` would key the accelerators' too, which nothing puts back, and takes as long as
+    a small transform to do so.
+    """
+    kept, kept_torch = np.random.get_state(), torch.default_generator.get_state()
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            np.random.seed(seed % 2**32)
-            yield
+        torch.default_generator.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        yield
     finally:
+        torch.default_generator.set_state(kept_torch)
         np.random.set_state(kept)
 
 
@@ -102,12 +106,13 @@ def spatial(patch: Shape, thick: int | None, **settings: Any) -> list[Any]:
         patch: of the result (I, J, K), in 2D (I, J), with the thick axis, if any, first.
         settings: of batchgeneratorsv2's SpatialTransform.
     """
-    from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
     from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
+
+    from diffboost3d.augmentation.resampling import Movement
 
     common = {"padding_mode_image": "constant", "padding_value_image": DARKEST, "random_crop": False}
     plane = patch if thick is None else patch[1:]
-    move = SpatialTransform(plane, patch_center_dist_from_border=0, **common, **settings)
+    move = Movement(plane, patch_center_dist_from_border=0, **common, **settings)
     return [move] if thick is None else [Convert3DTo2DTransform(), move, Convert2DTo3DTransform()]
 
 

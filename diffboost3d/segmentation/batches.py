@@ -148,7 +148,7 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         """The patch from voxel `start` on, with as much around it as augmentation reads."""
         first = [at - (size - side) // 2 for at, size, side in zip(start, self._reach, self.patch, strict=True)]
         return {
-            "image": torch.from_numpy(np.stack([cut(one, first, self._reach, -1.0) for one in channels_of(image)])),
+            "image": torch.from_numpy(cut(channels_of(image), first, self._reach, -1.0)),
             "label": torch.from_numpy(cut(label, first, self._reach, 0))[None],
         }
 
@@ -185,14 +185,15 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
 
 
 def cut(array: NDArray[np.generic], start: Sequence[int], size: Sequence[int], fill: float) -> NDArray[np.generic]:
-    """A window (size) of an array (I, J, K) from voxel `start` on; `fill` beyond the array."""
-    patch = np.full(tuple(size), fill, dtype=array.dtype)
-    inside, outside = [], []
-    for first, wanted, there in zip(start, size, array.shape, strict=True):
+    """A window (size) of an array (I, J, K) or (C, I, J, K) from voxel `start` on; `fill` beyond the array."""
+    patch = np.full((*array.shape[:-3], *size), fill, dtype=array.dtype)
+    inside: list[slice] = []
+    outside: list[slice] = []
+    for first, wanted, there in zip(start, size, array.shape[-3:], strict=True):
         low, high = max(first, 0), min(first + wanted, there)
         inside.append(slice(low, high))
         outside.append(slice(low - first, high - first))
-    patch[tuple(outside)] = array[tuple(inside)]
+    patch[(..., *outside)] = array[(..., *inside)]
     return patch
 
 

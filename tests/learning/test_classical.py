@@ -114,6 +114,16 @@ def test_the_seed_decides_all_and_global_generators_are_not_touched(shape, spaci
     assert (np.random.get_state()[1] == states[1]).all()
 
 
+def test_generators_of_accelerators_are_not_touched(monkeypatch):
+    """Else dropout on a GPU would depend on whether samples are made in the process that trains."""
+    keyed = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", keyed.append)
+    monkeypatch.setattr(torch.mps, "manual_seed", keyed.append)
+    augment = stack(ClassicalPlan(), (12, 10, 8))
+    augment(ball(augment.reach), 1)
+    assert keyed == []
+
+
 @pytest.mark.parametrize(("shape", "spacing", "dims"), VOLUMES)
 def test_with_nothing_asked_the_middle_comes_back(shape, spacing, dims):
     wide = [size > 1 and step < 3 for size, step in zip(shape, spacing, strict=True)]  # thick slices are all kept
