@@ -595,7 +595,7 @@ class SynthesizeConfig:
     )
     keep_slow_mm: float | None = key(
         None,
-        "Waves of so many mm and more (shading, the mean of an organ) are the real volume's own; null: of 12 voxels of the finest "
+        "Waves of so many mm and more (shading, the mean of an organ) are the real volume's own; null: of 10 voxels of the finest "
         "spacing, or none where looks are asked for (looks above 0), which they would undo; 0: none.",
         low=0,
     )

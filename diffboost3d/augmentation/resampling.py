@@ -49,7 +49,7 @@ class Movement(SpatialTransform):  # type: ignore[misc]
 def _box_of(labels: torch.Tensor) -> tuple[slice, ...]:
     """The smallest box of labels (C, ...), with all channels, that holds what isn't 0, and a voxel more on each side."""
     box: list[slice] = [slice(None)]
-    present = labels.numpy().any(0)
+    present: Any = labels.numpy().any(0)
     for axis, size in enumerate(present.shape):
         found = np.flatnonzero(present.any(tuple(other for other in range(present.ndim) if other != axis)))
         box.append(slice(max(0, int(found[0]) - 1), min(size, int(found[-1]) + 2)) if len(found) else slice(0, 0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -187,13 +187,13 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
 def cut(array: NDArray[np.generic], start: Sequence[int], size: Sequence[int], fill: float) -> NDArray[np.generic]:
     """A window (size) of an array (I, J, K) or (C, I, J, K) from voxel `start` on; `fill` beyond the array."""
     patch = np.full((*array.shape[:-3], *size), fill, dtype=array.dtype)
-    inside: list[slice] = []
-    outside: list[slice] = []
+    inside: list[Any] = [...]
+    outside: list[Any] = [...]
     for first, wanted, there in zip(start, size, array.shape[-3:], strict=True):
         low, high = max(first, 0), min(first + wanted, there)
         inside.append(slice(low, high))
         outside.append(slice(low - first, high - first))
-    patch[(..., *outside)] = array[(..., *inside)]
+    patch[tuple(outside)] = array[tuple(inside)]
     return patch
 
 

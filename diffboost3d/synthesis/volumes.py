@@ -26,7 +26,7 @@ from diffboost3d.seeds import seed_of
 from diffboost3d.synthesis.coherence import slice_noise
 from diffboost3d.synthesis.spectrum import with_spectrum_of
 
-SLOW_VOXELS = 12
+SLOW_VOXELS = 10
 
 
 @dataclass(frozen=True)
