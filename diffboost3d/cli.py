@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -148,6 +149,7 @@ def _show(command: str, overrides: list[str]) -> int:
 def _run(command: str, overrides: list[str]) -> int:
     from diffboost3d.config import compose, to_yaml
 
+    warnings.filterwarnings("ignore", module=r"pydicom\b")  # of headers; what matters in them is said in our own lines
     config = compose(_defaults(command, overrides))
     if command == "compare":  # it opens many workspaces
         import_module("diffboost3d.stages.compare").start(config, overrides)
