@@ -205,16 +205,30 @@ def test_masks_of_one_bit_are_read(pictures: Path, tmp_path: Path) -> None:
     assert prepare(pictures, tmp_path / "ws").labels == {"background": 0, "label_1": 1}
 
 
-def test_a_picture_among_volumes_is_refused(
+def test_a_picture_among_volumes_is_named_and_the_volumes_are_kept(
     msd_folder: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mixed = tmp_path / "mixed"
     shutil.copytree(msd_folder / "imagesTr", mixed / "images")
     shutil.copytree(msd_folder / "labelsTr", mixed / "labels")
     shutil.copy(pictures / "images" / "us_0.jpg", mixed / "images")
-    assert main(["prepare", f"data.root={mixed}", f"workspace={tmp_path / 'ws'}"]) == 1
+    assert main(["prepare", f"data.root={mixed}", f"workspace={tmp_path / 'ws'}"]) == 0
+    said = capsys.readouterr().out
+    assert "us_0.jpg: a picture among volumes; put it into a folder of its own; the case is skipped" in said
+    assert "12 cases ready, 1 skipped" in said
+
+
+def test_a_single_slice_among_volumes_is_refused(
+    msd_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flat = np.random.default_rng(0).normal(size=(20, 16, 1)).astype(np.float32)
+    shutil.copytree(msd_folder / "imagesTr", tmp_path / "mixed" / "images")
+    shutil.copytree(msd_folder / "labelsTr", tmp_path / "mixed" / "labels")
+    nib.save(nib.Nifti1Image(flat, np.eye(4)), tmp_path / "mixed" / "images" / "thin.nii.gz")
+    nib.save(nib.Nifti1Image((flat > 0).astype(np.uint8), np.eye(4)), tmp_path / "mixed" / "labels" / "thin.nii.gz")
+    assert main(["prepare", f"data.root={tmp_path / 'mixed'}", f"workspace={tmp_path / 'ws'}"]) == 1
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("diffboost3d:")]
-    assert said == ["diffboost3d: us_0 is a single slice among volumes; keep 2D and 3D cases in folders of their own"]
+    assert said == ["diffboost3d: thin is a single slice among volumes; keep 2D and 3D cases in folders of their own"]
 
 
 def test_images_in_the_place_of_labels_are_refused(pictures: Path, tmp_path: Path) -> None:
