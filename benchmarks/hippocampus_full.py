@@ -3,10 +3,11 @@
     python benchmarks/hippocampus_full.py --data PATH/hippocampus --workspace ws-full
 
 Of five folds (runs of consecutive numbers kept together) the first is tested, once; of the others a twentieth validates. The
-default U-Net trains for 6,000 steps, UNETR, whose steps take longer, for 1,500; each has a workspace in the folder. With `--environment FOLDER` or
-`--nnunet-python PATH` nnU-Net v2 trains too (`vs_nnunet.py`): on the same training and validation cases, for the wall clock
-of the U-Net's training, on the same two cores. Every score is on the original files. Stages that are finished are not run again.
-Writes `benchmarks/results/hippocampus_full.json`, and a CSV of every test case; with more overrides only prints.
+default U-Net trains for 6,000 steps, UNETR, whose steps take longer, for 1,500; each has a workspace in the folder. With
+`--environment FOLDER` or `--nnunet-python PATH` nnU-Net v2 trains too (`vs_nnunet.py`): on the same training and validation
+cases, for the wall clock of the U-Net's training, on the same two cores. Every score is on the original files. Stages that
+are finished are not run again. Writes `benchmarks/results/hippocampus_full.json`, and a CSV of every test case; with more
+overrides only prints.
 """
 
 from __future__ import annotations
