@@ -9,9 +9,8 @@ import torch
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from torch.nn.functional import grid_sample, pad
 
-SCALE = (
-    1000.0  # of shares before they are rounded to half precision, which makes near ties ties; as in batchgeneratorsv2
-)
+# of shares before they are rounded to half precision, which makes near ties ties; as in batchgeneratorsv2
+SCALE = 1000.0
 
 
 class Movement(SpatialTransform):  # type: ignore[misc]
