@@ -42,12 +42,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--pretrain", type=int, default=400)
-    parser.add_argument("--finetune", type=int, default=200)
+    parser.add_argument("--pretrain", type=int, default=2000)
+    parser.add_argument("--finetune", type=int, default=700)
     parser.add_argument("--samples", type=int, default=4, help="at least 4, one for each contrast")
     parser.add_argument("--separate", action="store_true", help="train a generator for each contrast too")
     parser.add_argument("--spacing", type=float, default=2.5, help="mm in plane")
     parser.add_argument("--result", type=Path, default=RESULT)
+    parser.add_argument("overrides", nargs="*", help="more overrides, e.g. diffusion.pretrain.jitter=0.3")
     given = parser.parse_args()
     volumes, affine = read_contrasts(given.data)
     folders = {"joint": CONTRASTS} | ({f"only_{name}": (name,) for name in CONTRASTS} if given.separate else {})
@@ -108,18 +109,24 @@ def settings(given: argparse.Namespace, name: str, number: int) -> list[str]:
         f"workspace={given.work / name / 'ws'}",
         f"seed={number}",
         "prompt=Brain, MRI",
-        "preset=demo",
+        "preset=quick",
         f"prepare.spacing_mm=[{given.spacing},{given.spacing},6.5]",
         "prepare.workers=1",
         f"diffusion.pretrain.steps={given.pretrain}",
         f"diffusion.finetune.steps={given.finetune}",
-        "diffusion.denoiser.neighbours=1",
+        "diffusion.pretrain.batch=8",
+        "diffusion.finetune.batch=8",
+        "diffusion.pretrain.jitter=0.0",
+        "diffusion.finetune.jitter=0.0",
+        "diffusion.finetune.learning_rate=3e-4",
+        "diffusion.finetune.ema_decay=0.998",
         f"synthesize.samples={given.samples}",
         "synthesize.steps=20",
         "gate.enabled=false",
         "arms=[none]",
         "runtime.device=cpu",
         "runtime.threads=1",
+        *given.overrides,
     ]
 
 
@@ -178,6 +185,7 @@ def predicted(given: argparse.Namespace) -> float:
 def summary(found: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
     """What is kept: the figures at the default strength on top, all strengths below, and how they came about."""
     about = {"pretrain": given.pretrain, "finetune": given.finetune, "samples": given.samples, "spacing": given.spacing}
+    about |= {"overrides": given.overrides}
     top = {name: value for name, value in found["strength 0.5"].items() if name != "values"}
     return {**top, "by_strength": found, "settings": about, "split": SPLIT, "versions": versions()}
 

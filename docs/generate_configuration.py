@@ -18,7 +18,7 @@ from diffboost3d.schema import ArmConfig, Config
 
 PAGE = Path(__file__).resolve().parent / "reference" / "configuration.md"
 
-HEAD = """<!-- Written by docs/generate_configuration.py from diffboost3d/schema.py and configs/. Do not edit. -->
+HEAD = """<!-- Written by docs/generate_configuration.py from diffboost3d/schema/ and configs/. Do not edit. -->
 
 # Configuration
 

@@ -7,9 +7,10 @@ import dataclasses
 import pytest
 import yaml
 
-from diffboost3d.config import compose, configs_folder, of_set, synthetic_sets, to_plain
+from diffboost3d.config import compose, configs_folder, to_plain
 from diffboost3d.errors import ConfigError
 from diffboost3d.stages.run import _unused
+from diffboost3d.synthetic_sets import of_set, synthetic_sets
 
 FOLDER = configs_folder() / "ablation"
 ABLATIONS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(FOLDER.glob("*.yaml"))}

@@ -11,7 +11,6 @@ import numpy as np
 
 from diffboost3d.cases.atomic import write_json, write_text
 from diffboost3d.cases.workspace import Workspace, now, versions
-from diffboost3d.config import of_set, synthetic_sets
 from diffboost3d.planning.costs import Cost, totals
 from diffboost3d.planning.machine import read_machine
 from diffboost3d.schema import Config
@@ -38,6 +37,7 @@ from diffboost3d.stages.plan_trials import (
 )
 from diffboost3d.stages.run import needed_stages
 from diffboost3d.stages.synthesis_work import duration, size_in_words
+from diffboost3d.synthetic_sets import of_set, synthetic_sets
 
 LOOKED_AT = 20  # cases whose labels are read, at most
 WIDTH = 40  # characters of a value before its reason

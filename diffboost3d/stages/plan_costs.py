@@ -12,7 +12,6 @@ import torch
 from diffboost3d.cases.preparation import Preparation
 from diffboost3d.cases.records import Case, SyntheticRecord
 from diffboost3d.cases.workspace import Workspace
-from diffboost3d.config import of_set, synthetic_sets
 from diffboost3d.diffusion.codec_learning import VALIDATION_SLICES as CODEC_SLICES
 from diffboost3d.diffusion.learning import PICTURED_SLICES, VALIDATION_SLICES
 from diffboost3d.imaging.edges import control_channels
@@ -39,6 +38,7 @@ from diffboost3d.stages.inputs import cases_of, slice_axis, source_image
 from diffboost3d.stages.plan_choices import Plan, segmenter_patch
 from diffboost3d.stages.plan_trials import SetTrial, StepTrial
 from diffboost3d.stages.synthesis_work import disk_needed
+from diffboost3d.synthetic_sets import of_set, synthetic_sets
 from diffboost3d.translation.learning import SHOWN, VALIDATED
 
 PICTURED_STEPS = 10  # of the samples that a training of the generator pictures

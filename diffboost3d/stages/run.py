@@ -7,8 +7,9 @@ import time
 from importlib import import_module
 
 from diffboost3d.cases.workspace import Workspace
-from diffboost3d.config import of_set, synthetic_sets, to_yaml
+from diffboost3d.config import to_yaml
 from diffboost3d.schema import Config
+from diffboost3d.synthetic_sets import of_set, synthetic_sets
 
 STAGES = (
     "prepare",

@@ -16,10 +16,11 @@ from diffboost3d.cases.atomic import write_json, write_text
 from diffboost3d.cases.records import Manifest, Split
 from diffboost3d.cases.study import SETTINGS, Study, job_is_done, job_lock, settle_job
 from diffboost3d.cases.workspace import CONFIG, RECORD, Workspace
-from diffboost3d.config import digest, from_yaml, synthetic_sets, to_plain, to_yaml
+from diffboost3d.config import digest, from_yaml, to_plain, to_yaml
 from diffboost3d.errors import DiffBoostError
 from diffboost3d.schema import Config
 from diffboost3d.stages.run import needed_stages
+from diffboost3d.synthetic_sets import synthetic_sets
 
 PRETRAINING = ("train-codec", "pretrain")
 CELL = ("train", "evaluate")

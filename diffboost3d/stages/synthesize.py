@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from diffboost3d.cases.atomic import write_json
 from diffboost3d.cases.records import Case, Manifest, SyntheticRecord, channel_endings
 from diffboost3d.cases.workspace import Workspace, now
-from diffboost3d.config import DEFAULT_SET, digest, of_set, synthetic_sets
+from diffboost3d.config import digest
 from diffboost3d.diffusion.looks import LOOKS
 from diffboost3d.diffusion.text import fill_templates, require_fitting
 from diffboost3d.diffusion.weights import load_generator
@@ -52,6 +52,7 @@ from diffboost3d.synthesis.gate import Gate
 from diffboost3d.synthesis.translated import TranslatedVolumes
 from diffboost3d.synthesis.units import KeepPlan, RealVolume, in_source_units, real_of_anatomy, real_of_file
 from diffboost3d.synthesis.volumes import NoisePlan, SampleRequest, SecondPlanePlan, SlabPlan, VolumeSampler
+from diffboost3d.synthetic_sets import DEFAULT_SET, of_set, synthetic_sets
 
 
 def run(config: Config, workspace: Workspace) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from diffboost3d.cases.records import Case, Manifest, Split
 from diffboost3d.cases.workspace import LAST_SEGMENTER, SEGMENTER, Workspace, now
-from diffboost3d.config import digest, of_set
+from diffboost3d.config import digest
 from diffboost3d.errors import ConfigError, DataError
 from diffboost3d.schema import ArmConfig, Config
 from diffboost3d.segmentation.batches import PatchDataset, TrainingCase
@@ -29,6 +29,7 @@ from diffboost3d.stages.inputs import (
     without_intervals,
 )
 from diffboost3d.stages.segmenters import network_spec, new_network, segmenter_loss, training_patch
+from diffboost3d.synthetic_sets import of_set
 from diffboost3d.training import fit, last_weights
 
 
