@@ -6,7 +6,9 @@
 
 "no lever" is what a slice-wise generator does by itself: independent noise, pure noise to start from, no edges of the
 neighbouring slices (the slice's own in their place), nothing of the real volume's spectrum or slow waves. Each row adds one
-lever to it. With `--stack-workspace` a generator with layers along the slice axis, trained on from the first, is measured too.
+lever to it. With `--stack-workspace` a generator with layers along the slice axis, trained on from the first, is measured too,
+with `--second-workspace` one that has learned a second plane. Trials of other noise are made where `--only` names them
+(`--part choose --only "default, noise independent" ...`), and each is judged.
 Means over cases of the measures of `diffboost3d.evaluation.coherence`; of some rows the two-sample AUC in plane and on
 re-slices, with as many planes of each, by judges of 40 epochs. Writes `results/coherence.json`.
 """
@@ -35,7 +37,13 @@ JUDGED = (
     "default, from pure noise",
     "default, slow waves not kept",
     "default",
-)  # rows that are judged too, beside those of layers
+)  # rows that are judged too, beside those of layers, of a second plane, and trials
+TRIALS = {
+    "default, noise independent": INDEPENDENT,
+    "default, noise ar1, 1.5 mm": NoisePlan("ar1", 0.0, 1.5),
+    "default, noise smoothed, 1.5 mm": NoisePlan("smoothed", 0.0, 1.5),
+}
+SECOND_EVERY = (3, 1)
 
 
 @dataclass(frozen=True)
@@ -48,10 +56,11 @@ class Row:
     neighbours: bool = False
     stacked: bool = False
     slow_mm: float = 0.0
+    second_every: int = 0
 
 
-def rows(held_out: HeldOut, stacked: bool) -> dict[str, Row]:
-    """Every lever alone, levers together, and the default."""
+def rows(held_out: HeldOut, stacked: bool, second: bool = False) -> dict[str, Row]:
+    """Every lever alone, levers together, trials, and the default."""
     settings, default = held_out.config.synthesize, held_out.default
     pure = dataclasses.replace(default, strength=1.0)
     made = {
@@ -83,6 +92,9 @@ def rows(held_out: HeldOut, stacked: bool) -> dict[str, Row]:
     made["default, noise ar1, 4 mm"] = dataclasses.replace(chosen, noise=NoisePlan("ar1", 0.0, 4.0))
     made["default, from pure noise"] = dataclasses.replace(chosen, plan=pure)
     made["default, slow waves not kept"] = dataclasses.replace(chosen, slow_mm=0.0)
+    made |= {name: dataclasses.replace(chosen, noise=noise) for name, noise in TRIALS.items()}
+    for every in SECOND_EVERY if second else ():
+        made[f"default, second plane at steps of {every}"] = dataclasses.replace(chosen, second_every=every)
     made["default"] = chosen
     return made
 
@@ -91,6 +103,11 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument(
         "--stack-workspace", type=Path, help="where a generator with layers along the slices is trained"
+    )
+    arguments.add_argument("--second-workspace", type=Path, help="where a generator of two planes is trained")
+    arguments.add_argument("--second-axis", type=int, default=0)
+    arguments.add_argument(
+        "--second-steps", type=int, default=700, help="of its pre-training and of its fine-tuning, on from the first"
     )
     arguments.add_argument("--stack", type=int, default=8, help="slices of its training stacks")
     arguments.add_argument(
@@ -105,15 +122,18 @@ def main() -> None:
     common = (given.cases, given.seed, given.part, given.set)
     held_out = HeldOut(given.data, given.workspace, given.overrides, *common, given.start_workspace)
     stacked = with_layers(given, held_out) if given.stack_workspace else None
+    crossed = with_second_plane(given, held_out) if given.second_workspace else None
     real = [held_out.real(case) for case in held_out.cases]
     table: dict[str, dict[str, Any]] = {}
-    for name, row in rows(held_out, stacked is not None).items():
-        if given.only and name not in (*given.only, "no lever", "default"):
+    for name, row in rows(held_out, stacked is not None, crossed is not None).items():
+        named = name in (given.only or ())
+        if not named and (name in TRIALS or (given.only and name not in ("no lever", "default"))):
             continue
-        of = stacked if row.stacked and stacked is not None else held_out
-        made = of.samples(row.plan, row.noise, row.match_spectrum, row.neighbours, row.slow_mm)
+        of = stacked if row.stacked else crossed if row.second_every else held_out
+        assert of is not None
+        made = of.samples(row.plan, row.noise, row.match_spectrum, row.neighbours, row.slow_mm, row.second_every)
         table[name] = measured(real, made, held_out.axis)
-        if given.judges and (name in JUDGED or row.stacked):
+        if given.judges and (named or name in JUDGED or row.stacked or row.second_every):
             table[name] |= aucs(real, made, held_out, given.judges if name == "default" else 1)
         print(name, table[name], flush=True)
     write(
@@ -121,7 +141,10 @@ def main() -> None:
         given,
         held_out.overrides,
         len(real),
-        "--stack-workspace WORKSPACE-STACK" if stacked else "",
+        " ".join(
+            (["--stack-workspace WORKSPACE-STACK"] if stacked else [])
+            + (["--second-workspace WORKSPACE-SECOND"] if crossed else [])
+        ),
         z_ratio_default=table["default"]["difference_ratio"],
         z_ratio_independent=table["no lever"]["difference_ratio"],
         ssim_gap_default=table["default"]["ssim_gap"],
@@ -138,6 +161,14 @@ def with_layers(given: argparse.Namespace, held_out: HeldOut) -> HeldOut:
     own = ["diffusion.pretrain.steps=600", "diffusion.finetune.steps=600", f"diffusion.denoiser.stack={given.stack}"]
     common = (given.cases, given.seed, given.part, given.set)
     return HeldOut(given.data, given.stack_workspace, [*given.overrides, *own], *common, held_out.workspace.root)
+
+
+def with_second_plane(given: argparse.Namespace, held_out: HeldOut) -> HeldOut:
+    """A generator of slices across a second axis too, trained on from the first."""
+    own = [f"diffusion.{stage}.steps={given.second_steps}" for stage in ("pretrain", "finetune")]
+    own += [f"diffusion.second_axis={given.second_axis}", "synthesize.slab_blend=step"]
+    common = (given.cases, given.seed, given.part, given.set)
+    return HeldOut(given.data, given.second_workspace, [*given.overrides, *own], *common, held_out.workspace.root)
 
 
 def measured(real: list[Float], synthetic: list[Float], axis: int) -> dict[str, float]:

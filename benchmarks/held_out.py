@@ -30,7 +30,7 @@ from diffboost3d.seeds import seed_of
 from diffboost3d.stages.inputs import cases_of, control_of, prepared, slice_axis
 from diffboost3d.stages.noise import with_measured_noise
 from diffboost3d.stages.synthesis_work import sampling_plan
-from diffboost3d.synthesis.volumes import NoisePlan, SampleRequest, SlabPlan, VolumeSampler, slow_mm_of
+from diffboost3d.synthesis.volumes import NoisePlan, SampleRequest, SecondPlanePlan, SlabPlan, VolumeSampler, slow_mm_of
 
 Float = NDArray[np.float32]
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -132,9 +132,15 @@ class HeldOut:
         """The control image (C, I, J, K)."""
         return control_of(self.config, self.manifest, self.workspace, case, with_label=True)
 
-    def sampler(self, plan: SamplingPlan, noise: NoisePlan, match_spectrum: float, slow_mm: float) -> VolumeSampler:
-        """A sampler of volumes."""
-        settings = self.config.synthesize
+    def sampler(
+        self, plan: SamplingPlan, noise: NoisePlan, match_spectrum: float, slow_mm: float, second_every: int = 0
+    ) -> VolumeSampler:
+        """A sampler of volumes; with `second_every` across the second plane of the configuration too, at so many steps."""
+        settings, axis = self.config.synthesize, self.config.diffusion.second_axis
+        second = None
+        if second_every:
+            assert axis is not None
+            second = SecondPlanePlan(axis, second_every, self.cases[0].grid.spacing_mm[axis])
         return VolumeSampler(
             *self.generator,
             plan,
@@ -145,18 +151,24 @@ class HeldOut:
             match_spectrum=match_spectrum,
             slow_mm=slow_mm,
             slabs=SlabPlan(settings.slab, settings.slab_overlap, settings.batch_voxels, settings.slab_blend),
+            second=second,
         )
 
-    def requests(self, case: Case, count: int = 1, neighbours: bool = True) -> list[SampleRequest]:
-        """Requests of samples of a case, with the task's prompt; neighbours: see `samples`."""
+    def requests(
+        self, case: Case, count: int = 1, neighbours: bool = True, second: bool = False
+    ) -> list[SampleRequest]:
+        """Requests of samples of a case, with the task's prompt; neighbours: see `samples`; second: with its control image."""
         prompts = fill_templates({"{prompt}, {look}": 1.0}, self.manifest.prompt, "")
         image, control = self.real(case), self.control(case)
         if not neighbours:
             beside = self.config.diffusion.denoiser.neighbours
             control[: 2 * beside + 1] = control[beside]
-        return [
-            SampleRequest(seed_of(self.seed, "benchmark", case.id, at), prompts, image, control) for at in range(count)
-        ]
+        across = None
+        if second:
+            axis = self.config.diffusion.second_axis
+            across = control_of(self.config, self.manifest, self.workspace, case, with_label=True, axis=axis)
+        seeds = [seed_of(self.seed, "benchmark", case.id, at) for at in range(count)]
+        return [SampleRequest(seed, prompts, image, control, second_control=across) for seed in seeds]
 
     def samples(
         self,
@@ -165,6 +177,7 @@ class HeldOut:
         match_spectrum: float | None = None,
         neighbours: bool = True,
         slow_mm: float | None = None,
+        second_every: int = 0,
     ) -> list[Float]:
         """One synthetic volume (I, J, K) of every case; kept in the workspace, so that benchmarks share them.
 
@@ -172,6 +185,7 @@ class HeldOut:
             noise, match_spectrum: None: as configured. slow_mm: waves of this length and more are the real volume's; None: as
                 configured.
             neighbours: whether a slice sees the edges of its neighbours; else its own in their place.
+            second_every: see `sampler`.
         """
         ids = [case.id for case in self.cases]
         prepared_as = [case.digest for case in self.cases]
@@ -179,7 +193,7 @@ class HeldOut:
         noise = noise or NoisePlan(settings.noise, settings.rho or 0.0, settings.correlation_mm)
         match_spectrum = settings.match_spectrum if match_spectrum is None else match_spectrum
         slow_mm = self.slow_mm if slow_mm is None else slow_mm
-        named = [dataclasses.asdict(noise), match_spectrum, slow_mm, settings.negative_prompt]
+        named = [dataclasses.asdict(noise), match_spectrum, slow_mm, settings.negative_prompt, second_every]
         own = digest(
             dataclasses.asdict(plan), named, self.seed, ids, prepared_as, self.model, code_digest(), neighbours
         )
@@ -187,9 +201,10 @@ class HeldOut:
         if kept.is_file():
             with np.load(kept, allow_pickle=False) as arrays:
                 return [arrays[name] for name in ids]
-        sampler = self.sampler(plan, noise, match_spectrum, slow_mm)
+        sampler = self.sampler(plan, noise, match_spectrum, slow_mm, second_every)
+        second = second_every > 0
         made = [
-            sampler.volumes(self.axis, case.grid.spacing_mm, self.requests(case, neighbours=neighbours))[0]
+            sampler.volumes(self.axis, case.grid.spacing_mm, self.requests(case, 1, neighbours, second))[0]
             for case in self.cases
         ]
         with replacing(kept) as temporary:
@@ -269,12 +284,20 @@ def write(
         "pool",
         "pixel_workspace",
         "stack_workspace",
+        "second_workspace",
         "start_workspace",
         "start",
         "cases",
         "overrides",
     }
-    plain = {"part": "judge", "seed": 0, "result": Path(sys.argv[0]).stem, "set": "hippocampus"}
+    plain = {
+        "part": "judge",
+        "seed": 0,
+        "result": Path(sys.argv[0]).stem,
+        "set": "hippocampus",
+        "second_axis": 0,
+        "second_steps": 700,
+    }
     extra = {
         key: value for key, value in vars(given).items() if key not in known and value not in (None, plain.get(key))
     }

@@ -28,6 +28,12 @@ class MergeConfig:
     last_probability: float | None = key(
         None, "What that share has become, evenly, at the end of the training; null: it stays.", low=0, high=1
     )
+    partner: str = key(
+        "same",
+        "Whose synthetic volume a real patch is merged with: one of the same case at the same place, or one of any labelled training "
+        "case with the window drawn anew.",
+        choices=("same", "any"),
+    )
     at: str = key(
         "image", "What is merged: the images, or (published code) the predictions.", choices=("image", "prediction")
     )

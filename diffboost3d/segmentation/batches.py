@@ -57,6 +57,7 @@ class MergePlan:
         probability: share of the patches that are merged; the others are real.
         last_probability: what that share has become, evenly, at the last of `patches`; None: it stays.
         patches: of the whole training.
+        partner: same or any, the case whose synthetic sample is merged with a real patch.
     """
 
     source: str
@@ -70,6 +71,7 @@ class MergePlan:
     probability: float = 1.0
     last_probability: float | None = None
     patches: int = 1
+    partner: str = "same"
 
     def probability_at(self, number: int) -> float:
         """Share of the patches that are merged where the training is at its `number`-th."""
@@ -115,6 +117,7 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         self._spacing_mm = tuple(spacing_mm)
         self._foreground_probability = foreground_probability
         self._seed = seed
+        self._generated = [position for position, case in enumerate(cases) if case.synthetic]
         self._foreground = [np.argwhere((case.label > 0) & (case.label != IGNORED)) for case in cases]
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
@@ -168,14 +171,17 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         }
 
     def _other(self, index: int, start: Sequence[int], random: np.random.Generator) -> dict[str, torch.Tensor]:
-        """What is merged with the real patch: a synthetic sample of the case, or a patch of another real case.
+        """What is merged with the real patch: a synthetic sample of the case, or of any, or a patch of another real case.
 
-        A case without synthetic samples is merged with itself, which leaves it as it is.
+        A case without synthetic samples is merged with itself, which leaves it as it is; so is every case where none has any.
         """
-        case = self.cases[index]
-        if self.merge.source == "synthetic" and not case.synthetic:
-            return self._cut(case.image, case.label, start)
         if self.merge.source == "synthetic":
+            if self.merge.partner == "any" and self._generated:
+                index = self._generated[int(random.integers(len(self._generated)))]
+                start = self._window(index, random)
+            case = self.cases[index]
+            if not case.synthetic:
+                return self._cut(case.image, case.label, start)
             number = int(random.integers(len(case.synthetic)))
             own = case.synthetic_labels[number] if case.synthetic_labels else None
             return self._cut(case.synthetic[number], case.label if own is None else own, start)

@@ -235,6 +235,7 @@ def merge_plan(section: MergeConfig, source: str, manifest: Manifest, patches: i
         section.probability,
         section.last_probability,
         patches,
+        section.partner,
     )
 
 

@@ -115,6 +115,30 @@ def test_synthetic_merging_takes_the_same_voxels_of_a_synthetic_copy_and_keeps_t
     assert seen == {0.0, 1.0}
 
 
+def test_synthetic_merging_may_take_samples_of_all_cases_each_with_its_own_label():
+    cases = [
+        TrainingCase(
+            np.full((16, 18, 8), n, np.float32),
+            np.full((16, 18, 8), n, np.uint8),
+            (np.full((16, 18, 8), -n, np.float32),) if n < 3 else (),
+        )
+        for n in (1, 2, 3)
+    ]
+    alone, merged, partners = patches(cases=cases), patches(replace(SYNTHETIC, partner="any"), cases=cases), set()
+    for number in range(60):
+        own, both = alone[number]["image"].unique(), merged[number]
+        assert torch.equal(both["image"].abs().long(), both["label"])
+        partners |= {(int(own), -int(other)) for other in both["image"].unique() if other < 0}
+    assert partners == {(a, b) for a in (1, 2, 3) for b in (1, 2)}  # the third has no sample
+
+
+def test_without_any_synthetic_sample_nothing_is_merged_whoever_the_partner():
+    cases = [case(number, synthetic=0) for number in range(3)]
+    for partner in ("same", "any"):
+        merged = patches(replace(SYNTHETIC, partner=partner), cases=cases)
+        assert all(same(merged[number], patches(cases=cases)[number]) for number in range(20))
+
+
 def test_real_merging_takes_another_case_with_its_own_label():
     cases = [TrainingCase(np.full((16, 18, 8), n, np.float32), np.full((16, 18, 8), n, np.uint8)) for n in (1, 2, 3)]
     alone, merged, partners = patches(cases=cases), patches(REAL, cases=cases), set()
