@@ -114,6 +114,20 @@ def test_the_status_lists_what_is_left_and_leaves_no_trace(studies, data, capsys
     assert sorted(studies[0].rglob("*")) == before
 
 
+def test_tables_of_what_is_finished_come_without_running_anything(data, tmp_path, monkeypatch, capsys):
+    words = ["compare", f"data.root={data}", f"workspace={tmp_path / 'part'}", *STUDY]
+    assert main([*words, "arms=[none]"]) == 0
+    before = (tmp_path / "part" / "scores.csv").read_text()
+    (tmp_path / "part" / "scores.csv").unlink()
+    monkeypatch.setattr("diffboost3d.stages.compare._launch", None)  # would fail
+    capsys.readouterr()
+    assert main([*words, "compare.tables=true"]) == 0
+    assert (tmp_path / "part" / "scores.csv").read_text() == before
+    assert "2 of 4 cells are finished" in (tmp_path / "part" / "study.md").read_text()
+    assert main(["compare", f"data.root={data}", f"workspace={tmp_path / 'new'}", *STUDY, "compare.tables=true"]) == 1
+    assert "nothing is prepared yet" in capsys.readouterr().err
+
+
 def test_one_failing_cell_stops_no_other_and_is_named_with_an_exit_status(data, tmp_path, monkeypatch, capsys):
     from diffboost3d.stages import train
 

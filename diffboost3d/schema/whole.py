@@ -49,6 +49,10 @@ class CompareConfig:
         1, "local: cells that run at the same time, each in a process of its own; 0: in this one.", low=0
     )
     status: bool = key(False, "Only list the cells and what has become of each; nothing runs.")
+    tables: bool = key(
+        False,
+        "Only write scores, tables and figures of the cells that are finished; nothing runs, a running study goes on.",
+    )
 
 
 @dataclass

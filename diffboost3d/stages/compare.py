@@ -12,7 +12,7 @@ from diffboost3d.cases.atomic import replacing, write_json, write_text
 from diffboost3d.cases.study import BASE, Study, StudyScore, job_failure, settle_job
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.config import compose, to_yaml
-from diffboost3d.errors import ConfigError, StudyError
+from diffboost3d.errors import ConfigError, StudyError, WorkspaceError
 from diffboost3d.evaluation.study import summarise_study
 from diffboost3d.report.study import latex_of_study, markdown_of_study, verdict_lines
 from diffboost3d.schema import Config
@@ -33,7 +33,9 @@ KEPT = ("workspace", "seeds", "folds", "seed", "cohort", "data.root", "data.labe
 
 
 def start(config: Config, overrides: Sequence[str] = ()) -> None:
-    """Do what is unfinished of a study, then write its scores, tables and figures; `compare.status` only lists it.
+    """Do what is unfinished of a study, then write its scores, tables and figures.
+
+    `compare.status` only lists it, `compare.tables` only writes those of what is finished.
 
     Args:
         overrides: those that `config` was composed of, to which each variant adds its own.
@@ -48,6 +50,12 @@ def start(config: Config, overrides: Sequence[str] = ()) -> None:
     if config.compare.status:
         workspace.main = False  # a listing leaves no trace, and disturbs no run in progress
         print(status_table(_laid_out_jobs(configs, study), study))
+        return
+    if config.compare.tables:
+        jobs = _laid_out_jobs(configs, study)
+        if not jobs:
+            raise WorkspaceError(f"{study.root}: nothing is prepared yet; without compare.tables=true the study begins")
+        _write_results(config, study, jobs, workspace, {})
         return
     with workspace.opened(clear=config.compare.launcher == "local"):
         workspace.write_config("compare", to_yaml(config))
