@@ -114,6 +114,8 @@ def settings(given: argparse.Namespace, name: str, number: int) -> list[str]:
         "prepare.workers=1",
         f"diffusion.pretrain.steps={given.pretrain}",
         f"diffusion.finetune.steps={given.finetune}",
+        "diffusion.denoiser.channels=[64,96,128]",  # 32 are too narrow for the 16 maps of four contrasts
+        "diffusion.denoiser.head_channels=32",
         "diffusion.pretrain.batch=8",
         "diffusion.finetune.batch=8",
         "diffusion.pretrain.jitter=0.0",

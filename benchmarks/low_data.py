@@ -7,7 +7,7 @@ Sizes 3, 5, 10, 20 (breast_us: 20, 40, 80), three seeds, one fold with a third o
 same command goes on. Writes `results/SET_low_data.json` {n: {arm: {dice, ci}}, "gains": {"diffboost-none@5": [mean, low,
 high], ...}} (Dice as fractions; ci: 95 % bootstrap over patients; gains: 95 % over cases and seeds) and the tidy CSV of the
 same name. `--name` writes other results' files, so that a trial leaves the committed ones alone. The files hold the cells
-that are finished so far.
+that are finished so far; `compare.tables=true` at the end of the command writes them while the study runs.
 """
 
 from __future__ import annotations
@@ -119,7 +119,9 @@ def about(given: argparse.Namespace, summary: dict[str, Any]) -> dict[str, Any]:
         "test_patients": max((row["patients"] for row in dice), default=0),
         "finished": f"{summary['cells'] - len(summary['unfinished'])} of {summary['cells']} cells",
         "command": "diffboost3d compare "
-        + " ".join(f'"{w}"' if " " in w or "[" in w else w for w in overrides_of(given)),
+        + " ".join(
+            f'"{w}"' if " " in w or "[" in w else w for w in overrides_of(given) if not w.startswith("compare.tables")
+        ),
         "machine": {"cores": os.cpu_count(), "processor": platform.machine()},
         "versions": versions(),
     }
