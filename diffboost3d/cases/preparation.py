@@ -21,13 +21,14 @@ class Preparation:
     """What `prepare` decided for all images of a data set.
 
     Attributes:
-        spacing_mm: of prepared volumes along R, A, S; pictures (2D) keep their grid.
+        spacing_mm: of prepared volumes along R, A, S; pictures (2D) take the first two where they are resampled.
         intensity_kind: ct_window or percentiles, with the bounds of either in `window_hu` and `percentiles`.
         image_interpolation: linear or bspline.
         colour: "grey": colour pictures are read as their luminance; "refuse".
         channel_kinds: of each image channel where there are several, in the place of `intensity_kind`.
         bias_field: how the shading of MR images is corrected; None: it is left.
         resampled: channels that lie on another grid than the first are moved to it; else they are refused.
+        pictures_resampled: pictures (2D) are brought to `spacing_mm` too; else they keep their grid.
     """
 
     spacing_mm: tuple[float, float, float]
@@ -39,6 +40,7 @@ class Preparation:
     channel_kinds: tuple[str, ...] = ()
     bias_field: BiasFieldPlan | None = None
     resampled: bool = False
+    pictures_resampled: bool = False
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -48,7 +50,8 @@ class Preparation:
     def facts(self) -> dict[str, Any]:
         """All of it as plain values; what is not used is left out, so that digests are those of versions without it."""
         plain = dataclasses.asdict(self)
-        unused = {"colour": "grey", "channel_kinds": (), "bias_field": None, "resampled": False}
+        unused: dict[str, Any] = {"colour": "grey", "channel_kinds": (), "bias_field": None}
+        unused |= {"resampled": False, "pictures_resampled": False}
         return {name: one for name, one in plain.items() if name not in unused or one != unused[name]}
 
     def field(self, array: NDArray[Any], source: Grid) -> NDArray[np.float32] | None:
@@ -70,7 +73,11 @@ class Preparation:
     def grid(self, source: Grid) -> Grid:
         """The prepared grid of a file's grid: canonical, at the target spacing."""
         canonical = source.canonical()
-        return canonical if canonical.spatial_dims == 2 else canonical.with_spacing(self.spacing_mm)
+        if canonical.spatial_dims == 3:
+            return canonical.with_spacing(self.spacing_mm)
+        if not self.pictures_resampled:
+            return canonical
+        return canonical.with_spacing((*self.spacing_mm[:2], canonical.spacing_mm[2]))
 
     def image(self, array: NDArray[Any], source: Grid, target: Grid, *maps: IntensityMap) -> NDArray[np.float32]:
         """An image (I, J, K) or (C, I, J, K) in the file's units on `target`, float32 in [-1, 1]; maps: of each channel."""

@@ -162,7 +162,8 @@ class N4Config:
 class PrepareConfig:
     spacing_mm: list[float] | None = key(
         None,
-        "Target spacing in mm along R, A, S; null: the median over the cases; pictures (2D) keep their grid.",
+        "Target spacing in mm along R, A, S; null: the median over the cases. Pictures (2D) keep their grid with null; else the "
+        "first two are their pixels' width and height, in pixels where data.pixel_spacing_mm is null ([2, 2, 1]: half the size).",
         low=0.01,
         length=(3,),
     )

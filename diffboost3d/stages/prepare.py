@@ -179,6 +179,7 @@ def _preparation(config: Config, surveyed: list[Surveyed], modality: str, channe
         kinds,
         bias_plan(config),
         config.prepare.channel_grids == "resample",
+        config.prepare.spacing_mm is not None and all(one.grid.spatial_dims == 2 for one in surveyed),
     )
 
 
@@ -266,6 +267,8 @@ def _more_facts(pair: Pair, task: _Task, maps: list[IntensityMap]) -> list[Any]:
         facts.append(["channels", files, shared, [dataclasses.asdict(one) for one in maps]])
     if task.pixel_spacing_mm:
         facts.append(["pixel spacing", task.pixel_spacing_mm])
+    if task.preparation.pictures_resampled:
+        facts.append(["pictures resampled"])
     if task.merged:
         facts.append(["merged", sorted(task.merged.items())])
     if task.preparation.bias_field is not None:

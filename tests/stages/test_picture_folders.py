@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
@@ -79,11 +80,25 @@ def test_pixels_have_the_size_that_is_given(ready: Path) -> None:
 
 def test_another_size_of_the_pixels_makes_the_edges_anew(tmp_path: Path) -> None:
     root = write_classes(tmp_path / "data")
-    for spacing, workspace in ((0.1, "once"), (0.5, "once"), (0.5, "fresh")):
+    for spacing, workspace in ((0.5, "once"), (1.0, "once"), (1.0, "fresh")):
         words = [f"data.root={root}", f"workspace={tmp_path / workspace}", f"data.pixel_spacing_mm=[{spacing}]"]
         assert main(["prepare", *WORDS, *words, "prepare.spacing_mm=[1,1,1]"]) == 0
     once, fresh = (tmp_path / name / "prepared" / "benign (2)" / "edge.nii.gz" for name in ("once", "fresh"))
     assert once.read_bytes() == fresh.read_bytes()
+
+
+def test_pictures_are_brought_to_a_spacing_only_where_it_is_given(tmp_path: Path) -> None:
+    root = write_classes(tmp_path / "data")
+    where = [f"data.root={root}", f"workspace={tmp_path / 'ws'}"]
+    for spacing, shape, step in (("null", (28, 24, 1), 1.0), ("[2,2,1]", (14, 12, 1), 2.0)):
+        assert main(["prepare", *WORDS, *where, f"prepare.spacing_mm={spacing}"]) == 0
+        workspace = Workspace(tmp_path / "ws")
+        case = workspace.read_manifest().case("benign (2)")
+        assert case.source_grid.shape == (28, 24, 1)
+        assert case.grid.shape == shape
+        assert case.grid.spacing_mm == pytest.approx((step, step, 1.0))
+        for kind in ("image", "edge", "label"):
+            assert nib.load(workspace.prepared(case.id, kind)).shape == shape
 
 
 def test_a_label_is_its_masks_joined_and_an_empty_one_is_a_label(ready: Path) -> None:
@@ -123,11 +138,12 @@ def test_the_data_set_config_leaves_what_presets_and_words_set() -> None:
 def test_the_whole_way_ends_with_scores_in_mm_and_pictures(tmp_path: Path) -> None:
     write_classes(tmp_path / "data")
     words = [*WORDS, *TINY, f"data.root={tmp_path / 'data'}", f"workspace={tmp_path / 'ws'}"]
-    assert main(["run", *words, "data.pixel_spacing_mm=[0.1]", "data.labelled=4", "arms=[none,diffboost]"]) == 0
+    half = ["data.pixel_spacing_mm=[0.1]", "prepare.spacing_mm=[0.2,0.2,1]"]
+    assert main(["run", *words, *half, "data.labelled=4", "arms=[none,diffboost]"]) == 0
     workspace = Workspace(tmp_path / "ws")
     assert {score.unit for score in workspace.read_scores() if score.metric == "hd95"} == {"mm"}
     assert all(np.isfinite(score.value) for score in workspace.read_scores())
     made = sorted((tmp_path / "ws").rglob("synthetic/**/00.png"))
     assert len(made) == 4
-    assert all(Image.open(path).size == (28, 24) for path in made)
+    assert all(Image.open(path).size == (28, 24) for path in made)  # that of the files, not that of the networks
     assert workspace.report_path.is_file()
