@@ -34,7 +34,20 @@ SETS: dict[str, dict[str, Any]] = {
     },
     "breast_us": {
         "sizes": [20, 40, 80],
-        "overrides": ["data=breast_us", "preset=quick"],
+        "overrides": [
+            "data=breast_us",
+            "preset=quick",
+            "prepare.spacing_mm=[2,2,1]",  # 128 x 128 pixels: on two cores, more steps are worth more than more pixels
+            "merge.cell=[21]",  # published: a sixth of the picture's side
+            "diffusion.max_size=64",
+            "diffusion.pretrain.steps=1500",
+            "diffusion.pretrain.ema_decay=0.998",
+            "diffusion.finetune.steps=500",
+            "diffusion.finetune.learning_rate=3e-4",
+            "diffusion.finetune.ema_decay=0.998",
+            "train.steps=1500",
+            "train.batch=4",
+        ],
     },
 }
 
