@@ -37,7 +37,8 @@ from diffboost3d.imaging.files import write_prepared
 from diffboost3d.imaging.geometry import Grid, resample
 from diffboost3d.imaging.intensity import IntensityMap
 from diffboost3d.seeds import generator
-from diffboost3d.stages.generator_training import first_generator, shape_of
+from diffboost3d.stages.generator_start import first_generator
+from diffboost3d.stages.generator_training import shape_of
 
 RESULT = Path(__file__).resolve().parent / "results" / "synthesis_memory.json"
 LIMIT_GB = 6.0

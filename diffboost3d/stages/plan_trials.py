@@ -26,7 +26,8 @@ from diffboost3d.seeds import generator
 from diffboost3d.segmentation.batches import PatchDataset, Size, TrainingCase
 from diffboost3d.segmentation.learning import SegmentationLearner
 from diffboost3d.stages.arms import augmentations_of
-from diffboost3d.stages.generator_training import Generator, first_generator, slice_plan, untrained_generator
+from diffboost3d.stages.generator_start import Generator, first_generator, untrained_generator
+from diffboost3d.stages.generator_training import slice_plan
 from diffboost3d.stages.inputs import merge_plan, slice_axis
 from diffboost3d.stages.segmenters import network_spec, new_network, segmenter_loss
 from diffboost3d.stages.synthesis_work import sampling_plan

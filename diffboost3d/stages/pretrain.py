@@ -15,17 +15,14 @@ from diffboost3d.diffusion.pool import PoolDataset, PoolPlan
 from diffboost3d.diffusion.weights import load_generator
 from diffboost3d.schema import Config
 from diffboost3d.stages.edge_operator import edge_facts, edge_operator
+from diffboost3d.stages.generator_start import Generator, first_digest, first_generator, with_channels
 from diffboost3d.stages.generator_training import (
-    Generator,
     Task,
-    first_digest,
-    first_generator,
     require_generator,
     slice_datasets,
     slice_plan,
     task_digest,
     train_generator,
-    with_channels,
 )
 from diffboost3d.stages.inputs import accelerator_of, cases_of, pool_index, second_axis, slice_axis
 

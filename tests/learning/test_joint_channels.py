@@ -16,7 +16,7 @@ from diffboost3d.diffusion.schedule import make_scheduler
 from diffboost3d.diffusion.text import ByteTokenizer
 from diffboost3d.diffusion.weights import load_generator, save_generator
 from diffboost3d.errors import ConfigError
-from diffboost3d.stages.generator_training import with_channels
+from diffboost3d.stages.generator_start import with_channels
 
 
 def noise(*shape, seed=0):
