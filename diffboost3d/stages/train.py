@@ -8,7 +8,7 @@ from typing import Any
 
 from diffboost3d.cases.records import Case, Manifest, Split
 from diffboost3d.cases.workspace import LAST_SEGMENTER, SEGMENTER, Workspace, now
-from diffboost3d.config import digest
+from diffboost3d.config import digest, to_plain
 from diffboost3d.errors import ConfigError, DataError
 from diffboost3d.schema import ArmConfig, Config
 from diffboost3d.segmentation.batches import PatchDataset, TrainingCase
@@ -119,7 +119,7 @@ def _digest(
         without_intervals(config.train),
         config.network,
         arm,
-        config.merge if arm.merge not in ("none", "instead") else None,
+        _merge_facts(config, arm),
         config.classical if arm.classical else None,
         *([config.augmentations] if arm.augmentations else []),
         seed,
@@ -128,6 +128,16 @@ def _digest(
         [len(split.training), len(split.validation)],
         volumes,
     )
+
+
+def _merge_facts(config: Config, arm: ArmConfig) -> dict[str, Any] | None:
+    """How the arm merges. Without the partner where it decides nothing, so that digests are those of versions without it."""
+    if arm.merge in ("none", "instead"):
+        return None
+    facts: dict[str, Any] = to_plain(config.merge)
+    if config.merge.partner == "same" or arm.merge == "real":
+        del facts["partner"]
+    return facts
 
 
 def _synthetic_records(config: Config, workspace: Workspace, split: Split, fold: int) -> dict[str, dict[int, Path]]:

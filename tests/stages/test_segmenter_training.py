@@ -18,6 +18,7 @@ from diffboost3d.config import compose
 from diffboost3d.errors import ConfigError
 from diffboost3d.segmentation.weights import load_segmenter
 from diffboost3d.stages.segmenters import training_patch
+from diffboost3d.stages.train import _merge_facts
 
 WORDS = (
     *(word for word in TINY if not word.startswith("network.")),
@@ -114,3 +115,22 @@ def test_what_does_not_go_together_is_refused_in_one_line(words, said):
         compose(words)
     assert said in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_the_partner_is_a_fact_of_arms_that_have_one_alone():
+    """Segmenters of versions without `merge.partner` stay what they were."""
+    with_partner = {
+        (arm, partner): "partner" in (_merge_facts(config, config.arm[arm]) or {})
+        for partner in ("same", "any")
+        for config in [
+            compose(
+                [
+                    "arms=[none,synthetic_only,cutmix,diffboost,warp_only]",
+                    f"merge.partner={partner}",
+                    "synthesize.anatomy={same: 0.0, warped: 1.0}",
+                ]
+            )
+        ]
+        for arm in ("none", "synthetic_only", "cutmix", "diffboost", "warp_only")
+    }
+    assert {key for key, found in with_partner.items() if found} == {("diffboost", "any"), ("warp_only", "any")}
