@@ -8,6 +8,9 @@ same command goes on. Writes `results/SET_low_data.json` {n: {arm: {dice, ci}}, 
 high], ...}} (Dice as fractions; ci: 95 % bootstrap over patients; gains: 95 % over cases and seeds) and the tidy CSV of the
 same name. `--name` writes other results' files, so that a trial leaves the committed ones alone. The files hold the cells
 that are finished so far; `compare.tables=true` at the end of the command writes them while the study runs.
+
+With `compare=remedies --name hippocampus_remedies --sizes 5 10 data.splits=results/hippocampus_low_data_splits.json` it tries what
+a missed gain may come from, on the cases of the study (sizes are nested in the largest, whose split has to be given).
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from diffboost3d.cases.study import BASE
 from diffboost3d.cases.workspace import versions
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -103,18 +107,26 @@ def main() -> int:
 
 
 def figures(summary: dict[str, Any]) -> dict[str, Any]:
-    """{n: {arm: {dice, ci}}} and the gains."""
+    """{n: {arm: {dice, ci}}} and the gains; with named variants {variant: {n: ...}}, and gains by "variant/arm-variant/arm@n"."""
     found: dict[str, Any] = {}
     gains: dict[str, list[float | None]] = {}
     for part in summary["parts"]:
-        of_size = found[str(part["size"])] = {}
+        named = part["variant"] != BASE
+        place = found.setdefault(part["variant"], {}) if named else found
+        before = f"{part['variant']}/" if named else ""
+        of_size = place[str(part["size"])] = {}
         for arm, result in part["arms"].items():
             dice = result["dice"]
             of_size[arm] = {"dice": dice["mean"], "ci": [dice["low"], dice["high"]], "seed_sd": dice["seed_sd"]}
         for row in part["comparisons"]:
             if row["metric"] == "dice":
                 gain = row["difference"]
-                gains[f"{row['arm']}-{row['reference']}@{part['size']}"] = [gain["mean"], gain["low"], gain["high"]]
+                pair = f"{before}{row['arm']}-{before}{row['reference']}@{part['size']}"
+                gains[pair] = [gain["mean"], gain["low"], gain["high"]]
+    for row in summary["between_variants"]:
+        if row["metric"] == "dice":
+            gain = row["difference"]
+            gains[f"{row['arm']}-{row['reference']}@{row['size']}"] = [gain["mean"], gain["low"], gain["high"]]
     return {**found, "gains": gains}
 
 
@@ -123,7 +135,7 @@ def about(given: argparse.Namespace, summary: dict[str, Any]) -> dict[str, Any]:
     dice = [row for part in summary["parts"] for row in part["comparisons"] if row["metric"] == "dice"]
     return {
         "verdicts": [
-            f"n = {part['size']}: {row['verdict']}"
+            f"{'' if part['variant'] == BASE else part['variant'] + ', '}n = {part['size']}: {row['verdict']}"
             for part in summary["parts"]
             for row in part["comparisons"]
             if row.get("verdict")
