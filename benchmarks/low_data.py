@@ -9,8 +9,8 @@ high], ...}} (Dice as fractions; ci: 95 % bootstrap over patients; gains: 95 % o
 same name. `--name` writes other results' files, so that a trial leaves the committed ones alone. The files hold the cells
 that are finished so far; `compare.tables=true` at the end of the command writes them while the study runs.
 
-With `compare=remedies --name hippocampus_remedies --sizes 5 10 data.splits=results/hippocampus_low_data_splits.json` it tries what
-a missed gain may come from, on the cases of the study (sizes are nested in the largest, whose split has to be given).
+With `compare=remedies --name hippocampus_remedies --sizes 5 10 data.splits=results/hippocampus_low_data_splits.json` it tries
+what a missed gain may come from, on the cases of the study (sizes are nested in the largest, whose split has to be given).
 """
 
 from __future__ import annotations
