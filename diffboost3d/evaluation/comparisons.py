@@ -11,6 +11,8 @@ SIGNIFICANCE = 0.05
 _ALSO_AGAINST = {
     "diffboost": ("cutmix", "warp_only"),
     "diffboost_classical": ("cutmix_classical", "warp_only_classical"),
+    "diffboost_anatomy": ("diffboost", "cutmix", "warp_only"),
+    "diffboost_anatomy_classical": ("diffboost_classical", "cutmix_classical", "warp_only_classical"),
 }
 
 # (fold, seed, label) -> value: what one arm scored on one case
@@ -29,7 +31,8 @@ def arm_pairs(arms: Sequence[str], reference: str) -> list[tuple[str, str]]:
     """Return the (arm, reference) pairs worth testing among the `arms` present, each once.
 
     Every other arm meets `reference`. Arms built on classical augmentation also meet "classical", and diffboost meets
-    the plain cut-and-paste of the same kind, so that a gain is not credited to the wrong ingredient.
+    the plain cut-and-paste of the same kind and the warps alone (those of new anatomy also diffboost without it), so that a
+    gain is not credited to the wrong ingredient.
     """
     pairs: dict[tuple[str, str], None] = {}
     for arm in arms:

@@ -30,6 +30,15 @@ def test_every_arm_meets_the_reference_and_combined_arms_their_parts():
     ]
 
 
+def test_new_anatomy_meets_what_it_adds_to():
+    arms = ["none", "warp_only", "diffboost", "diffboost_anatomy"]
+    assert [other for arm, other in arm_pairs(arms, "none") if arm == "diffboost_anatomy"] == [
+        "none",
+        "diffboost",
+        "warp_only",
+    ]
+
+
 def test_absent_arms_are_not_compared():
     assert arm_pairs(["none", "diffboost"], "none") == [("diffboost", "none")]
     assert arm_pairs(["classical", "diffboost_classical"], "none") == [("diffboost_classical", "classical")]
