@@ -10,8 +10,10 @@ and their scatter between cases, seeds and arms (as estimated from it, in the re
 
 The right verdict on null against none is "no detectable gain", on planted against none "helps". Writes
 `results/statistics_calibration.json`: the share of right verdicts over all studies, by the present rule and by an interval
-and test over cases alone (bootstrap and Wilcoxon with Holm's adjustment, seeds averaged away), for training luck as in the
-file, none, and twice as much. About two minutes on one core.
+and test over cases alone (bootstrap and Wilcoxon with Holm's adjustment, seeds averaged away), and the largest half-width of an
+interval, for training luck as in the file, none, twice as much; unequal (the two arms that are the same have 1.2 Dice points, the
+others 0.15: what few labelled cases do); and shared (nine tenths of what seeds do, they do to all arms alike).
+About four minutes on one core.
 """
 
 from __future__ import annotations
@@ -35,6 +37,30 @@ RESULTS = Path(__file__).resolve().parent / "results"
 ARMS = ("none", "classical", "cutmix", "null", "planted")
 CASES, SEEDS, EFFECT = 50, 3, 0.02
 Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Luck:
+    """Of training, in a simulation.
+
+    Attributes:
+        times: the standard deviation of an arm's mean between seeds, as a multiple of that in the file.
+        sd: that standard deviation of single arms, in Dice, in its place.
+        shared: share of the variance between seeds that is the same in all arms, of means and of single cases.
+    """
+
+    times: float = 1.0
+    sd: tuple[tuple[str, float], ...] = ()
+    shared: float = 0.0
+
+
+LUCK = {
+    "as measured": Luck(),
+    "none": Luck(0.0),
+    "twice": Luck(2.0),
+    "unequal": Luck(sd=tuple((arm, 0.012 if arm in ("none", "null") else 0.0015) for arm in ARMS)),
+    "shared": Luck(shared=0.9),
+}
 
 
 @dataclass(frozen=True)
@@ -74,32 +100,36 @@ def structure(path: Path) -> Structure:
     return Structure(by_case[0], means, max(arm_var, 0) ** 0.5, max(seed_var, 0) ** 0.5, rest_var**0.5)
 
 
-def simulate(given: Structure, number: int, luck: float) -> dict[str, dict[str, dict[tuple[int, int, str], float]]]:
-    """Scores {arm: {case: {(fold, seed, label): Dice}}} of one study.
-
-    `luck` multiplies the standard deviation of an arm's mean between seeds.
-    """
+def simulate(given: Structure, number: int, luck: Luck) -> dict[str, dict[str, dict[tuple[int, int, str], float]]]:
+    """Scores {arm: {case: {(fold, seed, label): Dice}}} of one study."""
     random = generator(number, "calibration")
     base = random.choice(given.cases, CASES)  # as hard as those of the file
     gains = {"none": 0.0, "null": 0.0, "planted": EFFECT, **{arm: given.means[arm] for arm in ("classical", "cutmix")}}
+    same, own = luck.shared**0.5, (1 - luck.shared) ** 0.5
+    runs_of_all, rest_of_all = random.normal(size=SEEDS), random.normal(size=(CASES, SEEDS))
     scores = {}
     for arm in ARMS:
-        own = 0.0 if arm in ("none", "null") else random.normal(0, given.arm_sd, CASES)
-        runs = random.normal(0, luck * given.seed_sd, SEEDS)
-        table = (base + gains[arm] + own)[:, None] + runs + random.normal(0, given.rest_sd, (CASES, SEEDS))
-        table = np.clip(table, 0, 1)
+        change = 0.0 if arm in ("none", "null") else random.normal(0, given.arm_sd, CASES)
+        seed_sd = dict(luck.sd).get(arm, luck.times * given.seed_sd)
+        runs = seed_sd * (same * runs_of_all + own * random.normal(size=SEEDS))
+        rest = given.rest_sd * (same * rest_of_all + own * random.normal(size=(CASES, SEEDS)))
+        table = np.clip((base + gains[arm] + change)[:, None] + runs + rest, 0, 1)
         scores[arm] = {f"case{c:02d}": {(0, s, "both"): float(table[c, s]) for s in range(SEEDS)} for c in range(CASES)}
     return scores
 
 
-def verdicts(given: Structure, number: int, luck: float) -> dict[str, tuple[str, str]]:
-    """{arm: (by the present rule, by cases alone)} against none, for the null and the planted arm."""
+def verdicts(given: Structure, number: int, luck: Luck) -> dict[str, tuple[str, str, float]]:
+    """{arm: (by the present rule, by cases alone, half-width)} against none, for the null and the planted arm."""
     scores = simulate(given, number, luck)
     pairs = study_pairs(ARMS, ["none", "classical"])
     patients = {case: case for case in scores["none"]}
     found = compare({(arm, other): (scores[arm], scores[other]) for arm, other in pairs}, patients, seed=number)
     return {
-        one.arm: (claim(one, len(found)), _over_cases(one))
+        one.arm: (
+            claim(one, len(found)),
+            _over_cases(one),
+            one.difference.interval.high - one.difference.interval.mean,
+        )
         for one in found
         if one.reference == "none" and one.arm in ("null", "planted")
     }
@@ -112,13 +142,17 @@ def _over_cases(one: Comparison) -> str:
     return "no detectable gain"
 
 
-def shares(given: Structure, studies: int, luck: float) -> dict[str, Any]:
-    """Share of right verdicts, by both rules."""
+def shares(given: Structure, studies: int, luck: Luck) -> dict[str, Any]:
+    """Share of right verdicts by both rules, and the half-widths of the present one's intervals, in Dice points."""
     right = {"null": "no detectable gain", "planted": "helps"}
     found = [verdicts(given, number, luck) for number in range(studies)]
+    widths = [100 * one[arm][2] for one in found for arm in right]
     return {
-        rule: {arm: sum(one[arm][at] == wanted for one in found) / studies for arm, wanted in right.items()}
-        for at, rule in enumerate(("present_rule", "cases_alone"))
+        **{
+            rule: {arm: sum(one[arm][at] == wanted for one in found) / studies for arm, wanted in right.items()}
+            for at, rule in enumerate(("present_rule", "cases_alone"))
+        },
+        "half_width_points": {"median": round(float(np.median(widths)), 3), "largest": round(max(widths), 3)},
     }
 
 
@@ -127,8 +161,8 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=200)
     given = parser.parse_args()
     found = structure(RESULTS / "hippocampus_quick.csv")
-    by_luck = {str(luck): shares(found, given.studies, luck) for luck in (1.0, 0.0, 2.0)}
-    present = by_luck["1.0"]["present_rule"]
+    by_luck = {name: shares(found, given.studies, luck) for name, luck in LUCK.items()}
+    present = by_luck["as measured"]["present_rule"]
     result = {
         "command": "python benchmarks/statistics_calibration.py",
         "right_verdict_null": present["null"],

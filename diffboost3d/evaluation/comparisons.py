@@ -72,6 +72,14 @@ def pair_cases(arm: Mapping[str, Grid], reference: Mapping[str, Grid]) -> Paired
     return PairedCases(differences, tuple(left_out))
 
 
+def patient_means(differences: Mapping[str, float], patients: Mapping[str, str]) -> dict[str, float]:
+    """One difference a patient: the mean over the cases of each."""
+    found: dict[str, list[float]] = {}
+    for case, value in differences.items():
+        found.setdefault(patients[case], []).append(value)
+    return {patient: sum(values) / len(values) for patient, values in found.items()}
+
+
 def verdict(comparison: PairedComparison, seeds: int, comparisons: int) -> str:
     """Say in one sentence whether an arm helps, judged on Dice, for instance
 
@@ -84,18 +92,21 @@ def verdict(comparison: PairedComparison, seeds: int, comparisons: int) -> str:
     who, reference, interval = comparison.arm, comparison.reference, comparison.difference
     if comparison.cases == 0:
         return f"{who} can't be compared with {reference}: no case is scored in both on the same seeds and labels"
+    independent = comparison.independent
+    of_patients = "" if independent == comparison.cases else f" of {_count(independent, 'patient')}"
     measured = (
         f"{points(interval.mean, sign=True)} Dice points over {reference} "
         f"(95 % interval {points(interval.low)} to {points(interval.high)}, "
-        f"n = {_count(comparison.cases, 'case')}, {_count(seeds, 'seed')})"
+        f"n = {_count(comparison.cases, 'case')}{of_patients}, {_count(seeds, 'seed')})"
     )
-    if comparison.cases == 1:
-        measured = f"{points(interval.mean, sign=True)} Dice points over {reference} (n = 1 case)"
+    if independent == 1:
+        cases = f"n = {_count(comparison.cases, 'case')}{of_patients}"
+        measured = f"{points(interval.mean, sign=True)} Dice points over {reference} ({cases})"
     if comparison.p_holm < SIGNIFICANCE and interval.low > 0:
         return f"{who} helps: {measured}"
     if comparison.p_holm < SIGNIFICANCE and interval.high < 0:
         return f"{who} hurts: {measured}"
-    if smallest_holm_p(comparison.cases, comparisons) >= SIGNIFICANCE:
+    if smallest_holm_p(independent, comparisons) >= SIGNIFICANCE:
         return f"{who}: too few cases to tell: {measured}"
     return f"{who} brings no detectable gain: {measured}"
 

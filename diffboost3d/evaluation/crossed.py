@@ -26,7 +26,7 @@ class CrossedMean:
     Attributes:
         interval: t interval of the mean; nan bounds where no spread can be estimated.
         se_cases: standard error that the choice of the cases makes (of patients, where they have several).
-        se_seeds: standard error that the choice of the seeds makes beside that; nan with one seed.
+        se_seeds: standard error that the choice of the seeds makes; nan with one seed.
         seed_sd: standard deviation of the mean between seeds, as it is seen; nan with one seed.
         patients: how many independent cases there are.
     """
@@ -55,8 +55,9 @@ def crossed_mean(
     """The mean of `values`, {case: {(fold, seed): value}}, over cases, each averaged over its runs, with its interval.
 
     Variance of the mean by cases: that between patients, whose cases are summed (clusters), on patients - 1 degrees of
-    freedom. By seeds: in each fold the variance between the means of its runs, less what the cases' own scatter
-    between runs explains, never below 0. The interval has a t quantile at Satterthwaite's degrees of freedom (Satterthwaite
+    freedom. By seeds: in each fold the variance between the means of its runs. What single cases scatter between runs is in
+    both, which errs to the wide side; taken off, it would leave too little where luck is small and freedom that can't be told
+    where parts nearly cancel. The interval has a t quantile at Satterthwaite's degrees of freedom (Satterthwaite
     1946; Cameron, Gelbach and Miller 2011 for errors that are clustered in two ways). With one seed it is over cases alone.
 
     Args:
@@ -74,45 +75,80 @@ def crossed_mean(
     mean = float(np.mean(list(means.values())))
     cases, count = _between_patients(means, patients or {case: case for case in means})
     folds = [one for fold in _folds(values) if (one := _fold_parts(fold, len(means))) is not None]
-    seed_sd = math.sqrt(float(np.mean([spread for _, _, spread in folds]))) if folds else math.nan
+    seed_sd = math.sqrt(float(np.mean([spread for _, spread in folds]))) if folds else math.nan
     if luck is None:
-        luck = [part for runs, rest, _ in folds if runs.variance > rest.variance for part in (runs, _less(rest))]
+        luck = [part for part, _ in folds]
     seeds = sum(part.variance for part in luck)
     interval = _interval(mean, [cases, *luck], level)
     return CrossedMean(interval, math.sqrt(cases.variance), math.sqrt(seeds) if folds else math.nan, seed_sd, count)
 
 
-def luck_of_seeds(arms: Sequence[Mapping[str, Mapping[Run, float]]]) -> list[Part]:
-    """The variance that seeds give the mean difference of two arms, estimated from all arms of a table together.
+def luck_of_seeds(differences: Sequence[Mapping[str, Mapping[Run, float]]]) -> list[list[Part]]:
+    """The variance that seeds give to each of several mean differences, one part a fold; for `crossed_mean`.
 
-    Three seeds say little about the luck of one pair of arms. It is taken to be alike in all of them, as in an analysis of
-    variance: twice the mean of what each arm has, on the degrees of freedom of all. Luck that arms share, such as equal first
-    weights of a seed, makes this too large rather than too small.
+    Two or three seeds say little about one pair of arms, and pairs need not be alike. So the variance between the runs of a
+    pair is drawn towards that of the other pairs of the table, the more, the more alike they are: moderated variances by
+    empirical Bayes (Smyth 2004, Linear models and empirical Bayes methods, eq. 7 to 9). As a pair's own differences are looked
+    at, luck that two arms share, such as equal first weights, is not taken for a difference. Pairs without any difference
+    between runs, such as those of an arm that is a copy of another, tell nothing about others and keep 0.
+
+    The others never weigh more than the pair itself: pairs of a table share arms, and lucky ones may stand among steady ones.
 
     Args:
-        arms: of each {case: {(fold, seed): value}}.
+        differences: of each pair {case: {(fold, seed): arm minus reference}}.
     """
-    tables = [_folds(values) for values in arms if values]
-    found: list[Part] = []
+    tables = [_folds(values) for values in differences]
+    found: list[list[Part]] = [[] for _ in tables]
     for at in range(max((len(folds) for folds in tables), default=0)):
-        parts = [_fold_parts(folds[at], sum(map(len, folds))) for folds in tables if at < len(folds)]
-        known = [one for one in parts if one is not None]
-        if not known:
-            continue
-        runs, rest = _doubled([one[0] for one in known]), _doubled([one[1] for one in known])
-        if runs.variance > rest.variance:
-            found += [runs, _less(rest)]
+        parts = {
+            pair: one[0]
+            for pair, folds in enumerate(tables)
+            if at < len(folds) and (one := _fold_parts(folds[at], sum(map(len, folds)))) is not None
+        }
+        for pair, part in zip(parts, _moderated(list(parts.values())), strict=True):
+            found[pair].append(part)
     return found
 
 
-def _doubled(parts: Sequence[Part]) -> Part:
-    """Twice the mean of parts, on the degrees of freedom of all."""
-    return Part(2 * float(np.mean([one.variance for one in parts])), sum(one.freedom for one in parts))
+def _moderated(parts: Sequence[Part]) -> list[Part]:
+    """Variances drawn towards each other; those that are 0 stay."""
+    from scipy.special import digamma, polygamma
+
+    least = 1e-12 * max((part.variance for part in parts), default=0.0)  # below, it is rounding
+    known = [part for part in parts if part.variance > least]
+    if len(known) < 2:
+        return list(parts)
+    half = np.array([part.freedom / 2 for part in known])
+    logs = np.log([part.variance for part in known]) - digamma(half) + np.log(half)
+    spread = float(logs.var(ddof=1) - polygamma(1, half).mean())
+    weight = 2 * _inverse_trigamma(spread) if spread > 0 else math.inf
+    prior = float(np.average([part.variance for part in known], weights=half))
+    if spread > 0:
+        prior = float(np.exp(logs.mean() + digamma(weight / 2) - math.log(weight / 2)))
+    weight = min(weight, 2 * float(half.mean()))
+    return [
+        Part((weight * prior + one.freedom * one.variance) / (weight + one.freedom), weight + one.freedom)
+        if one.variance > least
+        else one
+        for one in parts
+    ]
 
 
-def _less(part: Part) -> Part:
-    """A part that is subtracted."""
-    return Part(-part.variance, part.freedom)
+def _inverse_trigamma(value: float) -> float:
+    """x with trigamma(x) = value > 0, by Newton's method on 1 / trigamma, which is nearly a line (Smyth 2004, appendix)."""
+    from scipy.special import polygamma
+
+    if value > 1e7:
+        return float(value**-0.5)
+    if value < 1e-6:
+        return 1 / value
+    x = 0.5 + 1 / value
+    for _ in range(50):
+        step = polygamma(1, x) * (1 - polygamma(1, x) / value) / polygamma(2, x)
+        x += float(step)
+        if -step / x < 1e-8:
+            break
+    return x
 
 
 def _mean_of(case: str, runs: Mapping[Run, float]) -> float:
@@ -148,20 +184,15 @@ def _folds(values: Mapping[str, Mapping[Run, float]]) -> list[NDArray[np.float64
     return tables
 
 
-def _fold_parts(table: NDArray[np.float64], cases: int) -> tuple[Part, Part, float] | None:
-    """Of the variance of the mean of all cases: what the runs of a fold seem to make, what of it is the scatter of cases
-    between runs, and the variance between the runs' own means. None with fewer than two runs or cases.
+def _fold_parts(table: NDArray[np.float64], cases: int) -> tuple[Part, float] | None:
+    """Of the variance of the mean of all cases what the runs of a fold make, and the variance between the runs' own means.
+    None with fewer than two runs or cases.
     """
     rows, runs = table.shape
     if rows < 2 or runs < 2:
         return None
-    of_runs = table.mean(axis=0)
-    between = float(of_runs.var(ddof=1))
-    scatter = table - table.mean(axis=1, keepdims=True) - of_runs + table.mean()
-    freedom = (rows - 1) * (runs - 1)
-    residual = float((scatter**2).sum()) / freedom
-    share = (rows / cases) ** 2 / runs
-    return Part(share * between, runs - 1.0), Part(share * residual / rows, float(freedom)), between
+    between = float(table.mean(axis=0).var(ddof=1))
+    return Part((rows / cases) ** 2 / runs * between, runs - 1.0), between
 
 
 def _interval(mean: float, parts: Sequence[Part], level: float) -> Interval:
@@ -172,6 +203,6 @@ def _interval(mean: float, parts: Sequence[Part], level: float) -> Interval:
         return Interval(mean, math.nan, math.nan)
     if variance <= 0:
         return Interval(mean, mean, mean)
-    freedom = variance**2 / sum(part.variance**2 / part.freedom for part in parts)
+    freedom = variance**2 / sum(part.variance**2 / part.freedom for part in parts if part.variance)
     half = float(t.ppf((1 + level) / 2, freedom)) * math.sqrt(variance)
     return Interval(mean, mean - half, mean + half)

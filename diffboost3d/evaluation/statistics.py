@@ -24,7 +24,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """How an arm differs from a reference on the same cases: mean of arm minus reference, and whether by chance."""
+    """How an arm differs from a reference on the same cases: mean of arm minus reference, and whether by chance.
+
+    Attributes:
+        patients: of whom the cases are; None: each is of another.
+    """
 
     arm: str
     reference: str
@@ -32,6 +36,12 @@ class PairedComparison:
     p_value: float
     p_holm: float
     cases: int
+    patients: int | None = None
+
+    @property
+    def independent(self) -> int:
+        """How many of the cases are independent of each other."""
+        return self.cases if self.patients is None else self.patients
 
 
 def bootstrap_mean(

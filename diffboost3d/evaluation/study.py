@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from diffboost3d.cases.study import StudyScore
-from diffboost3d.evaluation.comparisons import SIGNIFICANCE, Grid, arm_pairs, by_run, pair_cases, points
+from diffboost3d.evaluation.comparisons import SIGNIFICANCE, Grid, arm_pairs, by_run, pair_cases, patient_means, points
 from diffboost3d.evaluation.crossed import CrossedMean, Run, crossed_mean, luck_of_seeds
 from diffboost3d.evaluation.metrics import METRICS
 from diffboost3d.evaluation.statistics import Interval, bootstrap_mean, holm, signed_rank_p, smallest_holm_p
@@ -60,21 +60,24 @@ def compare(
 ) -> list[Comparison]:
     """Compare arms; all pairs are one family, to which Holm's adjustment is made.
 
-    The interval of the difference is that of `crossed_mean`, over patients and seeds, with the luck of seeds estimated from
-    all these arms together (`luck_of_seeds`); `over_cases` is the bootstrap over
-    patients alone. The p-value is Wilcoxon's, on one difference a patient: the mean over cases, labels and seeds.
+    The interval of the difference is that of `crossed_mean`, over patients and seeds, with the luck of seeds moderated by the
+    other pairs (`luck_of_seeds`); `over_cases` is the bootstrap over patients alone. The p-value is Wilcoxon's, on one
+    difference a patient: the mean over cases, labels and seeds.
 
     Args:
         pairs: (arm, reference) -> the scores of both.
         seed: of the bootstrap.
     """
-    arms = {name: grid for names, grids in pairs.items() for name, grid in zip(names, grids, strict=True)}
-    luck = luck_of_seeds([{case: by_run(grid) for case, grid in cases.items()} for cases in arms.values()])
+    paired_cases = {names: pair_cases(first, second) for names, (first, second) in pairs.items()}
+    differences = {
+        names: {case: by_run(first[case], second[case]) for case in paired_cases[names].differences}
+        for names, (first, second) in pairs.items()
+    }
+    lucks = luck_of_seeds(list(differences.values()))
     rows = []
-    for (arm, reference), (first, second) in pairs.items():
-        paired = pair_cases(first, second)
-        runs = {case: by_run(first[case], second[case]) for case in paired.differences}
-        of_patients = _patient_means(paired.differences, patients)
+    for ((arm, reference), runs), luck in zip(differences.items(), lucks, strict=True):
+        paired = paired_cases[arm, reference]
+        of_patients = patient_means(paired.differences, patients)
         over_cases = bootstrap_mean(list(of_patients.values()), seed=seed)
         p_value = signed_rank_p(list(of_patients.values()))
         seeds = len({one for of_case in runs.values() for _, one in of_case})
@@ -314,13 +317,6 @@ def _sizes(clusters: Mapping[str, Sequence[float]]) -> list[int]:
 
 def _mean_of_seed(runs: Mapping[str, Mapping[Run, float]], seed: int) -> float:
     return float(np.mean([value for of_case in runs.values() for (_, one), value in of_case.items() if one == seed]))
-
-
-def _patient_means(differences: Mapping[str, float], patients: Mapping[str, str]) -> dict[str, float]:
-    found: dict[str, list[float]] = {}
-    for case, value in differences.items():
-        found.setdefault(patients[case], []).append(value)
-    return {patient: float(np.mean(values)) for patient, values in found.items()}
 
 
 def _interval(interval: Interval) -> dict[str, float | None]:

@@ -8,7 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from diffboost3d.cases.records import Score
-from diffboost3d.evaluation.comparisons import PairedCases, arm_pairs, by_run, case_mean, pair_cases, verdict
+from diffboost3d.evaluation.comparisons import (
+    PairedCases,
+    arm_pairs,
+    by_run,
+    case_mean,
+    pair_cases,
+    patient_means,
+    verdict,
+)
 from diffboost3d.evaluation.crossed import crossed_mean, luck_of_seeds
 from diffboost3d.evaluation.metrics import METRICS
 from diffboost3d.evaluation.statistics import Interval, PairedComparison, bootstrap_mean, compare_paired
@@ -17,19 +25,22 @@ from diffboost3d.evaluation.statistics import Interval, PairedComparison, bootst
 Grids = dict[str, dict[str, dict[tuple[int, int, str], float]]]
 
 
-def summarise(scores: Sequence[Score], reference: str = "none", seed: int = 0) -> dict[str, Any]:
-    """Summarise scores as a JSON-able dictionary; `seed` is the bootstrap's.
+def summarise(
+    scores: Sequence[Score], reference: str = "none", seed: int = 0, patients: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Summarise scores as a JSON-able dictionary; `seed` is the bootstrap's, `patients` case -> patient; None: each its own.
 
     Each case gives one value an arm and metric: the mean over labels, then over seeds. The keys are
 
     - `reference`, `cases`, `folds`, `seeds`, `labels`, and `metrics` as `[{name, unit, higher_is_better}]`;
     - `arms`: `{arm: {metric: {mean, low, high, cases, labels: {label: {mean, low, high, cases}}, seeds: {...}}}}` with
-      the reference first; low and high are the 95 % bootstrap interval over cases, and `seeds` is `{seed: mean}`, so
+      the reference first; low and high are the 95 % bootstrap interval over patients, and `seeds` is `{seed: mean}`, so
       that the spread between training seeds is visible;
-    - `comparisons`: `[{metric, arm, reference, difference: {mean, low, high}, p_value, p_holm, cases, left_out,
+    - `comparisons`: `[{metric, arm, reference, difference: {mean, low, high}, p_value, p_holm, cases, patients, left_out,
       verdict}]`, arm minus reference over cases scored in both on the same folds, seeds and labels; low and high are the
-      95 % interval over cases and, with several, seeds (`crossed_mean`); Holm's adjustment
-      within a metric; `left_out` counts the other cases and `verdict` is a sentence for Dice and None for the rest;
+      95 % interval over patients and, with several, seeds (`crossed_mean`); the p-value is of one difference a patient, with
+      Holm's adjustment within a metric; `left_out` counts the other cases and `verdict` is a sentence for Dice and None for
+      the rest;
     - `notes`: sentences on what is missing or was left out.
 
     Numbers that don't exist (the interval of one case) are None. Scores that aren't finite are left out and counted in
@@ -41,6 +52,8 @@ def summarise(scores: Sequence[Score], reference: str = "none", seed: int = 0) -
     grids = {metric: score_grids(finite, metric) for metric in metrics}
     paired = {metric: _pair_arms(grids[metric], arms, reference) for metric in metrics}
     seeds = sorted({score.seed for score in finite})
+    known = patients or {}
+    of_patient = {score.case: known.get(score.case, score.case) for score in finite}
     return {
         "reference": reference,
         "cases": len({score.case for score in finite}),
@@ -49,10 +62,16 @@ def summarise(scores: Sequence[Score], reference: str = "none", seed: int = 0) -
         "labels": _in_order(score.label for score in finite),
         "metrics": [_describe_metric(metric, finite) for metric in metrics],
         "arms": {
-            arm: {metric: _summarise_arm(grids[metric][arm], seed) for metric in metrics if arm in grids[metric]}
+            arm: {
+                metric: _summarise_arm(grids[metric][arm], seed, of_patient)
+                for metric in metrics
+                if arm in grids[metric]
+            }
             for arm in arms
         },
-        "comparisons": [row for metric in metrics for row in _compare(metric, paired[metric], grids[metric], seed)],
+        "comparisons": [
+            row for metric in metrics for row in _compare(metric, paired[metric], grids[metric], seed, of_patient)
+        ],
         "notes": _notes(len(scores) - len(finite), arms, reference, paired),
     }
 
@@ -83,25 +102,27 @@ def case_values(scores: Iterable[Score], metric: str) -> dict[str, dict[str, flo
     return {arm: {case: case_mean(grid) for case, grid in cases.items()} for arm, cases in grids.items()}
 
 
-def _summarise_arm(cases: Mapping[str, Mapping[tuple[int, int, str], float]], seed: int) -> dict[str, Any]:
+def _summarise_arm(
+    cases: Mapping[str, Mapping[tuple[int, int, str], float]], seed: int, patients: Mapping[str, str]
+) -> dict[str, Any]:
     labels = _in_order(label for grid in cases.values() for (_, _, label) in grid)
     seeds = sorted({run_seed for grid in cases.values() for (_, run_seed, _) in grid})
     return {
-        **_describe([case_mean(grid) for grid in cases.values()], seed),
-        "labels": {label: _describe(_means_where(cases, label=label), seed) for label in labels},
-        "seeds": {str(run_seed): _mean(_means_where(cases, seed=run_seed)) for run_seed in seeds},
+        **_describe(_means_where(cases), seed, patients),
+        "labels": {label: _describe(_means_where(cases, label=label), seed, patients) for label in labels},
+        "seeds": {str(run_seed): _mean([*_means_where(cases, seed=run_seed).values()]) for run_seed in seeds},
     }
 
 
 def _means_where(
     cases: Mapping[str, Mapping[tuple[int, int, str], float]], label: str | None = None, seed: int | None = None
-) -> list[float]:
-    """Average each case over its scores of one label or one seed; cases without any are left out."""
-    parts = [
-        {key: value for key, value in grid.items() if label in (None, key[2]) and seed in (None, key[1])}
-        for grid in cases.values()
-    ]
-    return [case_mean(part) for part in parts if part]
+) -> dict[str, float]:
+    """Average each case over its scores, or those of one label or one seed; cases without any are left out."""
+    parts = {
+        case: {key: value for key, value in grid.items() if label in (None, key[2]) and seed in (None, key[1])}
+        for case, grid in cases.items()
+    }
+    return {case: case_mean(part) for case, part in parts.items() if part}
 
 
 def _pair_arms(grids: Grids, arms: Sequence[str], reference: str) -> dict[tuple[str, str], PairedCases]:
@@ -110,21 +131,27 @@ def _pair_arms(grids: Grids, arms: Sequence[str], reference: str) -> dict[tuple[
 
 
 def _compare(
-    metric: str, paired: Mapping[tuple[str, str], PairedCases], grids: Grids, seed: int
+    metric: str,
+    paired: Mapping[tuple[str, str], PairedCases],
+    grids: Grids,
+    seed: int,
+    patients: Mapping[str, str],
 ) -> list[dict[str, Any]]:
-    differences = {pair: list(cases.differences.values()) for pair, cases in paired.items()}
-    arms = dict.fromkeys(arm for pair in paired for arm in pair)
-    luck = luck_of_seeds([{case: by_run(grid) for case, grid in grids[arm].items()} for arm in arms])
+    of_patients = {pair: [*patient_means(cases.differences, patients).values()] for pair, cases in paired.items()}
+    runs = {
+        (arm, other): {case: by_run(grids[arm][case], grids[other][case]) for case in cases.differences}
+        for (arm, other), cases in paired.items()
+    }
+    luck = dict(zip(runs, luck_of_seeds(list(runs.values())), strict=True))
     rows = []
-    for over_cases in compare_paired(differences, seed=seed):
-        pair = (over_cases.arm, over_cases.reference)
-        arm, other = grids[pair[0]], grids[pair[1]]
-        runs = {case: by_run(arm[case], other[case]) for case in paired[pair].differences}
-        comparison = dataclasses.replace(over_cases, difference=crossed_mean(runs, luck=luck).interval)
-        seeds = {
-            run_seed for case in paired[pair].differences for (_, run_seed, _) in grids[comparison.arm][case]
-        }  # the seeds of the cases that entered
-        rows.append(_row(metric, comparison, len(paired[pair].left_out), len(seeds), len(differences)))
+    for tested in compare_paired(of_patients, seed=seed):
+        pair = (tested.arm, tested.reference)
+        difference = crossed_mean(runs[pair], patients, luck=luck[pair]).interval
+        comparison = dataclasses.replace(
+            tested, difference=difference, cases=len(runs[pair]), patients=len(of_patients[pair])
+        )
+        seeds = {run_seed for case in runs[pair] for _, run_seed in runs[pair][case]}
+        rows.append(_row(metric, comparison, len(paired[pair].left_out), len(seeds), len(of_patients)))
     return rows
 
 
@@ -137,6 +164,7 @@ def _row(metric: str, comparison: PairedComparison, left_out: int, seeds: int, c
         "p_value": comparison.p_value,
         "p_holm": comparison.p_holm,
         "cases": comparison.cases,
+        "patients": comparison.independent,
         "left_out": left_out,
         "verdict": verdict(comparison, seeds, comparisons) if metric == "dice" else None,
     }
@@ -170,8 +198,10 @@ def _describe_metric(name: str, scores: Sequence[Score]) -> dict[str, Any]:
     return {"name": name, "unit": units.pop(), "higher_is_better": known.get(name, True)}
 
 
-def _describe(values: Sequence[float], seed: int) -> dict[str, Any]:
-    return {**_interval(bootstrap_mean(values, seed=seed)), "cases": len(values)}
+def _describe(values: Mapping[str, float], seed: int, patients: Mapping[str, str]) -> dict[str, Any]:
+    numbers = {patient: number for number, patient in enumerate(dict.fromkeys(patients[case] for case in values))}
+    clusters = [numbers[patients[case]] for case in values]
+    return {**_interval(bootstrap_mean([*values.values()], seed=seed, clusters=clusters)), "cases": len(values)}
 
 
 def _interval(interval: Interval) -> dict[str, float | None]:

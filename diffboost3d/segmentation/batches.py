@@ -90,7 +90,8 @@ class MergePlan:
         """Masks (I, J, K) of a draw, for labels and for images, with the foreground of a real label (1, I, J, K) kept."""
         shape = label.shape[1:]
         cuboids = self.cuboids.draw(shape, spacing_mm, torch.Generator().manual_seed(seed))
-        foreground = foreground_of(label, self.mask_foreground) if self.mask_foreground else None
+        kept = foreground_of(label, self.mask_foreground) if self.mask_foreground else None
+        foreground = None if kept is None else kept & (label[0] != IGNORED)
         return masks(cuboids, shape, foreground)
 
 
@@ -118,7 +119,7 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         self._foreground_probability = foreground_probability
         self._seed = seed
         self._generated = [position for position, case in enumerate(cases) if case.synthetic]
-        self._foreground = [np.argwhere((case.label > 0) & (case.label != IGNORED)) for case in cases]
+        self._foreground = [_labelled(case.label) for case in cases]
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         random = generator(self._seed, "patch", number)
@@ -136,8 +137,8 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         shape = self.cases[index].label.shape
         centre = [float(random.uniform(0, size)) for size in shape]
         if random.random() < self._foreground_probability and len(self._foreground[index]):
-            voxel = self._foreground[index][int(random.integers(len(self._foreground[index])))]
-            centre = [float(position) for position in voxel]
+            place = self._foreground[index][int(random.integers(len(self._foreground[index])))]
+            centre = [float(position) for position in np.unravel_index(int(place), shape)]
         return tuple(
             -((size_patch - size) // 2)
             if size <= size_patch
@@ -188,6 +189,12 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         others = [position for position in range(len(self.cases)) if position != index] or [index]
         chosen = others[int(random.integers(len(others)))]
         return self._cut(self.cases[chosen].image, self.cases[chosen].label, self._window(chosen, random))
+
+
+def _labelled(label: NDArray[np.uint8]) -> NDArray[np.unsignedinteger[Any]]:
+    """Places of the labelled voxels in the flat array, in the smallest type: a large organ has millions."""
+    places = np.flatnonzero((label > 0) & (label != IGNORED))
+    return places.astype(np.uint32 if label.size <= 2**32 else np.uint64)
 
 
 def cut(array: NDArray[np.generic], start: Sequence[int], size: Sequence[int], fill: float) -> NDArray[np.generic]:

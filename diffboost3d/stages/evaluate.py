@@ -36,7 +36,8 @@ def run(config: Config, workspace: Workspace) -> None:
     scores = predict_and_score(config, workspace, accelerator)
     if accelerator.is_main_process:
         workspace.write_scores(scores)
-        summary = summarise(scores, reference=config.evaluate.reference, seed=config.seed)
+        patients = {case.id: case.patient for case in workspace.read_manifest().cases}
+        summary = summarise(scores, config.evaluate.reference, config.seed, patients)
         write_json(workspace.summary_path, summary)
     accelerator.wait_for_everyone()
 

@@ -78,7 +78,10 @@ def _run_cell(
     if arm.merge == "instead":
         training = _without_real(training, title)
     validation = [_load(workspace, manifest, case, []) for case in cases_of(manifest, split.validation)]
-    patch = training_patch(config.train, config.network, [case.label.shape for case in training])
+    shapes = [
+        case.grid.shape for case in cases_of(manifest, split.training)
+    ]  # of all, so that it is that of other arms
+    patch = training_patch(config.train, config.network, shapes)
     spec = network_spec(config, manifest, patch)
     learner = _learner(config, manifest, arm, training, validation, spec, seed)
     plan = training_plan(config.train, seed, config.runtime.workers)

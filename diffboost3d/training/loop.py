@@ -178,9 +178,10 @@ class _Run:
         if not bad and not all(bool(torch.isfinite(one).all()) for one in self.learner.module.parameters()):
             bad = ["weights"]  # the loss is of the step before
         if bad:
+            or_else = "" if self.accelerator.mixed_precision == "no" else ", or set runtime.precision=no"
             raise TrainingError(
                 f"{title}: the {bad[0]} isn't finite at step {self.done}; the last checkpoint is kept. Lower the learning_rate "
-                "or clip_norm of this training, or set runtime.precision=fp32"
+                f"or clip_norm of this training{or_else}"
             )
 
     def _is_exhausted(self) -> bool:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from diffboost3d.evaluation.crossed import crossed_mean, luck_of_seeds
+from diffboost3d.evaluation.crossed import Part, _inverse_trigamma, _moderated, crossed_mean, luck_of_seeds
 
 
 def table(array, fold=0):
@@ -57,20 +57,67 @@ def test_folds_have_seeds_of_their_own():
     assert same.se_seeds == pytest.approx(math.sqrt(0.5))
 
 
-def test_the_luck_of_seeds_of_a_difference_is_twice_the_mean_of_what_the_arms_have():
-    # seed means 1, 3 in one arm and 2, 2 in the other, no scatter: variances 2 and 0, of the mean of two seeds 1 and 0
-    runs, rest = luck_of_seeds([table([[0.0, 2.0], [2.0, 4.0]]), table([[1.0, 1.0], [3.0, 3.0]])])
-    assert (runs.variance, runs.freedom) == (pytest.approx(2 * (1 + 0) / 2), 2.0)
-    assert (abs(rest.variance), rest.freedom) == (pytest.approx(0.0), 2.0)
-    assert luck_of_seeds([table([[0.0], [1.0]])]) == []  # one seed says nothing
+def drawn(seed_sd, number, cases=30, seeds=3):
+    random = np.random.default_rng(number)
+    return table(random.normal(0, seed_sd, seeds) + random.normal(0, 1, (cases, seeds)))
+
+
+def test_the_luck_of_one_pair_is_its_own():
+    values = drawn(2.0, 0)
+    (luck,) = luck_of_seeds([values])
+    assert crossed_mean(values, luck=luck) == crossed_mean(values)
+    assert luck_of_seeds([table([[0.0], [1.0]])]) == [[]]  # one seed says nothing
     assert luck_of_seeds([]) == []
 
 
-def test_luck_known_from_elsewhere_takes_the_place_of_its_own():
-    values = table([[0.0, 2.0], [2.0, 4.0]])
-    assert crossed_mean(values, luck=[]).se_seeds == 0.0
-    other = luck_of_seeds([values] * 10)
-    assert crossed_mean(values, luck=other).interval.low > crossed_mean(values).interval.low  # more degrees of freedom
+def test_pairs_that_are_alike_lend_each_other_certainty():
+    shifts = np.array([-1.0, 0.0, 1.0])
+    pairs = [table(turn * shifts + np.linspace(-1, 1, 30)[:, None]) for turn in (1, -1, 1, -1, 1, -1)]
+    lucks = luck_of_seeds(pairs)
+    for values, (part,) in zip(pairs, lucks, strict=True):
+        assert part.variance == pytest.approx(1 / 3)  # of the mean of three seeds
+        assert part.freedom == pytest.approx(2 + 2)  # others never weigh more
+        assert crossed_mean(values, luck=[part]).interval.high < crossed_mean(values).interval.high
+
+
+def test_a_steady_pair_does_not_take_the_luck_of_unsteady_ones():
+    steady, unsteady = drawn(0.0, 1, cases=400), [drawn(20.0, number, cases=400) for number in range(2, 5)]
+    ((part,), *others) = luck_of_seeds([steady, *unsteady])
+    assert all(part.variance < 0.05 * other.variance for (other,) in others)
+
+
+def test_a_copy_of_an_arm_has_no_interval_and_lends_nothing():
+    copy = table(np.zeros((30, 3)))
+    pairs = [drawn(1.0, number) for number in range(4)]
+    assert crossed_mean(copy, luck=luck_of_seeds([copy, *pairs])[0]).interval.high == 0.0
+    assert luck_of_seeds([copy, *pairs])[1:] == luck_of_seeds(pairs)
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_scatter_that_nearly_cancels_the_luck_leaves_a_sensible_interval(number):
+    random = np.random.default_rng(number)
+    values = table(random.normal(0, 0.02, (60, 1)) + random.normal(0, 1, (60, 3)))
+    result = crossed_mean(values)
+    error = math.hypot(result.se_cases, result.se_seeds)
+    assert result.interval.high - result.interval.mean <= 4.303 * error * (
+        1 + 1e-3
+    )  # t(0.975; 2), the fewest there are
+
+
+def test_moderated_variances_are_those_of_the_published_formulas():
+    # Smyth 2004: z = log s^2, e = z - digamma(d/2) + log(d/2); trigamma(d0/2) = var(e) - trigamma(d/2);
+    # log s0^2 = mean(e) + digamma(d0/2) - log(d0/2); moderated (d0 s0^2 + d s^2) / (d0 + d)
+    from scipy.special import digamma, polygamma
+
+    variances, d = np.array([0.01, 0.1, 1.0, 10.0]), 2.0
+    e = np.log(variances) - digamma(1) + np.log(1)
+    wanted = e.var(ddof=1) - polygamma(1, 1)
+    d0 = 2 * _inverse_trigamma(wanted)
+    assert polygamma(1, d0 / 2) == pytest.approx(wanted, rel=1e-6)
+    prior = np.exp(e.mean() + digamma(d0 / 2) - np.log(d0 / 2))
+    moderated = _moderated([Part(float(v), d) for v in variances])
+    assert [part.variance for part in moderated] == pytest.approx(list((d0 * prior + d * variances) / (d0 + d)))
+    assert [part.freedom for part in moderated] == pytest.approx([d0 + d] * 4)
 
 
 def test_equal_values_give_an_interval_of_no_width_and_a_single_case_none():

@@ -202,7 +202,7 @@ class Overflowing(Points):
 
 
 def test_a_loss_that_is_no_number_ends_the_training_in_words_and_never_reaches_a_checkpoint(tmp_path, accelerator):
-    with pytest.raises(TrainingError, match=r"toy: the loss isn't finite at step 6; .* learning_rate"):
+    with pytest.raises(TrainingError, match=r"toy: the loss isn't finite at step 6; .* clip_norm of this training$"):
         run(tmp_path, accelerator, Divergent(bad_from=8))  # checkpoints at steps 3, 6, 7; steps of two samples
     assert all(
         bool(torch.isfinite(value).all()) for value in checkpoint(tmp_path)[0].values() if value.is_floating_point()

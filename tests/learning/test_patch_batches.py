@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffboost3d.augmentation.classical import ClassicalPlan, ClassicalStack
+from diffboost3d.cases.records import IGNORED
 from diffboost3d.segmentation.batches import MergePlan, PatchDataset, TrainingCase, cut, patch_size
 
 SPACING = (1.2, 1.0, 2.5)
@@ -219,6 +220,13 @@ def test_voxels_of_the_labels_kept_are_real(at):
             else:
                 assert torch.equal(merged["image"] == real["image"], inside)
                 assert torch.equal(merged["label"][inside], real["label"][inside])
+
+
+def test_ignored_voxels_are_no_label_that_is_kept():
+    label = torch.zeros(1, 6, 5, 4, dtype=torch.long)
+    label[0, :2], label[0, 4:] = 1, IGNORED
+    hard, _ = MergePlan("real", 0.0, (4,), None, 0.0, "image", mask_foreground=True).masks(label, (1, 1, 1), 0)
+    assert torch.equal(hard, label[0] == 1)
 
 
 def test_alpha_is_drawn_anew_for_every_patch():
