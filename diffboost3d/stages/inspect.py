@@ -26,7 +26,7 @@ from diffboost3d.imaging.label_fit import LabelFit, LabelModel, Moments, feature
 from diffboost3d.report.inspection import lines_of, summary
 from diffboost3d.schema import Config
 from diffboost3d.stages.dicom_labels import with_label_files
-from diffboost3d.stages.survey import channel_names
+from diffboost3d.stages.survey import channel_names, told_values
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -75,8 +75,7 @@ def inspect_folder(config: Config, root: Path) -> dict[str, Any]:
 
 
 def _inspected(config: Config, root: Path, folder: Folder, labels: dict[str, int] | None) -> dict[str, Any]:
-    ignored = config.data.ignore_label
-    known = None if labels is None else {*labels.values(), *([] if ignored is None else [ignored])}
+    labels, ignored, known = told_values(config, folder, labels)
     patients = _patients(folder, config.data.patients)
     reading = _reading(config, folder)
     seen = _in_parallel(config, lambda pair: look(pair, root, known, patients[pair.id], reading), folder.pairs, "read")

@@ -16,12 +16,14 @@ from PIL import Image
 
 from diffboost3d.cases.inspection import CODES
 from diffboost3d.cases.inspection_rules import Limits, not_told
+from diffboost3d.cases.workspace import Workspace
 from diffboost3d.cli import main
 from diffboost3d.cohort import write_cohort
 from diffboost3d.config import compose
 from diffboost3d.imaging.label_fit import Gain, LabelFit
 from diffboost3d.report.inspection import lines_of
 from diffboost3d.schema import Config
+from diffboost3d.stages import prepare
 from diffboost3d.stages.inspect import inspect_folder, series_observations
 
 CASES, SHAPE = 8, (32, 32, 20)
@@ -409,3 +411,40 @@ def test_turns_by_which_the_labels_of_a_set_lose_nothing_are_said() -> None:
     assert note.what.startswith("labels that are mirrored left-right can't be told from others in this set")
     (note,) = not_told(dict(list(fits.items())[:4]), 8, Limits())
     assert "4 of 8 labels could not be judged, and the others are too few to tell" in note.what
+
+
+# --- as `prepare` has it ---------------------------------------------------------------------------------------------
+def with_ignored_voxels(root: Path, source: Path, value: int) -> Path:
+    """A cohort in the layout of nnU-Net v2, whose labels have voxels that nobody labelled."""
+    facts = json.loads((source / "dataset.json").read_text(encoding="utf-8"))
+    labels = {name: int(number) for number, name in facts["labels"].items()} | {"ignore": value}
+    for part in ("imagesTr", "labelsTr"):
+        (root / part).mkdir(parents=True)
+    for path in sorted((source / "imagesTr").iterdir()):
+        case, label = path.name.removesuffix(".nii.gz"), source / "labelsTr" / path.name
+        shutil.copyfile(path, root / "imagesTr" / f"{case}_0000.nii.gz")
+        shutil.copyfile(label, root / "labelsTr" / path.name)
+        array = array_of(label).copy()
+        array[:4] = value
+        save(root / "labelsTr" / path.name, array)
+    told = {"labels": labels, "channel_names": {"0": "MRI"}, "file_ending": ".nii.gz", "numTraining": CASES}
+    (root / "dataset.json").write_text(json.dumps(told), encoding="utf-8")
+    return root
+
+
+@pytest.mark.parametrize("words", [(), ("data.labels={background: 0, inner: 1, outer: 2}",)], ids=["told", "named"])
+def test_the_ignore_label_of_a_folder_is_taken_as_prepare_takes_it(
+    words: tuple[str, ...], cohorts: Path, tmp_path: Path
+) -> None:
+    root = with_ignored_voxels(tmp_path / "data", cohorts / "mr", 3)
+    found = seen(root, "inspect.label_fit=false", *words)
+    workspace = Workspace(tmp_path / "ws")
+    config = compose([f"data.root={root}", "prepare.workers=1", *words])
+    with workspace.opened():
+        prepare.run(config, workspace)
+    manifest = workspace.read_manifest()
+    assert not problems(found)
+    assert found["labelled"] == sum(case.label is not None for case in manifest.cases) == CASES
+    named = {name: value for name, value in manifest.labels.items() if value}
+    assert {one["name"]: one["value"] for one in found["labels"]} == named
+    assert manifest.ignore_label == 3
