@@ -162,6 +162,13 @@ class Reading:
         """As `check_pair`."""
         return check_pair(pair, known, self.colour, self.channels, self.resampled)
 
+    def labelled(self, pair: Pair, known: Collection[int] | None) -> tuple[Volume, NDArray[np.int64]]:
+        """Image and label of a pair that was found to have both."""
+        checked, _ = self.pair(pair, known)
+        assert checked is not None, pair.id  # it was read before
+        assert checked.label is not None, pair.id
+        return checked.image, checked.label
+
     def image(self, pair: Pair) -> Volume:
         """All channels. Raises DataError as `read`."""
         return read_channels((pair.image, *pair.channels), self.channels, self.resampled)

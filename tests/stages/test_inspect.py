@@ -12,7 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from diffboost3d.cases.inspection import CODES
 from diffboost3d.cases.inspection_rules import Limits, not_told
@@ -20,7 +20,7 @@ from diffboost3d.cases.workspace import Workspace
 from diffboost3d.cli import main
 from diffboost3d.cohort import write_cohort
 from diffboost3d.config import compose
-from diffboost3d.imaging.label_fit import Gain, LabelFit
+from diffboost3d.imaging.label_fit import Gain, LabelFit, LabelModel, Moments, label_fit
 from diffboost3d.report.inspection import lines_of
 from diffboost3d.schema import Config
 from diffboost3d.stages import prepare
@@ -448,3 +448,24 @@ def test_the_ignore_label_of_a_folder_is_taken_as_prepare_takes_it(
     named = {name: value for name, value in manifest.labels.items() if value}
     assert {one["name"]: one["value"] for one in found["labels"]} == named
     assert manifest.ignore_label == 3
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png"])
+@pytest.mark.filterwarnings("error")
+def test_grey_level_masks_are_looked_at_for_mirrored_ones_like_any_others(ending: str, tmp_path: Path) -> None:
+    write_cohort("ultrasound", tmp_path, CASES, 0, (96, 80))
+    for number, path in enumerate(sorted((tmp_path / "labels").iterdir())):
+        mask = np.asarray(Image.open(path))
+        mask = np.ascontiguousarray(mask[:, ::-1]) if number == 4 else mask
+        path.unlink()
+        Image.fromarray(mask).filter(ImageFilter.GaussianBlur(0.7)).save(path.with_suffix(ending))
+    found = seen(tmp_path, "data.labels={background: 0, lesion: 1}")
+    assert problems(found) == {("flipped-label", "us_004")}
+    assert "fit-not-checked" not in {one["code"] for one in found["findings"]}
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_model_of_no_labels_judges_none() -> None:
+    maps, at, classes = np.ones((3, 4, 4, 2), np.float32), np.zeros((1, 3), int), np.zeros(1, int)
+    nothing = Moments.of(maps, at[:0], classes[:0], 2)
+    assert label_fit(LabelModel.fit(nothing), maps, at, classes, 2, 1) is None
