@@ -27,7 +27,7 @@ from diffboost3d.errors import DataError, WorkspaceError
 from diffboost3d.imaging.channels import read_channels
 from diffboost3d.imaging.colours import Colour, itk_snap_text, label_colours, slicer_text
 from diffboost3d.imaging.dicom import is_dicom
-from diffboost3d.imaging.dicom_segments import Algorithm, write_segments
+from diffboost3d.imaging.dicom_segments import Algorithm, segment_names, write_segments
 from diffboost3d.imaging.files import (
     Volume,
     ending_like,
@@ -92,6 +92,8 @@ def run(config: Config, workspace: Workspace) -> None:
     images, twins = images_of(config, known)
     accelerator = accelerator_of(config)
     task = _task(config, workspace, accelerator.device)
+    if task.dicom != "nifti" and any(is_dicom(one.image) for one in images):
+        segment_names(task.manifest.labels)  # now, not after every prediction
     cases, more = cases_of_images(images, task.manifest.channel_count)
     twins += more
     rank, processes = accelerator.process_index, accelerator.num_processes
