@@ -230,6 +230,36 @@ def test_a_damaged_segmentation_costs_its_case_alone(tmp_path):
     assert (finding.case, path.name in finding.problem) == ("person-1_T1", True)
 
 
+def test_copies_of_a_series_cost_nothing_and_are_a_note(tmp_path):
+    for number in range(2):
+        write_series(tmp_path / f"scan{number}", volume(number)[0], study=number, name=f"s{number}")
+    shutil.copytree(tmp_path / "scan0", tmp_path / "backup" / "scan0")
+    one = tmp_path / "scan1" / "s1003.dcm"
+    shutil.copyfile(one, one.with_name("copy of.dcm"))
+    (tmp_path / "a part").mkdir()
+    shutil.copyfile(one, tmp_path / "a part" / one.name)
+    folder = read_folder(tmp_path)
+    assert not folder.findings
+    assert [(pair.id, pair.image) for pair in folder.pairs] == [(f"scan{n}", tmp_path / f"scan{n}") for n in range(2)]
+    (note,) = folder.notes
+    assert note.startswith("10 DICOM files are copies of others, e.g. a part/s1003.dcm")
+    for number, pair in enumerate(folder.pairs):
+        assert np.array_equal(read(pair.image).array, volume(number)[0])
+
+
+def test_two_files_of_one_slice_that_differ_cost_their_case_in_a_line_that_names_both(tmp_path):
+    for number in range(2):
+        write_series(tmp_path / f"scan{number}", volume(number)[0], study=number, name=f"s{number}")
+    one = tmp_path / "scan1" / "s1003.dcm"
+    other = one.with_name("changed.dcm")
+    other.write_bytes(one.read_bytes()[:-1] + b"\7")
+    with pytest.raises(DataError, match=r"scan1: changed\.dcm and s1003\.dcm are of one slice \(.*\) and differ"):
+        read(tmp_path / "scan1")
+    found = inspect_folder(compose([f"data.root={tmp_path}", "inspect.label_fit=false"]), tmp_path)
+    (wrong,) = (one for one in found["findings"] if one["level"] == "problem")
+    assert (wrong["code"], wrong["case"]) == ("unreadable", "scan1")
+
+
 def test_a_series_spread_over_folders_of_other_series_is_not_cut(tmp_path):
     whole = write_series(tmp_path / "whole", volume(1)[0], name="T1")
     files = sorted(whole.iterdir())
