@@ -88,8 +88,9 @@ def run(config: Config, workspace: Workspace) -> None:
     from accelerate.utils import gather_object
     from tqdm import tqdm
 
-    known = workspace.read_manifest().series if workspace.manifest_path.is_file() else ()
-    images, twins = images_of(config, known)
+    manifest = workspace.read_manifest() if workspace.manifest_path.is_file() else None
+    patterns, volumes = ((), False) if manifest is None else (manifest.series, manifest.spatial_dims == 3)
+    images, twins, notes = images_of(config, patterns, volumes)
     accelerator = accelerator_of(config)
     task = _task(config, workspace, accelerator.device)
     if task.dicom != "nifti" and any(is_dicom(one.image) for one in images):
@@ -102,7 +103,7 @@ def run(config: Config, workspace: Workspace) -> None:
     accelerator.wait_for_everyone()
     failed: list[str] = list(twins) if rank == 0 else []
     made = 0
-    for line in failed:
+    for line in (*notes, *failed) if rank == 0 else ():
         workspace.log(f"! {line}")
     for pair in tqdm(cases[rank::processes], desc="predict", unit="image", disable=rank > 0):
         try:

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 from tiny_dicom import write_series
 from tiny_folders import NETWORK, anatomy
 
@@ -277,7 +278,7 @@ def test_patients_whose_folders_are_numbered_are_not_taken_for_channels(tmp_path
     for number in (1, 2):
         write_study(tmp_path, f"pat_{number:04d}", ["flair", "t2"])
     words = [f"predict.input={tmp_path}", "predict.output=out", "data.series=[flair,t2]"]
-    images, _ = images_of(compose(words))
+    images, _, _ = images_of(compose(words))
     cases, twins = cases_of_images(images, 2)
     assert twins == []
     assert [(one.id, len(one.channels)) for one in cases] == [("pat_0001", 1), ("pat_0002", 1)]
@@ -295,11 +296,22 @@ def test_channels_are_chosen_as_in_prepare_without_saying_it_again(tmp_path):
     manifest = Workspace(tmp_path / "ws").read_manifest()
     assert manifest.series == ("t2", "flair")
     config = compose([f"predict.input={tmp_path / 'data'}", "predict.output=out"])
-    images, _ = images_of(config, manifest.series)
+    images, _, _ = images_of(config, manifest.series)
     assert [[path.name for path in (one.image, *one.channels)] for one in images] == [["t2", "flair"]] * 3
     config = compose([f"predict.input={tmp_path / 'data'}", "predict.output=out", "data.series=[flair]"])
-    images, _ = images_of(config, manifest.series)
+    images, _, _ = images_of(config, manifest.series)
     assert [(one.image.name, one.channels) for one in images] == [("flair", ())] * 3
+
+
+def test_a_preview_beside_series_is_left_aside_where_the_segmenter_takes_volumes(tmp_path):
+    write_study(tmp_path, "a", ["T1"])
+    Image.new("L", (8, 8)).save(tmp_path / "preview.png")
+    config = compose([f"predict.input={tmp_path}", "predict.output=o"])
+    images, lost, notes = images_of(config, volumes=True)
+    assert ([pair.id for pair in images], lost, len(notes)) == (["a_T1"], [], 1)
+    assert "preview.png" in notes[0]
+    images, _, notes = images_of(config)  # of pictures
+    assert ([pair.image.name for pair in images], notes) == (["preview.png"], [])
 
 
 def test_label_files_are_found_by_the_series_name_and_turned_to_its_axes(tmp_path):
