@@ -265,6 +265,19 @@ def test_dataset_json_keeps_what_the_download_says(tmp_path: Path) -> None:
     assert {"image": "./imagesTr/ct_002.nii.gz"} in after["training"]  # unlabelled: its image still teaches
 
 
+@pytest.mark.parametrize(("recipe", "channels"), [("msd_spleen", 1), ("msd_prostate", 2)])
+def test_a_case_in_which_there_is_nothing_to_find_is_taken_as_prepare_takes_it(
+    recipe: str, channels: int, tmp_path: Path
+) -> None:
+    labels = {"0": "background", "1": "PZ", "2": "TZ"} if channels == 2 else {"0": "background", "1": "spleen"}
+    _msd(labels, channels)(tmp_path / "download")
+    label = tmp_path / "download" / "labelsTr" / "ct_000.nii.gz"
+    image = nib.load(label)
+    nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), label)
+    assert load(recipe).main([str(tmp_path / "download"), str(tmp_path / "ready")]) == 0
+    assert (tmp_path / "ready" / "labelsTr" / label.name).is_file()
+
+
 def test_the_official_test_patients_of_acdc_come_on_request(tmp_path: Path) -> None:
     _acdc(tmp_path / "acdc")
     load("cardiac").main([str(tmp_path / "acdc"), str(tmp_path / "ready"), "--testing"])
