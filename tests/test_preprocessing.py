@@ -430,3 +430,19 @@ class TestBusi:
         assert not (tmp_path / "ready").exists()
         assert load("busi").main([str(tmp_path / "nothing"), str(tmp_path / "ready")]) == 1
         assert "holds none of benign, malignant, normal" in capsys.readouterr().err
+
+    def test_checksums_of_an_earlier_index_are_compared(
+        self, busi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        main = load("busi").main
+        main([str(busi), str(tmp_path / "ready")])
+        again = [str(busi), str(tmp_path / "again"), "--dry-run", "--checksums"]
+        index = tmp_path / "ready" / "index.csv"
+        assert main([*again, str(index)]) == 0
+        assert "all 4 pictures and their masks have the checksums" in capsys.readouterr().out
+        mask = busi / "benign" / "benign (1)_mask_1.png"
+        Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
+        assert main([*again, str(index)]) == 1
+        assert "benign/benign (1).png has another content; 1 of 4 files differ" in capsys.readouterr().err
+        assert main([*again, str(mask)]) == 1
+        assert "can't be read" in capsys.readouterr().err
