@@ -469,3 +469,16 @@ def test_a_model_of_no_labels_judges_none() -> None:
     maps, at, classes = np.ones((3, 4, 4, 2), np.float32), np.zeros((1, 3), int), np.zeros(1, int)
     nothing = Moments.of(maps, at[:0], classes[:0], 2)
     assert label_fit(LabelModel.fit(nothing), maps, at, classes, 2, 1) is None
+
+
+def test_a_label_whose_header_was_rounded_is_a_note(cohorts: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(cohorts / "mr", tmp_path / "data")
+    path = folder / "labelsTr" / "mr_003.nii.gz"
+    affine = nib.load(path).affine.copy()
+    affine[1, 3] += 5e-3
+    save(path, array_of(path), affine)
+    found = seen(folder, "inspect.label_fit=false")
+    assert (problems(found), found["labelled"]) == (set(), CASES)
+    (note,) = (one for one in found["findings"] if one["code"] == "label-grid")
+    assert (note["case"], note["file"]) == ("mr_003", "labelsTr/mr_003.nii.gz")
+    assert "0.005 mm at a corner" in note["what"]
