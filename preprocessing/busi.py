@@ -2,6 +2,7 @@
 
     python preprocessing/busi.py Dataset_BUSI_with_GT data/busi --dry-run
     python preprocessing/busi.py Dataset_BUSI_with_GT data/busi
+    python preprocessing/busi.py Dataset_BUSI_with_GT data/busi --checksums old/index.csv --dry-run
     diffboost3d run data=breast_us data.root=data/busi workspace=ws preset=quick
 
 The data (Al-Dhabyani et al., Data in Brief 28:104863, 2020) are given at https://scholar.cu.edu.eg/?q=afahmy/pages/dataset;
@@ -14,20 +15,21 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import re
 import sys
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from recipe import answered, file_digest, refuse_others
 
 from diffboost3d.cases.atomic import replacing
 from diffboost3d.cases.checks import check_pair
 from diffboost3d.cases.layouts import Pair, read_folder
-from diffboost3d.errors import DataError, DiffBoostError
+from diffboost3d.errors import DataError
 from diffboost3d.imaging.files import write_label_like, write_like
 from diffboost3d.imaging.fingerprints import Likeness, fingerprint, groups_of, near_duplicates
 
@@ -50,20 +52,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("source", type=Path, help="the downloaded and unpacked folder")
     parser.add_argument("target", type=Path, help="the folder to make")
     parser.add_argument("--dry-run", action="store_true", help="check and count, write nothing")
+    parser.add_argument(
+        "--checksums", type=Path, metavar="FILE", help="compare with the index.csv of an earlier folder"
+    )
     given = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         root = _root(given.source)
         if root.resolve() == given.target.resolve():
             raise DataError(f"{given.target}: is the source itself; choose another target")
         kept = _checked(root)
         _tell_duplicates(kept)
+        rows = [_row(root, one) for one in kept]
+        if given.checksums is not None:
+            refuse_others(_digests(rows), _digests(_listed(given.checksums)), given.checksums)
+            print(f"all {len(rows)} pictures and their masks have the checksums of {given.checksums}")
         if not given.dry_run:
-            _write(root, given.target, kept)
+            _write(given.target, kept, rows)
             print(f"written to {given.target}")
-    except DiffBoostError as error:
-        print(f"busi: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return answered("busi", work)
 
 
 def _root(source: Path) -> Path:
@@ -120,34 +128,47 @@ def _tell_duplicates(kept: list[Kept]) -> None:
         print("  " + ", ".join(kept[number].name for number in group) + warning)
 
 
-def _write(root: Path, target: Path, kept: list[Kept]) -> None:
+def _row(root: Path, one: Kept) -> dict[str, Any]:
+    """Of index.csv."""
+    return {
+        "file": f"{one.name}.png",
+        "class": one.pair.stratum,
+        "width": one.label.shape[0],
+        "height": one.label.shape[1],
+        "masks": len(one.masks),
+        "lesion_pixels": int((one.label > 0).sum()),
+        "source": one.pair.image.relative_to(root).as_posix(),
+        "source_sha256": file_digest(one.pair.image),
+        "masks_sha256": " ".join(file_digest(mask) for mask in one.masks),
+    }
+
+
+def _digests(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What was read of each picture and its masks, by the picture's path in the download."""
+    return {row["source"]: f"{row['source_sha256']} {row['masks_sha256']}" for row in rows}
+
+
+def _listed(index: Path) -> list[dict[str, str]]:
+    """The rows of an earlier index.csv. Raises DataError where it is none."""
+    try:
+        with index.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"--checksums {index}: can't be read ({error})") from error
+    if not rows or not {"source", "source_sha256", "masks_sha256"} <= rows[0].keys():
+        raise DataError(f"--checksums {index}: has no checksums; give the index.csv of a folder that this recipe made")
+    return rows
+
+
+def _write(target: Path, kept: Sequence[Kept], rows: Sequence[Mapping[str, Any]]) -> None:
     """Pictures and masks first, index.csv last, so that a folder with one is complete."""
-    rows = []
     for one in kept:
         write_like(target / "images" / f"{one.name}.png", one.image, one.pair.image)
         write_label_like(target / "masks" / f"{one.name}.png", one.label, one.pair.image)
-        rows.append(
-            {
-                "file": f"{one.name}.png",
-                "class": one.pair.stratum,
-                "width": one.label.shape[0],
-                "height": one.label.shape[1],
-                "masks": len(one.masks),
-                "lesion_pixels": int((one.label > 0).sum()),
-                "source": one.pair.image.relative_to(root).as_posix(),
-                "source_sha256": _sha256(one.pair.image),
-                "masks_sha256": " ".join(_sha256(mask) for mask in one.masks),
-            }
-        )
     with replacing(target / "index.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 if __name__ == "__main__":

@@ -177,7 +177,12 @@ def compare(found: Mapping[str, str], listing: Path) -> None:
         lines = listing.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"--checksums {listing}: can't be read ({error})") from error
-    listed = {name.strip().lstrip("*"): digest for digest, _, name in (line.partition(" ") for line in lines if line)}
+    parts = (line.partition(" ") for line in lines if line)
+    refuse_others(found, {name.strip().lstrip("*"): digest for digest, _, name in parts}, listing)
+
+
+def refuse_others(found: Mapping[str, str], listed: Mapping[str, str], listing: Path) -> None:
+    """Hold digests by file against those that a list has. Raises DataError as `compare` does."""
     differing = [f"{name} is not in the download" for name in sorted(listed.keys() - found.keys())]
     differing += [f"{name} is not in the list" for name in sorted(found.keys() - listed.keys())]
     differing += [

@@ -265,6 +265,19 @@ def test_dataset_json_keeps_what_the_download_says(tmp_path: Path) -> None:
     assert {"image": "./imagesTr/ct_002.nii.gz"} in after["training"]  # unlabelled: its image still teaches
 
 
+@pytest.mark.parametrize(("recipe", "channels"), [("msd_spleen", 1), ("msd_prostate", 2)])
+def test_a_case_in_which_there_is_nothing_to_find_is_taken_as_prepare_takes_it(
+    recipe: str, channels: int, tmp_path: Path
+) -> None:
+    labels = {"0": "background", "1": "PZ", "2": "TZ"} if channels == 2 else {"0": "background", "1": "spleen"}
+    _msd(labels, channels)(tmp_path / "download")
+    label = tmp_path / "download" / "labelsTr" / "ct_000.nii.gz"
+    image = nib.load(label)
+    nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), label)
+    assert load(recipe).main([str(tmp_path / "download"), str(tmp_path / "ready")]) == 0
+    assert (tmp_path / "ready" / "labelsTr" / label.name).is_file()
+
+
 def test_the_official_test_patients_of_acdc_come_on_request(tmp_path: Path) -> None:
     _acdc(tmp_path / "acdc")
     load("cardiac").main([str(tmp_path / "acdc"), str(tmp_path / "ready"), "--testing"])
@@ -417,3 +430,19 @@ class TestBusi:
         assert not (tmp_path / "ready").exists()
         assert load("busi").main([str(tmp_path / "nothing"), str(tmp_path / "ready")]) == 1
         assert "holds none of benign, malignant, normal" in capsys.readouterr().err
+
+    def test_checksums_of_an_earlier_index_are_compared(
+        self, busi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        main = load("busi").main
+        main([str(busi), str(tmp_path / "ready")])
+        again = [str(busi), str(tmp_path / "again"), "--dry-run", "--checksums"]
+        index = tmp_path / "ready" / "index.csv"
+        assert main([*again, str(index)]) == 0
+        assert "all 4 pictures and their masks have the checksums" in capsys.readouterr().out
+        mask = busi / "benign" / "benign (1)_mask_1.png"
+        Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
+        assert main([*again, str(index)]) == 1
+        assert "benign/benign (1).png has another content; 1 of 4 files differ" in capsys.readouterr().err
+        assert main([*again, str(mask)]) == 1
+        assert "can't be read" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from diffboost3d.cases.masks import read_masks
 from diffboost3d.cases.records import Finding
 from diffboost3d.errors import DataError
 from diffboost3d.imaging.channels import channels_of, read_channels
-from diffboost3d.imaging.files import Volume
+from diffboost3d.imaging.files import VOLUME_ENDINGS, Volume, ending_of, read_grid
+from diffboost3d.imaging.geometry import Grid
 
 KEPT_UNLABELLED = "the image is used unlabelled"
 USED = "the case is used"
@@ -60,6 +61,15 @@ def check_pair(
     return CheckedPair(image, label, notes), None
 
 
+def rounded_files(pair: Pair, grid: Grid) -> Iterator[tuple[Path, str]]:
+    """Labels and channels of a usable pair that lie beside its image's voxels by so little that they are taken as on them."""
+    for path in (*pair.channels, *([] if pair.label is None else [pair.label]), *pair.masks):
+        if ending_of(path) in VOLUME_ENDINGS:
+            there = read_grid(path)
+            if (what := grid.difference(there)) and not grid.apart_from(there):
+                yield path, what
+
+
 def check_image(path: Path, image: Volume, colour: str = "grey") -> None:
     """Refuse what no stage can use. Raises DataError naming `path`: not finite, constant, or on no right-angled grid.
 
@@ -90,7 +100,7 @@ def _checked_label(
     """The label of a pair, its masks joined, and what was done to it."""
     assert pair.label is not None
     whole, grid, notes = read_masks((pair.label, *pair.masks), known)
-    if difference := image.grid.difference(grid):
+    if difference := image.grid.apart_from(grid):
         raise DataError(f"{pair.label}: the label lies on another grid than its image ({difference})")
     values = np.unique(whole)
     if known is not None and (unknown := sorted(set(values.tolist()) - set(known))):

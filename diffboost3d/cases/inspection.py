@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffboost3d.cases.checks import CheckedPair, check_image, check_pair
+from diffboost3d.cases.checks import CheckedPair, check_image, check_pair, rounded_files
 from diffboost3d.cases.layouts import Pair
 from diffboost3d.cases.records import Finding
 from diffboost3d.errors import DataError
@@ -25,6 +25,7 @@ PERCENTILES = (0.5, 25.0, 50.0, 75.0, 99.5)
 SAMPLE = 2_000_000  # voxels that percentiles are taken of
 MANY_VALUES = 32  # distinct values from which a "label" may be an image
 THUMBNAIL = 16  # voxels a side
+ROUNDED = "nothing: so little comes of a rounded header, and the voxels are taken for those of the image"
 SWAPPED = "the label has the values of an image, its image those of a label"
 
 
@@ -162,6 +163,13 @@ class Reading:
         """As `check_pair`."""
         return check_pair(pair, known, self.colour, self.channels, self.resampled)
 
+    def labelled(self, pair: Pair, known: Collection[int] | None) -> tuple[Volume, NDArray[np.int64]]:
+        """Image and label of a pair that was found to have both."""
+        checked, _ = self.pair(pair, known)
+        assert checked is not None, pair.id  # it was read before
+        assert checked.label is not None, pair.id
+        return checked.image, checked.label
+
     def image(self, pair: Pair) -> Volume:
         """All channels. Raises DataError as `read`."""
         return read_channels((pair.image, *pair.channels), self.channels, self.resampled)
@@ -185,6 +193,9 @@ def look(pair: Pair, root: Path, known: Collection[int] | None, patient: str, re
         found.append(
             observation("colour-picture", pair.id, image_name, "a colour picture", NOTE, "nothing: it is read as grey")
         )
+    for path, what in () if checked is None else rounded_files(pair, checked.image.grid):
+        code = "channel-grid" if path in pair.channels else "label-grid"
+        found.append(observation(code, pair.id, os.path.relpath(path, root), what, NOTE, ROUNDED))
     if pair.missing:
         found.append(observation("missing-label", pair.id, str(pair.missing), "there is no such label file"))
     if checked is not None and pair.label is not None and (kind := _stored_type(pair.label)).startswith("float"):
@@ -250,7 +261,7 @@ def _code_of_channels(pair: Pair) -> tuple[str, Path]:
         except DataError:
             return _code_of_file(path), path
     for path, grid in zip(pair.channels, grids[1:], strict=True):
-        if grids[0].difference(grid):
+        if grids[0].apart_from(grid):
             return "channel-grid", path
     return _code_of_file(pair.image), pair.image
 
@@ -298,7 +309,7 @@ def _code_of_image(image: Volume, reading: Reading) -> str:
 
 
 def _code_of_label(image: Volume, label: Volume) -> str:
-    if image.grid.difference(label.grid):
+    if image.grid.apart_from(label.grid):
         return "label-grid"
     if not np.isfinite(label.array).all():
         return "nan-voxels"

@@ -36,7 +36,7 @@ def read_masks(paths: Sequence[Path], known: Collection[int] | None) -> tuple[ND
     joined, grid, notes = _read_mask(paths[0], known)
     for path in paths[1:]:
         label, other, more = _read_mask(path, known)
-        if difference := grid.difference(other):
+        if difference := grid.apart_from(other):
             raise DataError(f"{path}: the mask lies on another grid than {paths[0].name} ({difference})")
         joined = np.where(joined == 0, label, joined)
         notes += more

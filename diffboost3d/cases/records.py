@@ -66,7 +66,7 @@ class Case:
         A picture's file knows no size of its pixels, so only its shape can differ.
         """
         is_picture = ending_of(self.image) in PICTURE_ENDINGS
-        return self.source_grid.difference(Grid.of(found.shape, self.source_grid.matrix) if is_picture else found)
+        return self.source_grid.apart_from(Grid.of(found.shape, self.source_grid.matrix) if is_picture else found)
 
 
 def channel_endings(case: Case) -> list[str]:

@@ -48,7 +48,7 @@ def read_channels(paths: Sequence[Path], count: int, resampled: bool = False) ->
     first, *others = (read(path) for path in paths)
     arrays = [first.array]
     for path, other in zip(paths[1:], others, strict=True):
-        if (difference := first.grid.difference(other.grid)) and not resampled:
+        if (difference := first.grid.apart_from(other.grid)) and not resampled:
             raise DataError(
                 f"{path}: the channel lies on another grid than {paths[0].name} ({difference}); "
                 "prepare.channel_grids=resample moves it there"
@@ -70,7 +70,7 @@ def write_channels_like(
         return
     first = read_grid(templates[0])
     for target, slabs, template in zip(targets, channels, templates, strict=True):
-        if first.difference(read_grid(template)):
+        if first.apart_from(read_grid(template)):
             write_float_like(target, slabs, templates[0], note)
         else:
             write_like(target, slabs, template, note)

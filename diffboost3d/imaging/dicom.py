@@ -7,6 +7,8 @@ its files.
 
 from __future__ import annotations
 
+import filecmp
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +50,7 @@ class Series:
         grid: of an image without a problem. rescales: slope and intercept of each of its files.
         dtype: of its values: an integer type where all slopes are 1 and all intercepts whole numbers, else float32.
         references: of a segmentation, the SeriesInstanceUIDs that it was drawn on.
+        copies: files that are left out, since one of `files` is the same byte by byte.
     """
 
     uid: str
@@ -63,6 +66,7 @@ class Series:
     rescales: tuple[tuple[float, float], ...] = ()
     dtype: str = "float32"
     references: tuple[str, ...] = ()
+    copies: tuple[Path, ...] = ()
 
     def __str__(self) -> str:
         """Description, number and size, for lines that name several series; nothing of the patient."""
@@ -176,11 +180,13 @@ def _lost(path: Path) -> Series:
 
 
 def _series(uid: str, files: list[tuple[Path, Any]], damaged: dict[Path, Path]) -> Series:
+    files, copies, differing = _each_once(files)
     first = files[0][1]
     kind = _kind(first)
     problem, grid = None, None
     if kind == "image":
         problem, files, grid = _stack(files)
+        problem = differing if differing and problem else problem
         bad = next((damaged[path.parent] for path, _ in files if path.parent in damaged), None)
         problem = (
             f"{bad.name} beside its slices is damaged or no DICOM file; {AGAIN}" if bad and not problem else problem
@@ -199,7 +205,27 @@ def _series(uid: str, files: list[tuple[Path, Any]], damaged: dict[Path, Path]) 
         rescales=() if problem else tuple(_rescale(header) for _, header in files),
         dtype="float32" if problem or kind != "image" else _dtype([header for _, header in files]),
         references=_references(first),
+        copies=tuple(copies),
     )
+
+
+def _each_once(files: list[tuple[Path, Any]]) -> tuple[list[tuple[Path, Any]], list[Path], str | None]:
+    """(the files without copies, the copies, a line on two of one SOPInstanceUID that are not the same).
+
+    Of copies the one in the folder with most files of the series stays, then the one that lies less deep.
+    """
+    there = Counter(path.parent for path, _ in files)
+    first: dict[str, Path] = {}
+    kept, copies, differing = [], [], None
+    for path, header in sorted(files, key=lambda one: (-there[one[0].parent], len(one[0].parts), one[0])):
+        other = first.setdefault(str(header.get("SOPInstanceUID") or path), path)
+        if other is not path and filecmp.cmp(other, path, shallow=False):
+            copies.append(path)
+            continue
+        kept.append((path, header))
+        if other is not path and differing is None:
+            differing = f"{other.name} and {path.name} are of one slice (SOPInstanceUID) and differ; keep the right one"
+    return sorted(kept, key=lambda one: one[0]), copies, differing
 
 
 def _whole(value: Any) -> int | None:

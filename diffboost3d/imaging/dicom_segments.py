@@ -18,6 +18,8 @@ from diffboost3d.imaging.dicom import Series, read_header, series_of
 from diffboost3d.imaging.geometry import Grid
 
 OFF_GRID = 0.02  # of a voxel that a segment's frame may lie beside the voxels of its image
+LONGEST = 64  # characters of a segment's name
+UTF_8 = "ISO_IR 192"
 SERIES_NUMBER = 1000  # above those that scanners give
 # what a segmentation has to share with its image to be filed beside it, and no more of the patient or the visit
 SHARED_TAGS = (
@@ -83,10 +85,16 @@ def read_segments(paths: Sequence[Path], grid: Grid, values: Mapping[str, int]) 
 
 def _values_of(path: Path, values: Mapping[str, int]) -> dict[int, int]:
     named = segments_of(path)
-    if unknown := sorted(set(named.values()) - set(values)):
+    kept = {_kept(name): value for name, value in values.items()}
+    if unknown := sorted(set(named.values()) - set(kept)):
         known = ", ".join(map(repr, values))
         raise DataError(f"{path}: segment {unknown[0]!r} is no label; known: {known} (data.labels)")
-    return {number: values[name] for number, name in named.items()}
+    return {number: kept[name] for number, name in named.items()}
+
+
+def _kept(name: str) -> str:
+    """What a DICOM-SEG keeps of a label's name."""
+    return name[:LONGEST].strip()
 
 
 def _frames(path: Path, grid: Grid) -> Iterator[tuple[int, tuple[NDArray[np.intp], ...]]]:
@@ -150,6 +158,23 @@ def _on_grid(
 
 
 # --- out -------------------------------------------------------------------------------------------------------------
+def segment_names(labels: Mapping[str, int]) -> dict[str, str]:
+    """Name of each label but the background -> that of its segment. Raises DataError where DICOM can't hold or part them."""
+    found: dict[str, str] = {}
+    for name in (name for name, value in labels.items() if value != 0):
+        kept = _kept(name)
+        if not kept or "\\" in kept or any(ord(sign) < ord(" ") for sign in kept):
+            raise DataError(
+                f"data.labels: {name!r} can't be a name in DICOM-SEG, allowed: text without backslash, tab and line break"
+            )
+        if twin := next((other for other in found if found[other] == kept), None):
+            raise DataError(
+                f"data.labels: {twin!r} and {name!r} have one name in DICOM-SEG, which keeps {LONGEST} characters; rename one"
+            )
+        found[name] = kept
+    return found
+
+
 def write_segments(
     path: Path,
     label: NDArray[Any],
@@ -162,16 +187,16 @@ def write_segments(
 
     Segments are numbered 1, 2, ... in the order of `labels` and bear their names, so that `read_segments` gives the same label
     map. Every frame refers to the slice it lies on; slices without a label have none. UIDs come of the image, the label map and
-    the algorithm, and dates are those of the study, so that the same input gives the same bytes.
+    the algorithm, and dates are those of the study, so that the same input gives the same bytes. Text is in UTF-8.
 
     Raises:
-        DataError: the series lacks what a segmentation has to refer to, or no DICOM-SEG can be made of it.
+        DataError: as `segment_names`; the series lacks what a segmentation has to refer to, or no DICOM-SEG can be made of it.
     """
     import highdicom as hd
 
+    names = segment_names(labels)
     series = series_of(image)
     sources = [_shared_header(image, file, series) for file in series.files]
-    names = [name for name, value in labels.items() if value != 0]
     numbers = np.zeros(label.shape, np.uint16 if len(names) > 255 else np.uint8)
     for number, name in enumerate(names, 1):
         numbers[label == labels[name]] = number
@@ -183,13 +208,14 @@ def write_segments(
             pixel_array=frames,
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=[
-                _description(number, name, labels[name], colours[name], algorithm)
-                for number, name in enumerate(names, 1)
+                _description(number, kept, labels[name], colours[name], algorithm)
+                for number, (name, kept) in enumerate(names.items(), 1)
             ],
             series_instance_uid=_uid("series", *identity),
             series_number=SERIES_NUMBER,
             sop_instance_uid=_uid("instance", *identity),
             instance_number=1,
+            specific_character_set=UTF_8,  # the image's own may lack the letters of label names
             manufacturer=algorithm.name,
             manufacturer_model_name=algorithm.name,
             software_versions=algorithm.version,
@@ -232,11 +258,9 @@ def _description(number: int, name: str, value: int, colour: Colour, algorithm: 
     )
     return hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=name[:64],
+        segment_label=name,
         segmented_property_category=Code("123037004", "SCT", "Anatomical Structure"),
-        segmented_property_type=Code(
-            f"LABEL{value}", "99DIFFBOOST3D", name[:64]
-        ),  # no list of codes has the user's names
+        segmented_property_type=Code(f"LABEL{value}", "99DIFFBOOST3D", name),  # no list of codes has the user's names
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=identification,
         display_color=hd.color.CIELabColor.from_rgb(*colour),

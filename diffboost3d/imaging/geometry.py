@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 Affine = tuple[tuple[float, ...], ...]
 AFFINE_TOLERANCE_MM = 1e-3
+ROUNDED = 0.01  # of the smallest voxel size: what files of one case may lie apart, whose headers hold few digits of directions
 LPS_RAS = np.diag([-1.0, -1.0, 1.0])  # from either world to the other
 _STEP_MM = (
     2.0**-34
@@ -66,12 +67,19 @@ class Grid:
 
     def difference(self, other: Grid) -> str:
         """What differs, in words; empty where the grids agree to a micrometre at every corner."""
+        return self._difference(other, AFFINE_TOLERANCE_MM)
+
+    def apart_from(self, other: Grid) -> str:
+        """As `difference`, between files of one case: what the rounding of a header explains (`ROUNDED`) is none."""
+        return self._difference(other, max(AFFINE_TOLERANCE_MM, ROUNDED * min(self.spacing_mm)))
+
+    def _difference(self, other: Grid, tolerance_mm: float) -> str:
         if self.shape != other.shape:
             return f"shape {_sizes(self.shape)} against {_sizes(other.shape)}"
         corners = np.array([[a, b, c, 1] for a in (0, 1) for b in (0, 1) for c in (0, 1)], dtype=float)
         corners[:, :3] *= np.asarray(self.shape) - 1
         gap = float(np.abs((corners @ self.matrix.T - corners @ other.matrix.T)[:, :3]).max())
-        return f"affine differs by {gap:.3g} mm at a corner" if not gap <= AFFINE_TOLERANCE_MM else ""
+        return f"affine differs by {gap:.3g} mm at a corner" if not gap <= tolerance_mm else ""
 
     def canonical(self) -> Grid:
         """The same voxels with axes turned and flipped to be closest to R, A, S; a 2D image stays as it is."""

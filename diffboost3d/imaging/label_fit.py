@@ -121,8 +121,10 @@ class LabelModel:
 
     @classmethod
     def fit(cls, moments: Moments) -> LabelModel:
-        """Linear discriminant with the covariance within classes, all classes as likely."""
+        """Linear discriminant with the covariance within classes, all classes as likely; of no labels it knows no class."""
         known = moments.counts > 1e-9
+        if not known.any():
+            return cls(np.zeros_like(moments.sums.T), np.full(len(known), -np.inf))
         means = moments.sums / np.maximum(moments.counts, 1e-9)[:, None]
         within = (moments.products - (means * moments.counts[:, None]).T @ means) / moments.counts.sum()
         within += RIDGE * np.trace(within) / len(within) * np.eye(len(within))

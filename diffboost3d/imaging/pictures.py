@@ -78,6 +78,7 @@ def _upright(path: Path) -> tuple[Any, tuple[str, ...]]:
 
     try:
         with Image.open(path) as picture:
+            halved = _would_lose_bits(picture)
             picture.load()
             mode, frames = picture.mode, getattr(picture, "n_frames", 1)
             turned = picture.getexif().get(ORIENTATION, 1) not in (0, 1)
@@ -87,7 +88,16 @@ def _upright(path: Path) -> tuple[Any, tuple[str, ...]]:
     if mode not in MODES or frames > 1:
         what = f"{frames} frames" if frames > 1 else f"mode {mode}"
         raise DataError(f"{path}: a picture of {what}; give one 8- or 16-bit picture a file")
+    if halved:
+        raise DataError(
+            f"{path}: 16 bits in several samples a pixel (colour or alpha); store it as 16-bit grey, or in 8 bits"
+        )
     return upright, ("is turned as its EXIF tag says",) if turned else ()
+
+
+def _would_lose_bits(picture: Any) -> bool:
+    """Whether a picture, opened but not yet decoded, has 16 bits a sample in the file of which Pillow keeps the upper 8."""
+    return picture.mode not in DEEP_MODES and any(";16" in str(tile) for tile in picture.tile)
 
 
 def _deep(path: Path, array: NDArray[Any]) -> NDArray[np.uint16]:

@@ -53,7 +53,7 @@ def _with_label_file(workspace: Workspace, pair: Pair, labels: Mapping[str, int]
         return pair  # the check of images says why
     if not segments:
         there = read_grid(pair.label)
-        if not grid.difference(there) or grid.canonical().difference(there.canonical()):
+        if not grid.apart_from(there) or grid.canonical().apart_from(there.canonical()):
             return pair  # right, or nothing that turning can make right
     facts = {"digest": digest(files_digest(segments or [pair.label]), dataclasses.asdict(grid), dict(labels))}
     if not (own.is_file() and record.is_file() and json.loads(record.read_text(encoding="utf-8")) == facts):

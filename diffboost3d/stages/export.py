@@ -192,7 +192,7 @@ def _write_images(sources: Sequence[Path], targets: Sequence[Path], manifest: Ma
     """
     resampled = manifest.preparation is not None and manifest.preparation.resampled
     grids = [read_grid(source) for source in sources]
-    if len(sources) == len(targets) and not any(grids[0].difference(grid) for grid in grids):
+    if len(sources) == len(targets) and not any(grids[0].apart_from(grid) for grid in grids):
         for source, target in zip(sources, targets, strict=True):
             if not target.is_file():
                 _write_image(source, target, how)

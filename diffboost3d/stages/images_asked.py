@@ -10,30 +10,32 @@ from diffboost3d.cases.layouts import Pair
 from diffboost3d.cases.layouts.dicom import dicom_cases, has_dicom
 from diffboost3d.errors import ConfigError, DataError
 from diffboost3d.imaging.dicom import is_dicom
-from diffboost3d.imaging.files import ENDINGS, ending_of, stem_of
+from diffboost3d.imaging.files import ENDINGS, PICTURE_ENDINGS, ending_of, stem_of
 from diffboost3d.schema import Config
 
 
-def images_of(config: Config, series: Sequence[str] = ()) -> tuple[list[Pair], list[str]]:
-    """The images, sorted; and a line for each whose label map would have the name of another's, or that is left out.
+def images_of(
+    config: Config, series: Sequence[str] = (), volumes: bool = False
+) -> tuple[list[Pair], list[str], list[str]]:
+    """The images, sorted; a line for each whose label map would have the name of another's, or that is left out; and notes.
 
     Args:
         series: patterns of DICOM series, a channel each, where `data.series` gives none.
+        volumes: what the segmenter takes: pictures beside volumes or DICOM series are left aside then, such as previews.
     """
     section = config.predict
     if section.input is None or section.output is None:
         missing = "input" if section.input is None else "output"
         raise ConfigError(f"predict.{missing} is missing: predict.input=FOLDER predict.output=FOLDER")
     given = Path(section.input).expanduser()
-    if _holds_dicom(given):
-        return _series(given, config.data.series or series)
-    if given.is_dir():
-        found = sorted(path for path in given.iterdir() if ending_of(path) and not path.name.startswith("."))
-    elif given.is_file() and ending_of(given):
-        found = [given]
-    else:
+    found, aside = _files_in(given, volumes)
+    notes = [f"{given}: {len(aside)} pictures are left aside, e.g. {aside[0].name}"] if aside else []
+    if not found and _holds_dicom(given):
+        return *_series(given, config.data.series or series), notes
+    if not found and not given.is_dir():
         what = "is no image" if given.is_file() else "no such file or folder"
         raise DataError(f"predict.input={given}: {what}; expected DICOM series or files {', '.join(ENDINGS)}")
+    found = found or aside  # each is told why it can't be predicted
     if not found:
         raise DataError(f"predict.input={given}: no images found; expected DICOM series or files {', '.join(ENDINGS)}")
     first: dict[str, Path] = {}
@@ -42,14 +44,21 @@ def images_of(config: Config, series: Sequence[str] = ()) -> tuple[list[Pair], l
         for path in found
         if first.setdefault(stem_of(path), path) is not path
     ]
-    return [Pair(stem, path, None) for stem, path in first.items()], twins
+    return [Pair(stem, path, None) for stem, path in first.items()], twins, notes if found != aside else []
+
+
+def _files_in(given: Path, volumes: bool) -> tuple[list[Path], list[Path]]:
+    """The image files of a folder, or the one that is given; and the pictures that are left aside for volumes."""
+    if not given.is_dir():
+        return [given] if given.is_file() and ending_of(given) else [], []
+    found = sorted(path for path in given.iterdir() if ending_of(path) and not path.name.startswith("."))
+    aside = [path for path in found if volumes and ending_of(path) in PICTURE_ENDINGS]
+    return [path for path in found if path not in aside], aside
 
 
 def _holds_dicom(given: Path) -> bool:
-    """Whether it is a DICOM file, or a folder without images of another kind that has DICOM somewhere in it."""
-    if not given.is_dir():
-        return given.is_file() and not ending_of(given) and is_dicom(given)
-    return not any(ending_of(path) for path in given.iterdir()) and has_dicom(given)
+    """Whether it is a DICOM file, or a folder that has DICOM somewhere in it."""
+    return has_dicom(given) if given.is_dir() else given.is_file() and is_dicom(given)
 
 
 def _series(given: Path, patterns: Sequence[str]) -> tuple[list[Pair], list[str]]:

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diffboost3d.cases.atomic import write_json
 from diffboost3d.cases.inspection import NOTE, PROBLEM, CaseFacts, Observation, Reading, look, observation
@@ -21,12 +22,13 @@ from diffboost3d.cases.splits import patients_of
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.errors import ConfigError, DataError
 from diffboost3d.imaging.channels import first_channel
+from diffboost3d.imaging.files import Volume
 from diffboost3d.imaging.geometry import resample
 from diffboost3d.imaging.label_fit import LabelFit, LabelModel, Moments, features, label_fit, reduced, region
 from diffboost3d.report.inspection import lines_of, summary
 from diffboost3d.schema import Config
 from diffboost3d.stages.dicom_labels import with_label_files
-from diffboost3d.stages.survey import channel_names
+from diffboost3d.stages.survey import channel_names, told_values
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -75,8 +77,7 @@ def inspect_folder(config: Config, root: Path) -> dict[str, Any]:
 
 
 def _inspected(config: Config, root: Path, folder: Folder, labels: dict[str, int] | None) -> dict[str, Any]:
-    ignored = config.data.ignore_label
-    known = None if labels is None else {*labels.values(), *([] if ignored is None else [ignored])}
+    labels, ignored, known = told_values(config, folder, labels)
     patients = _patients(folder, config.data.patients)
     reading = _reading(config, folder)
     seen = _in_parallel(config, lambda pair: look(pair, root, known, patients[pair.id], reading), folder.pairs, "read")
@@ -98,7 +99,7 @@ def _inspected(config: Config, root: Path, folder: Folder, labels: dict[str, int
         *(one for case in facts for one in case.observations),
         *set_observations(facts, labels, is_ct, limits),
         *_of_label_fit(
-            config, folder, reading, facts, tuple(v for v in labels.values() if v not in (0, ignored)), limits
+            config, folder, reading, facts, tuple(v for v in labels.values() if v not in (0, ignored)), known, limits
         ),
     ]
     units = {name: "HU" if hounsfield else "" for name, hounsfield in is_ct.items()}
@@ -186,6 +187,7 @@ def _of_label_fit(
     reading: Reading,
     facts: Sequence[CaseFacts],
     values: tuple[int, ...],
+    known: set[int] | None,
     limits: Limits,
 ) -> list[Observation]:
     """Two readings: the first adds up what labels look like, the second tries each label by a model of the other cases."""
@@ -203,7 +205,7 @@ def _of_label_fit(
         return list(not_told({}, len(pairs), limits))
 
     def add_up(pair: Pair) -> Moments:
-        maps, at, classes, _ = _features_of(pair, reading, values, settings.fit_voxels)
+        maps, at, classes, _ = _features_of(reading.labelled(pair, known), values, settings.fit_voxels)
         return Moments.of(maps, at, classes, len(values) + 1)
 
     moments = dict(zip((pair.id for pair in pairs), _in_parallel(config, add_up, pairs, "labels"), strict=True))
@@ -211,7 +213,7 @@ def _of_label_fit(
     factors: dict[str, tuple[int, int, int]] = {}
 
     def judge(pair: Pair) -> LabelFit | None:
-        maps, at, classes, factors[pair.id] = _features_of(pair, reading, values, settings.fit_voxels)
+        maps, at, classes, factors[pair.id] = _features_of(reading.labelled(pair, known), values, settings.fit_voxels)
         model = LabelModel.fit(total - moments[pair.id])
         return label_fit(model, maps, at, classes, settings.shift_reach, settings.shift_voxels)
 
@@ -229,16 +231,13 @@ def _is_flat(one: CaseFacts) -> bool:
 
 
 def _features_of(
-    pair: Pair, reading: Reading, values: tuple[int, ...], voxels: int
+    read: tuple[Volume, NDArray[np.int64]], values: tuple[int, ...], voxels: int
 ) -> tuple[Any, Any, Any, tuple[int, int, int]]:
     """Features (F, I, J, K) of a case turned to R, A, S, voxels (n, 3) and classes (n,) of its label, and its factors."""
-    checked, _ = reading.pair(pair, None)
-    assert checked is not None, pair.id  # it was read before
-    assert checked.label is not None, pair.id
-    array = first_channel(checked.image.array)
-    grid = checked.image.grid.canonical()
-    image = resample(array, checked.image.grid, grid, "nearest")
-    label = resample(checked.label.astype(np.int32), checked.image.grid, grid, "nearest")
+    stored, drawn = read
+    grid = stored.grid.canonical()
+    image = resample(first_channel(stored.array), stored.grid, grid, "nearest")
+    label = resample(drawn.astype(np.int32), stored.grid, grid, "nearest")
     image, label, spacing, factors = reduced(image, label, grid.spacing_mm, voxels)
     at, classes = region(label, spacing, values)
     return features(image, spacing), at, classes, factors

@@ -27,7 +27,7 @@ from diffboost3d.errors import DataError, WorkspaceError
 from diffboost3d.imaging.channels import read_channels
 from diffboost3d.imaging.colours import Colour, itk_snap_text, label_colours, slicer_text
 from diffboost3d.imaging.dicom import is_dicom
-from diffboost3d.imaging.dicom_segments import Algorithm, write_segments
+from diffboost3d.imaging.dicom_segments import Algorithm, segment_names, write_segments
 from diffboost3d.imaging.files import (
     Volume,
     ending_like,
@@ -88,10 +88,13 @@ def run(config: Config, workspace: Workspace) -> None:
     from accelerate.utils import gather_object
     from tqdm import tqdm
 
-    known = workspace.read_manifest().series if workspace.manifest_path.is_file() else ()
-    images, twins = images_of(config, known)
+    manifest = workspace.read_manifest() if workspace.manifest_path.is_file() else None
+    patterns, volumes = ((), False) if manifest is None else (manifest.series, manifest.spatial_dims == 3)
+    images, twins, notes = images_of(config, patterns, volumes)
     accelerator = accelerator_of(config)
     task = _task(config, workspace, accelerator.device)
+    if task.dicom != "nifti" and any(is_dicom(one.image) for one in images):
+        segment_names(task.manifest.labels)  # now, not after every prediction
     cases, more = cases_of_images(images, task.manifest.channel_count)
     twins += more
     rank, processes = accelerator.process_index, accelerator.num_processes
@@ -100,7 +103,7 @@ def run(config: Config, workspace: Workspace) -> None:
     accelerator.wait_for_everyone()
     failed: list[str] = list(twins) if rank == 0 else []
     made = 0
-    for line in failed:
+    for line in (*notes, *failed) if rank == 0 else ():
         workspace.log(f"! {line}")
     for pair in tqdm(cases[rank::processes], desc="predict", unit="image", disable=rank > 0):
         try:

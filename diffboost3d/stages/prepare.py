@@ -41,6 +41,7 @@ from diffboost3d.stages.survey import (
     in_parallel,
     labels_of,
     survey,
+    told_values,
     workers_of,
 )
 
@@ -80,14 +81,10 @@ def run(config: Config, workspace: Workspace) -> None:
     _tell(folder, root, workspace)
     labels, from_files = labels_of(config, folder)
     folder = with_label_files(workspace, folder, labels)
-    ignored = folder.ignore_label if config.data.ignore_label is None else config.data.ignore_label
-    if ignored in labels.values():
-        labels = {name: value for name, value in labels.items() if value != ignored}
-    known = None if from_files else {*labels.values(), *([] if ignored is None else [ignored])}
+    named, ignored, known = told_values(config, folder, None if from_files else labels)
     channels = channel_names(config, folder)
     surveyed, findings = survey(config, folder, known, len(channels))
-    if from_files:
-        labels = found_labels(surveyed, ignored)
+    labels = found_labels(surveyed, ignored) if named is None else named
     labels, merged = grouped(labels, config.data.label_groups or {})
     task = _Task(
         config.prepare,

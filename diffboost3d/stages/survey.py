@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +41,21 @@ def labels_of(config: Config, folder: Folder) -> tuple[dict[str, int], bool]:
     if 0 not in named.values() or len(set(named.values())) != len(named) or len(named) < 2:
         raise DataError(f"labels {named}: need a background of value 0 and other labels, each value once")
     return dict(sorted(named.items(), key=lambda pair: pair[1])), False
+
+
+def told_values(
+    config: Config, folder: Folder, labels: Mapping[str, int] | None
+) -> tuple[dict[str, int] | None, int | None, set[int] | None]:
+    """Labels without the one to ignore, the value to ignore, and every value that the files may have.
+
+    Args:
+        labels: name -> value; None: the files have to tell, and may have any value.
+    """
+    ignored = folder.ignore_label if config.data.ignore_label is None else config.data.ignore_label
+    if labels is None:
+        return None, ignored, None
+    kept = {name: value for name, value in labels.items() if value != ignored}
+    return kept, ignored, {*labels.values(), *([] if ignored is None else [ignored])}
 
 
 def channel_names(config: Config, folder: Folder) -> tuple[str, ...]:

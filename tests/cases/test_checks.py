@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
-from diffboost3d.cases.checks import check_pair
+from diffboost3d.cases.checks import check_pair, rounded_files
 from diffboost3d.cases.layouts import Pair
 from diffboost3d.errors import DataError
 from diffboost3d.imaging.files import read
@@ -100,14 +101,29 @@ def test_a_sheared_or_flat_affine_is_refused(pair: Pair) -> None:
     assert "its affine has no volume" in str(check_pair(pair, None)[1])
 
 
-def test_a_header_that_rounds_by_a_micrometre_is_the_same_grid(pair: Pair) -> None:
-    nudged = AFFINE.copy()
-    nudged[:3, 3] += 5e-4
+def test_a_label_whose_header_was_rounded_lies_on_its_image_up_to_a_hundredth_of_a_voxel(pair: Pair) -> None:
+    turned = np.eye(4)
+    turned[:3, :3] = Rotation.from_euler("xyz", [12, -8, 20], degrees=True).as_matrix()
+    rounded = turned.round(3)  # as of a format that keeps few digits of the directions
+    values = {path: np.asarray(nib.load(path).dataobj) for path in (pair.image, pair.label) if path is not None}
+    for path, affine in zip(values, (turned @ AFFINE, rounded @ AFFINE), strict=True):
+        save(path, values[path], affine)
+    checked, finding = check_pair(pair, {0, 1})
+    assert finding is None
+    assert checked is not None
+    assert np.array_equal(np.asarray(checked.label), values[pair.label])
+    ((path, what),) = rounded_files(pair, checked.image.grid)
+    assert (path, what) == (pair.label, "affine differs by 0.00332 mm at a corner")
+
+
+@pytest.mark.parametrize(("shift", "is_refused"), [(9e-3, False), (1.1e-2, True)])
+def test_a_label_further_beside_its_image_is_refused(shift: float, is_refused: bool, pair: Pair) -> None:
+    nudged = AFFINE.copy()  # voxels of 1 mm and more
+    nudged[2, 3] += shift
+    assert pair.label is not None
     save(pair.label, np.asarray(nib.load(pair.label).dataobj), nudged)
-    assert check_pair(pair, {0, 1})[1] is None
-    nudged[0, 0] += 0.01  # a hundredth of a millimetre a voxel is 0.05 mm at the far corner
-    save(pair.label, np.asarray(nib.load(pair.label).dataobj), nudged)
-    assert "affine differs by 0.05" in str(check_pair(pair, {0, 1})[1])
+    finding = check_pair(pair, {0, 1})[1]
+    assert (finding is not None and "affine differs by 0.011 mm" in str(finding)) == is_refused
 
 
 def test_labels_stored_as_floats_are_read_and_negative_ones_refused(pair: Pair) -> None:

@@ -9,7 +9,7 @@ from tiny_dicom import affine_of, write_series
 from diffboost3d.errors import DataError
 from diffboost3d.imaging.colours import label_colours
 from diffboost3d.imaging.dicom import series_in
-from diffboost3d.imaging.dicom_segments import Algorithm, read_segments, write_segments
+from diffboost3d.imaging.dicom_segments import Algorithm, read_segments, segments_of, write_segments
 from diffboost3d.imaging.files import files_of, read, read_grid, write_label_like, write_like
 
 LABELS = {"background": 0, "Shell": 2, "Core, left": 7}
@@ -231,6 +231,34 @@ def segments(tmp_path, label=None, colours=None):
 def test_segments_read_back_to_the_same_label_map(tmp_path):
     folder, path = segments(tmp_path)
     assert np.array_equal(read_segments([path], read_grid(folder), LABELS), some_label())
+
+
+@pytest.mark.parametrize("charset", [None, "ISO_IR 100", "ISO_IR 192", ["", "ISO 2022 IR 87"]])
+def test_names_of_any_script_go_there_and_back_and_the_patient_s_stays_right(charset, tmp_path):
+    from pydicom import dcmread
+
+    person = {None: "Doe^Jane", "ISO_IR 100": "Müller^Jürgen", "ISO_IR 192": "Нгуен^Bảo"}.get(
+        charset if isinstance(charset, str | None) else "", "Yamada^Tarou=山田^太郎=やまだ^たろう"
+    )
+    names = {"background": 0, "肝臓": 1, "Почка, левая": 3, "Lésion " + "é" * 80: 4}
+    label = np.select([some_label() == 2, some_label() == 7], [1, 4]).astype(np.uint8)
+    folder, path = (
+        write_series(tmp_path / "a", stack(), PatientName=person, SpecificCharacterSet=charset),
+        tmp_path / "s",
+    )
+    write_segments(path, label, folder, names, label_colours(names, None), ALGORITHM)
+    assert np.array_equal(read_segments([path], read_grid(folder), names), label)
+    assert list(segments_of(path).values()) == ["肝臓", "Почка, левая", "Lésion " + "é" * 57]
+    assert str(dcmread(path).PatientName) == person
+
+
+@pytest.mark.parametrize("name", ["a" * 64 + "left", "kidney\\left", "kidney\nleft"])
+def test_names_that_dicom_can_t_tell_apart_or_hold_are_refused(name, tmp_path):
+    labels = {"background": 0, "a" * 64 + "right": 2, name: 7}
+    folder = write_series(tmp_path / "a", stack())
+    with pytest.raises(DataError, match=r"data\.labels"):
+        write_segments(tmp_path / "s.dcm", some_label(), folder, labels, label_colours(labels, None), ALGORITHM)
+    assert not (tmp_path / "s.dcm").exists()
 
 
 def test_an_empty_label_map_goes_there_and_back(tmp_path):

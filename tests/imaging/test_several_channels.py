@@ -53,6 +53,19 @@ def test_a_series_in_time_is_told_from_channels_in_one_line(tmp_path):
         read_channels([saved(tmp_path / "flat.nii.gz", numbers(*SHAPE))], 2)
 
 
+@pytest.mark.parametrize("resampled", [False, True])
+def test_a_channel_whose_header_was_rounded_keeps_its_voxels_and_its_own_header(resampled, tmp_path):
+    array, moved = numbers(*SHAPE, 2), AFFINE.copy()
+    moved[:3, 3] += 0.005  # voxels of 0.7 mm and more
+    parts = [saved(tmp_path / f"part{at}.nii", array[..., at], (AFFINE, moved)[at]) for at in range(2)]
+    read_both = read_channels(parts, 2, resampled)
+    assert np.array_equal(read_both.array, np.moveaxis(array, -1, 0))
+    made = [tmp_path / f"made{at}.nii" for at in range(2)]
+    write_channels_like(made, [[one] for one in read_both.array], parts)
+    assert [read(path).dtype for path in made] == ["int16", "int16"]
+    assert read(made[1]).grid == read(parts[1]).grid
+
+
 def test_channels_on_other_grids_are_refused_or_moved_to_the_first(tmp_path):
     ramp = np.arange(12, dtype=np.float32)[:, None, None] * np.ones((12, 5, 4), np.float32)
     fine = saved(tmp_path / "fine.nii", ramp, np.diag([1.0, 2.0, 3.0, 1.0]))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffboost3d.errors import DataError
 from diffboost3d.imaging.files import read, read_label, write_like
 from diffboost3d.imaging.pictures import read_mask, read_picture
 
@@ -69,3 +70,19 @@ def test_a_mask_of_one_bit_has_ones_and_an_image_white(tmp_path: Path) -> None:
     Image.fromarray(GREY > 100).save(tmp_path / "bits.png")
     assert np.unique(read_mask(tmp_path / "bits.png").array).tolist() == [0, 1]
     assert np.array_equal(read_picture(tmp_path / "bits.png").array[:, :, 0].T > 0, GREY > 100)
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+@pytest.mark.parametrize("samples", [2, 3, 4])
+def test_a_picture_of_16_bits_and_several_samples_is_refused_since_half_of_its_bits_would_be_lost(
+    samples: int, ending: str, tmp_path: Path
+) -> None:
+    import SimpleITK as sitk  # noqa: N813
+
+    path = tmp_path / f"deep{ending}"
+    deep = np.repeat(np.array([[0, 1, 2], [300, 40000, 65535]], np.uint16)[..., None], samples, axis=-1)
+    sitk.WriteImage(sitk.GetImageFromArray(deep, isVector=True), str(path))
+    for reader in (read_picture, read_mask):
+        with pytest.raises(DataError, match=r"deep\.") as refused:
+            reader(path)
+        assert "\n" not in str(refused.value)

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 from tiny_dicom import write_series
 from tiny_folders import NETWORK, anatomy
 
@@ -230,6 +231,36 @@ def test_a_damaged_segmentation_costs_its_case_alone(tmp_path):
     assert (finding.case, path.name in finding.problem) == ("person-1_T1", True)
 
 
+def test_copies_of_a_series_cost_nothing_and_are_a_note(tmp_path):
+    for number in range(2):
+        write_series(tmp_path / f"scan{number}", volume(number)[0], study=number, name=f"s{number}")
+    shutil.copytree(tmp_path / "scan0", tmp_path / "backup" / "scan0")
+    one = tmp_path / "scan1" / "s1003.dcm"
+    shutil.copyfile(one, one.with_name("copy of.dcm"))
+    (tmp_path / "a part").mkdir()
+    shutil.copyfile(one, tmp_path / "a part" / one.name)
+    folder = read_folder(tmp_path)
+    assert not folder.findings
+    assert [(pair.id, pair.image) for pair in folder.pairs] == [(f"scan{n}", tmp_path / f"scan{n}") for n in range(2)]
+    (note,) = folder.notes
+    assert note.startswith("10 DICOM files are copies of others, e.g. a part/s1003.dcm")
+    for number, pair in enumerate(folder.pairs):
+        assert np.array_equal(read(pair.image).array, volume(number)[0])
+
+
+def test_two_files_of_one_slice_that_differ_cost_their_case_in_a_line_that_names_both(tmp_path):
+    for number in range(2):
+        write_series(tmp_path / f"scan{number}", volume(number)[0], study=number, name=f"s{number}")
+    one = tmp_path / "scan1" / "s1003.dcm"
+    other = one.with_name("changed.dcm")
+    other.write_bytes(one.read_bytes()[:-1] + b"\7")
+    with pytest.raises(DataError, match=r"scan1: changed\.dcm and s1003\.dcm are of one slice \(.*\) and differ"):
+        read(tmp_path / "scan1")
+    found = inspect_folder(compose([f"data.root={tmp_path}", "inspect.label_fit=false"]), tmp_path)
+    (wrong,) = (one for one in found["findings"] if one["level"] == "problem")
+    assert (wrong["code"], wrong["case"]) == ("unreadable", "scan1")
+
+
 def test_a_series_spread_over_folders_of_other_series_is_not_cut(tmp_path):
     whole = write_series(tmp_path / "whole", volume(1)[0], name="T1")
     files = sorted(whole.iterdir())
@@ -247,7 +278,7 @@ def test_patients_whose_folders_are_numbered_are_not_taken_for_channels(tmp_path
     for number in (1, 2):
         write_study(tmp_path, f"pat_{number:04d}", ["flair", "t2"])
     words = [f"predict.input={tmp_path}", "predict.output=out", "data.series=[flair,t2]"]
-    images, _ = images_of(compose(words))
+    images, _, _ = images_of(compose(words))
     cases, twins = cases_of_images(images, 2)
     assert twins == []
     assert [(one.id, len(one.channels)) for one in cases] == [("pat_0001", 1), ("pat_0002", 1)]
@@ -265,11 +296,22 @@ def test_channels_are_chosen_as_in_prepare_without_saying_it_again(tmp_path):
     manifest = Workspace(tmp_path / "ws").read_manifest()
     assert manifest.series == ("t2", "flair")
     config = compose([f"predict.input={tmp_path / 'data'}", "predict.output=out"])
-    images, _ = images_of(config, manifest.series)
+    images, _, _ = images_of(config, manifest.series)
     assert [[path.name for path in (one.image, *one.channels)] for one in images] == [["t2", "flair"]] * 3
     config = compose([f"predict.input={tmp_path / 'data'}", "predict.output=out", "data.series=[flair]"])
-    images, _ = images_of(config, manifest.series)
+    images, _, _ = images_of(config, manifest.series)
     assert [(one.image.name, one.channels) for one in images] == [("flair", ())] * 3
+
+
+def test_a_preview_beside_series_is_left_aside_where_the_segmenter_takes_volumes(tmp_path):
+    write_study(tmp_path, "a", ["T1"])
+    Image.new("L", (8, 8)).save(tmp_path / "preview.png")
+    config = compose([f"predict.input={tmp_path}", "predict.output=o"])
+    images, lost, notes = images_of(config, volumes=True)
+    assert ([pair.id for pair in images], lost, len(notes)) == (["a_T1"], [], 1)
+    assert "preview.png" in notes[0]
+    images, _, notes = images_of(config)  # of pictures
+    assert ([pair.image.name for pair in images], notes) == (["preview.png"], [])
 
 
 def test_label_files_are_found_by_the_series_name_and_turned_to_its_axes(tmp_path):

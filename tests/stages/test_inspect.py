@@ -12,16 +12,18 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from diffboost3d.cases.inspection import CODES
 from diffboost3d.cases.inspection_rules import Limits, not_told
+from diffboost3d.cases.workspace import Workspace
 from diffboost3d.cli import main
 from diffboost3d.cohort import write_cohort
 from diffboost3d.config import compose
-from diffboost3d.imaging.label_fit import Gain, LabelFit
+from diffboost3d.imaging.label_fit import Gain, LabelFit, LabelModel, Moments, label_fit
 from diffboost3d.report.inspection import lines_of
 from diffboost3d.schema import Config
+from diffboost3d.stages import prepare
 from diffboost3d.stages.inspect import inspect_folder, series_observations
 
 CASES, SHAPE = 8, (32, 32, 20)
@@ -409,3 +411,74 @@ def test_turns_by_which_the_labels_of_a_set_lose_nothing_are_said() -> None:
     assert note.what.startswith("labels that are mirrored left-right can't be told from others in this set")
     (note,) = not_told(dict(list(fits.items())[:4]), 8, Limits())
     assert "4 of 8 labels could not be judged, and the others are too few to tell" in note.what
+
+
+# --- as `prepare` has it ---------------------------------------------------------------------------------------------
+def with_ignored_voxels(root: Path, source: Path, value: int) -> Path:
+    """A cohort in the layout of nnU-Net v2, whose labels have voxels that nobody labelled."""
+    facts = json.loads((source / "dataset.json").read_text(encoding="utf-8"))
+    labels = {name: int(number) for number, name in facts["labels"].items()} | {"ignore": value}
+    for part in ("imagesTr", "labelsTr"):
+        (root / part).mkdir(parents=True)
+    for path in sorted((source / "imagesTr").iterdir()):
+        case, label = path.name.removesuffix(".nii.gz"), source / "labelsTr" / path.name
+        shutil.copyfile(path, root / "imagesTr" / f"{case}_0000.nii.gz")
+        shutil.copyfile(label, root / "labelsTr" / path.name)
+        array = array_of(label).copy()
+        array[:4] = value
+        save(root / "labelsTr" / path.name, array)
+    told = {"labels": labels, "channel_names": {"0": "MRI"}, "file_ending": ".nii.gz", "numTraining": CASES}
+    (root / "dataset.json").write_text(json.dumps(told), encoding="utf-8")
+    return root
+
+
+@pytest.mark.parametrize("words", [(), ("data.labels={background: 0, inner: 1, outer: 2}",)], ids=["told", "named"])
+def test_the_ignore_label_of_a_folder_is_taken_as_prepare_takes_it(
+    words: tuple[str, ...], cohorts: Path, tmp_path: Path
+) -> None:
+    root = with_ignored_voxels(tmp_path / "data", cohorts / "mr", 3)
+    found = seen(root, "inspect.label_fit=false", *words)
+    workspace = Workspace(tmp_path / "ws")
+    config = compose([f"data.root={root}", "prepare.workers=1", *words])
+    with workspace.opened():
+        prepare.run(config, workspace)
+    manifest = workspace.read_manifest()
+    assert not problems(found)
+    assert found["labelled"] == sum(case.label is not None for case in manifest.cases) == CASES
+    named = {name: value for name, value in manifest.labels.items() if value}
+    assert {one["name"]: one["value"] for one in found["labels"]} == named
+    assert manifest.ignore_label == 3
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png"])
+@pytest.mark.filterwarnings("error")
+def test_grey_level_masks_are_looked_at_for_mirrored_ones_like_any_others(ending: str, tmp_path: Path) -> None:
+    write_cohort("ultrasound", tmp_path, CASES, 0, (96, 80))
+    for number, path in enumerate(sorted((tmp_path / "labels").iterdir())):
+        mask = np.asarray(Image.open(path))
+        mask = np.ascontiguousarray(mask[:, ::-1]) if number == 4 else mask
+        path.unlink()
+        Image.fromarray(mask).filter(ImageFilter.GaussianBlur(0.7)).save(path.with_suffix(ending))
+    found = seen(tmp_path, "data.labels={background: 0, lesion: 1}")
+    assert problems(found) == {("flipped-label", "us_004")}
+    assert "fit-not-checked" not in {one["code"] for one in found["findings"]}
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_model_of_no_labels_judges_none() -> None:
+    maps, at, classes = np.ones((3, 4, 4, 2), np.float32), np.zeros((1, 3), int), np.zeros(1, int)
+    nothing = Moments.of(maps, at[:0], classes[:0], 2)
+    assert label_fit(LabelModel.fit(nothing), maps, at, classes, 2, 1) is None
+
+
+def test_a_label_whose_header_was_rounded_is_a_note(cohorts: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(cohorts / "mr", tmp_path / "data")
+    path = folder / "labelsTr" / "mr_003.nii.gz"
+    affine = nib.load(path).affine.copy()
+    affine[1, 3] += 5e-3
+    save(path, array_of(path), affine)
+    found = seen(folder, "inspect.label_fit=false")
+    assert (problems(found), found["labelled"]) == (set(), CASES)
+    (note,) = (one for one in found["findings"] if one["code"] == "label-grid")
+    assert (note["case"], note["file"]) == ("mr_003", "labelsTr/mr_003.nii.gz")
+    assert "0.005 mm at a corner" in note["what"]

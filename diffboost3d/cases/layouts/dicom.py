@@ -82,7 +82,16 @@ def read_dicom(root: Path, patterns: Sequence[str] = ()) -> Folder:
         labels=folder.labels or labels_of_segments(used),
         channel_names=folder.channel_names or (tuple(patterns) if len(patterns) > 1 else ()),
         findings=tuple(left_out),
+        notes=_of_copies(root, found),
     )
+
+
+def _of_copies(root: Path, found: Sequence[Series]) -> tuple[str, ...]:
+    copies = sorted(path for one in found for path in one.copies)
+    if not copies:
+        return ()
+    what = "DICOM files are copies of others" if len(copies) > 1 else "DICOM file is a copy of another"
+    return (f"{len(copies)} {what}, e.g. {os.path.relpath(copies[0], root)}; each is taken once",)
 
 
 def dicom_cases(root: Path, patterns: Sequence[str] = ()) -> tuple[list[DicomCase], list[Finding]]:
