@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 Affine = tuple[tuple[float, ...], ...]
 AFFINE_TOLERANCE_MM = 1e-3
-ROUNDED = 0.01  # of the smallest voxel size: what files of one case may lie apart, whose headers hold few digits of directions
+ROUNDED = 0.05  # of the smallest voxel size: what files of one case may lie apart, whose headers hold few digits of directions
 LPS_RAS = np.diag([-1.0, -1.0, 1.0])  # from either world to the other
 _STEP_MM = (
     2.0**-34

@@ -101,7 +101,7 @@ def test_a_sheared_or_flat_affine_is_refused(pair: Pair) -> None:
     assert "its affine has no volume" in str(check_pair(pair, None)[1])
 
 
-def test_a_label_whose_header_was_rounded_lies_on_its_image_up_to_a_hundredth_of_a_voxel(pair: Pair) -> None:
+def test_a_label_whose_header_was_rounded_lies_on_its_image_up_to_a_twentieth_of_a_voxel(pair: Pair) -> None:
     turned = np.eye(4)
     turned[:3, :3] = Rotation.from_euler("xyz", [12, -8, 20], degrees=True).as_matrix()
     rounded = turned.round(3)  # as of a format that keeps few digits of the directions
@@ -116,14 +116,14 @@ def test_a_label_whose_header_was_rounded_lies_on_its_image_up_to_a_hundredth_of
     assert (path, what) == (pair.label, "affine differs by 0.00332 mm at a corner")
 
 
-@pytest.mark.parametrize(("shift", "is_refused"), [(9e-3, False), (1.1e-2, True)])
+@pytest.mark.parametrize(("shift", "is_refused"), [(4.9e-2, False), (5.1e-2, True)])
 def test_a_label_further_beside_its_image_is_refused(shift: float, is_refused: bool, pair: Pair) -> None:
     nudged = AFFINE.copy()  # voxels of 1 mm and more
     nudged[2, 3] += shift
     assert pair.label is not None
     save(pair.label, np.asarray(nib.load(pair.label).dataobj), nudged)
     finding = check_pair(pair, {0, 1})[1]
-    assert (finding is not None and "affine differs by 0.011 mm" in str(finding)) == is_refused
+    assert (finding is not None and "affine differs by 0.051 mm" in str(finding)) == is_refused
 
 
 def test_labels_stored_as_floats_are_read_and_negative_ones_refused(pair: Pair) -> None:
