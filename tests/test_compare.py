@@ -114,6 +114,24 @@ def test_the_status_lists_what_is_left_and_leaves_no_trace(studies, data, capsys
     assert sorted(studies[0].rglob("*")) == before
 
 
+def test_the_status_counts_the_cells_of_sizes_and_variants_that_are_not_prepared_yet(studies, data, tmp_path, capsys):
+    words = ["compare", f"data.root={data}", f"workspace={studies[0]}", *STUDY, "compare.status=true"]
+    assert main([*words, "compare.sizes=[2,3,4]"]) == 0
+    said = capsys.readouterr().out
+    assert "cells: 4 of 6 done" in said
+    assert [line for line in said.splitlines() if "to do" in line] == [
+        "  n004-f0-none-s0: to do (not prepared yet)",
+        "  n004-f0-classical-s0: to do (not prepared yet)",
+    ]
+    assert main([*words, '+compare.variants={half: ["merge.alpha=0.5"], most: ["merge.alpha=0.9"]}']) == 0
+    said = capsys.readouterr().out
+    assert "cells: 0 of 8 done" in said
+    assert "most-n003-f0-none-s0: to do (not prepared yet)" in said
+    new = [word.replace(str(studies[0]), str(tmp_path / "new")) for word in words]
+    assert main(new) == 0
+    assert "cells: 0 of 4 done" in capsys.readouterr().out
+
+
 def test_tables_of_what_is_finished_come_without_running_anything(data, tmp_path, monkeypatch, capsys):
     words = ["compare", f"data.root={data}", f"workspace={tmp_path / 'part'}", *STUDY]
     assert main([*words, "arms=[none]"]) == 0
@@ -124,6 +142,10 @@ def test_tables_of_what_is_finished_come_without_running_anything(data, tmp_path
     assert main([*words, "compare.tables=true"]) == 0
     assert (tmp_path / "part" / "scores.csv").read_text() == before
     assert "2 of 4 cells are finished" in (tmp_path / "part" / "study.md").read_text()
+    assert main([*words, "compare.sizes=[2,3,4]", "compare.tables=true"]) == 0
+    summary = json.loads((tmp_path / "part" / "study.json").read_text())
+    assert summary["cells"] == 6
+    assert summary["unfinished"][-2:] == ["n004-f0-none-s0", "n004-f0-classical-s0"]
     assert main(["compare", f"data.root={data}", f"workspace={tmp_path / 'new'}", *STUDY, "compare.tables=true"]) == 1
     assert "nothing is prepared yet" in capsys.readouterr().err
 

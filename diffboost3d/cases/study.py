@@ -56,6 +56,10 @@ class Study:
         name = "all" if size is None else f"n{size:03d}"
         return self.root / name if self.variants == (BASE,) else self.root / variant / name
 
+    def prefix(self, variant: str, size: int | None, fold: int) -> str:
+        """What the names of the jobs of a workspace's fold begin with, such as n005-f0."""
+        return f"{self.workspace(variant, size).relative_to(self.root).as_posix().replace('/', '-')}-f{fold}"
+
     def data(self, number: int) -> Path:
         """A workspace that holds prepared images only; variants that prepare alike share one."""
         return self.root / "data" / str(number)
