@@ -58,9 +58,9 @@ def start(config: Config, overrides: Sequence[str] = ()) -> None:
         _write_results(config, study, jobs, workspace, {}, _unprepared_cells(configs, study))
         return
     with workspace.opened(clear=config.compare.launcher == "local"):
-        workspace.write_config("compare", to_yaml(config))
         workspace.log(f"diffboost3d compare {' '.join(overrides)}")
         prepare_study(configs, study, workspace)
+        workspace.write_config("compare", to_yaml(config))  # now: a refused study leaves what it was begun with
         jobs = _laid_out_jobs(configs, study)
         workspace.log(status_table(jobs, study))
         errors = _launch(config, study, jobs, workspace)
