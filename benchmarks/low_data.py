@@ -9,8 +9,12 @@ high], ...}} (Dice as fractions; ci: 95 % bootstrap over patients; gains: 95 % o
 same name. `--name` writes other results' files, so that a trial leaves the committed ones alone. The files hold the cells
 that are finished so far; `compare.tables=true` at the end of the command writes them while the study runs.
 
+The cases of the committed study of hippocampus are given by `data.splits=results/hippocampus_low_data_splits.json` (seen from
+benchmarks/): an older rule drew them, which began with the largest size. The file has the split of size 20; with seed=0, 3, 5
+and 10 come out of it as they were. Without it other cases train, of the same folds.
+
 With `compare=remedies --name hippocampus_remedies --sizes 5 10 data.splits=results/hippocampus_low_data_splits.json` it tries
-what a missed gain may come from, on the cases of the study (sizes are nested in the largest, whose split has to be given).
+what a missed gain may come from, on the cases of the study.
 """
 
 from __future__ import annotations

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from tiny_folders import TINY, write_volumes
 
-from diffboost3d.cases.study import Study, read_study_scores
+from diffboost3d.cases.splits import draw_splits, nested_split
+from diffboost3d.cases.study import Study, read_study_scores, settle_job
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.cli import main
+from diffboost3d.stages import compare
 
 pytestmark = pytest.mark.slow
 STUDY = (
@@ -93,6 +95,47 @@ def test_sizes_are_nested_share_their_test_cases_and_keep_images_on_the_disk_onc
     assert small.source(small.read_manifest(), small.read_manifest().cases[0].image).is_file()
 
 
+def test_a_larger_size_leaves_the_cases_of_the_others_as_they_are(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "_launch", lambda *_: {})
+    words = ["compare", f"data.root={data}", f"workspace={tmp_path / 'study'}", *STUDY, "seed=3"]
+    study, found = Study(tmp_path / "study"), []
+    for sizes in ("[2,3]", "[2,3,4]"):
+        assert main([*words, f"compare.sizes={sizes}"]) == 0
+        found.append([Workspace(study.workspace("base", size)).read_split(0) for size in (2, 3)])
+    assert found[0] == found[1]
+    largest = Workspace(study.workspace("base", 4)).read_split(0)
+    assert set(found[1][0].training) < set(found[1][1].training) < set(largest.training)
+
+
+def test_finished_cells_on_other_cases_are_not_made_anew_but_the_way_to_go_on_with_them_is_told(
+    data, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(compare, "_launch", lambda *_: {})
+    words = ["compare", f"data.root={data}", f"workspace={tmp_path / 'study'}", *STUDY, "compare.validation=1"]
+    study = Study(tmp_path / "study")
+    begun = [*words, "compare.sizes=[2,4]", "seed=2"]
+    assert main(begun) == 0
+    places = {size: Workspace(study.workspace("base", size)) for size in (2, 4)}
+    cases = places[2].read_manifest().cases
+    largest = draw_splits(cases, 3, 4, None, 0.2, 2, 1)  # as an older version drew the splits of a study
+    for size, place in places.items():
+        place.write_splits([nested_split(split, cases, fold, size, 1, None, 2) for fold, split in enumerate(largest)])
+    before = [place.splits_path.read_text() for place in places.values()]
+    settle_job(study.job("n002-f0-none-s0"), "a digest")
+    capsys.readouterr()
+    assert main(begun) == 1
+    said = capsys.readouterr().err
+    assert f"{places[2].root} has finished jobs of fold 0 on other cases" in said
+    assert f"give data.splits={places[4].splits_path} (it serves sizes up to 4)" in said
+    assert main([*words, "compare.sizes=[2,4]", "seed=3"]) == 1
+    assert "give the data and settings it was begun with" in capsys.readouterr().err
+    assert "seed: 2" in (tmp_path / "study" / "config" / "compare.yaml").read_text()
+    assert main([*begun, f"data.splits={places[4].splits_path}"]) == 0
+    assert [json.loads(place.splits_path.read_text())[0] for place in places.values()] == [
+        json.loads(text)[0] for text in before
+    ]
+
+
 def test_the_csv_holds_every_cell_and_the_volume_of_every_label(studies):
     scores = read_study_scores(Study(studies[0]).scores_path)
     cells = {(one.size, one.arm, one.seed) for one in scores}
@@ -114,6 +157,24 @@ def test_the_status_lists_what_is_left_and_leaves_no_trace(studies, data, capsys
     assert sorted(studies[0].rglob("*")) == before
 
 
+def test_the_status_counts_the_cells_of_sizes_and_variants_that_are_not_prepared_yet(studies, data, tmp_path, capsys):
+    words = ["compare", f"data.root={data}", f"workspace={studies[0]}", *STUDY, "compare.status=true"]
+    assert main([*words, "compare.sizes=[2,3,4]"]) == 0
+    said = capsys.readouterr().out
+    assert "cells: 4 of 6 done" in said
+    assert [line for line in said.splitlines() if "to do" in line] == [
+        "  n004-f0-none-s0: to do (not prepared yet)",
+        "  n004-f0-classical-s0: to do (not prepared yet)",
+    ]
+    assert main([*words, '+compare.variants={half: ["merge.alpha=0.5"], most: ["merge.alpha=0.9"]}']) == 0
+    said = capsys.readouterr().out
+    assert "cells: 0 of 8 done" in said
+    assert "most-n003-f0-none-s0: to do (not prepared yet)" in said
+    new = [word.replace(str(studies[0]), str(tmp_path / "new")) for word in words]
+    assert main(new) == 0
+    assert "cells: 0 of 4 done" in capsys.readouterr().out
+
+
 def test_tables_of_what_is_finished_come_without_running_anything(data, tmp_path, monkeypatch, capsys):
     words = ["compare", f"data.root={data}", f"workspace={tmp_path / 'part'}", *STUDY]
     assert main([*words, "arms=[none]"]) == 0
@@ -124,6 +185,10 @@ def test_tables_of_what_is_finished_come_without_running_anything(data, tmp_path
     assert main([*words, "compare.tables=true"]) == 0
     assert (tmp_path / "part" / "scores.csv").read_text() == before
     assert "2 of 4 cells are finished" in (tmp_path / "part" / "study.md").read_text()
+    assert main([*words, "compare.sizes=[2,3,4]", "compare.tables=true"]) == 0
+    summary = json.loads((tmp_path / "part" / "study.json").read_text())
+    assert summary["cells"] == 6
+    assert summary["unfinished"][-2:] == ["n004-f0-none-s0", "n004-f0-classical-s0"]
     assert main(["compare", f"data.root={data}", f"workspace={tmp_path / 'new'}", *STUDY, "compare.tables=true"]) == 1
     assert "nothing is prepared yet" in capsys.readouterr().err
 

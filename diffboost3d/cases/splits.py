@@ -113,7 +113,7 @@ def draw_splits(
 
 
 def nested_split(
-    largest: Split,
+    whole: Split,
     cases: Sequence[Case],
     fold: int,
     labelled: int,
@@ -121,38 +121,38 @@ def nested_split(
     unlabelled: int | None,
     seed: int,
 ) -> Split:
-    """The part of a split that a smaller training size has: fewer training and validation cases of it, the same test cases.
+    """The part of a split that a training size has: some of its training and validation cases, the same test cases.
 
-    Cases are taken in an order that the seed and the fold alone decide, patient by patient, so that those of a smaller size
-    are among those of a larger one. Those that aren't taken serve unlabelled, after the unlabelled ones of `largest`, unless
-    another case of their patient validates.
+    Cases are taken in an order that the seed, the fold and `whole` alone decide, patient by patient, so that those of a smaller
+    size are among those of a larger one. Those that aren't taken serve unlabelled, unless another case of their patient
+    validates: after the unlabelled ones of `whole`, and the last in order first, so that all sizes have the same ones.
 
     Args:
         labelled, validation: how many cases of each are kept.
         unlabelled: unlabelled images kept; None: all.
 
     Raises:
-        DataError: `largest` has fewer cases than that.
+        DataError: `whole` has fewer cases than that.
     """
     for part, wanted in (("training", labelled), ("validation", validation)):
-        if wanted > len(getattr(largest, part)):
+        if wanted > len(getattr(whole, part)):
             raise DataError(
-                f"fold {fold} has {len(getattr(largest, part))} labelled {part} cases, the study asks for {wanted}; lower "
+                f"fold {fold} has {len(getattr(whole, part))} labelled {part} cases, the study asks for {wanted}; lower "
                 f"{'compare.sizes' if part == 'training' else 'compare.validation'}"
             )
     patients = {case.id: case.patient for case in cases}
     strata = _strata([case for case in cases if case.label is not None])
-    training = _in_order(largest.training, patients, strata, seed, fold, "training")
-    validated = _in_order(largest.validation, patients, strata, seed, fold, "validation")
+    training = _in_order(whole.training, patients, strata, seed, fold, "training")
+    validated = _in_order(whole.validation, patients, strata, seed, fold, "validation")
     away = {patients[case] for case in validated[:validation]}
     spare = [case for case in training[labelled:] + validated[validation:] if patients[case] not in away]
-    rest = list(largest.unlabelled)
+    rest = list(whole.unlabelled)
     generator(seed, "nested", "unlabelled", fold).shuffle(rest)
     return Split(
         tuple(sorted(training[:labelled])),
-        tuple(sorted((rest + spare)[:unlabelled])),
+        tuple(sorted((rest + spare[::-1])[:unlabelled])),
         tuple(sorted(validated[:validation])),
-        largest.test,
+        whole.test,
     )
 
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,19 @@ class Study:
         """The workspace of a size, such as n005 (all: every labelled case); below its variant's name where variants are named."""
         name = "all" if size is None else f"n{size:03d}"
         return self.root / name if self.variants == (BASE,) else self.root / variant / name
+
+    def sizes(self, variant: str) -> list[int]:
+        """The sizes that a variant has workspaces of."""
+        names = [folder.name for folder in self.workspace(variant, None).parent.glob("n*/")]
+        return sorted(int(name[1:]) for name in names if name[1:].isdecimal())
+
+    def has_finished(self, prefix: str) -> bool:
+        """Whether any job whose name begins with that and a dash has been done, in whatever configuration."""
+        return any((self.root / "jobs").glob(f"{escape(prefix)}-*/{DONE}"))
+
+    def prefix(self, variant: str, size: int | None, fold: int) -> str:
+        """What the names of the jobs of a workspace's fold begin with, such as n005-f0."""
+        return f"{self.workspace(variant, size).relative_to(self.root).as_posix().replace('/', '-')}-f{fold}"
 
     def data(self, number: int) -> Path:
         """A workspace that holds prepared images only; variants that prepare alike share one."""

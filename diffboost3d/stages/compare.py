@@ -27,7 +27,7 @@ from diffboost3d.stages.launching import (
     run_in_processes,
 )
 from diffboost3d.stages.study_data import is_laid_out, label_volumes, prepare_study, sizes_of
-from diffboost3d.stages.study_jobs import Job, is_done, jobs_of, run_job, write_job
+from diffboost3d.stages.study_jobs import Job, cell_names, is_done, jobs_of, run_job, write_job
 
 KEPT = ("workspace", "seeds", "folds", "seed", "cohort", "data.root", "data.labelled", "data.folds", "data.splits")
 
@@ -49,18 +49,18 @@ def start(config: Config, overrides: Sequence[str] = ()) -> None:
     workspace = Workspace(config.workspace)
     if config.compare.status:
         workspace.main = False  # a listing leaves no trace, and disturbs no run in progress
-        print(status_table(_laid_out_jobs(configs, study), study))
+        print(status_table(_laid_out_jobs(configs, study), study, _unprepared_cells(configs, study)))
         return
     if config.compare.tables:
         jobs = _laid_out_jobs(configs, study)
         if not jobs:
             raise WorkspaceError(f"{study.root}: nothing is prepared yet; without compare.tables=true the study begins")
-        _write_results(config, study, jobs, workspace, {})
+        _write_results(config, study, jobs, workspace, {}, _unprepared_cells(configs, study))
         return
     with workspace.opened(clear=config.compare.launcher == "local"):
-        workspace.write_config("compare", to_yaml(config))
         workspace.log(f"diffboost3d compare {' '.join(overrides)}")
         prepare_study(configs, study, workspace)
+        workspace.write_config("compare", to_yaml(config))  # now: a refused study leaves what it was begun with
         jobs = _laid_out_jobs(configs, study)
         workspace.log(status_table(jobs, study))
         errors = _launch(config, study, jobs, workspace)
@@ -107,19 +107,34 @@ def _laid_out_jobs(configs: dict[str, Config], study: Study) -> list[Job]:
     return sorted(jobs, key=lambda job: rank[job.kind])
 
 
-def status_table(jobs: Sequence[Job], study: Study) -> str:
-    """How many jobs are done, and the names of those that aren't, with what the last try failed with."""
-    if not jobs:
-        return f"study {study.root}: nothing is prepared yet; all is to do"
+def _unprepared_cells(configs: dict[str, Config], study: Study) -> list[str]:
+    """Names of the cells of the workspaces that there aren't yet."""
+    return [
+        name
+        for variant, config in configs.items()
+        for size in sizes_of(config)
+        if not is_laid_out(study.workspace(variant, size))
+        for name in cell_names(config, study, variant, size)
+    ]
+
+
+def status_table(jobs: Sequence[Job], study: Study, unprepared: Sequence[str] = ()) -> str:
+    """How many jobs are done, and the names of those that aren't, with what the last try failed with.
+
+    Args:
+        unprepared: names of the cells that there are no jobs of yet.
+    """
     lines, kinds = [], {"pretrain": "generators", "synthesize": "synthetic sets", "cell": "cells"}
     for kind, words in kinds.items():
         of_kind = [job for job in jobs if job.kind == kind]
         left = [job for job in of_kind if not is_done(job, study)]
-        if of_kind:
-            lines.append(f"{words}: {len(of_kind) - len(left)} of {len(of_kind)} done")
+        later = unprepared if kind == "cell" else ()
+        if of_kind or later:
+            lines.append(f"{words}: {len(of_kind) - len(left)} of {len(of_kind) + len(later)} done")
         for job in left:
             error = job_failure(study.job(job.name), job.digest)
             lines.append(f"  {job.name}: {'failed: ' + error if error else 'to do'}")
+        lines += [f"  {name}: to do (not prepared yet)" for name in later]
     return f"study {study.root}\n" + "\n".join(lines)
 
 
@@ -196,18 +211,26 @@ def _sharing_cores(job: Job, config: Config) -> Job:
 
 
 # --- results ---------------------------------------------------------------------------------------------------------
-def _write_results(config: Config, study: Study, jobs: list[Job], workspace: Workspace, errors: dict[str, str]) -> None:
+def _write_results(
+    config: Config,
+    study: Study,
+    jobs: list[Job],
+    workspace: Workspace,
+    errors: dict[str, str],
+    unprepared: Sequence[str] = (),
+) -> None:
     """scores.csv, study.json, tables and figures, of the cells that are done."""
     cells = [job for job in jobs if job.kind == "cell"]
     done = [job for job in cells if is_done(job, study)]
     scores = [score for job in done for score in _scores_of(job, study)]
     study.write_scores(scores)
     summary = summarise_study(scores, config.compare.references, seed=config.seed)
-    unfinished = [job.name for job in cells if job not in done]
-    write_json(study.summary_path, {**summary, "cells": len(cells), "unfinished": unfinished})
+    unfinished = [*(job.name for job in cells if job not in done), *unprepared]
+    count = len(cells) + len(unprepared)
+    write_json(study.summary_path, {**summary, "cells": count, "unfinished": unfinished})
     if not scores:
         return
-    notes = [f"{len(done)} of {len(cells)} cells are finished"]
+    notes = [f"{len(done)} of {count} cells are finished"]
     notes += [f"{name} failed: {error}" for name, error in errors.items()]
     title = f"Study {study.root.resolve().name}"
     write_text(study.report("md"), markdown_of_study(title, summary, notes))

@@ -183,8 +183,9 @@ def run_by_hydra(schedule: Schedule, launcher: str, options: dict[str, Any], fol
         words += [f"++hydra.launcher.{name}={_written(value)}" for name, value in options.items()]
         status = subprocess.run(words, check=False).returncode
         for task in ready:
-            error = schedule.settled(task)
-            schedule.over(task, f"launcher {launcher} ended with status {status}" if error is None and status else None)
+            error = schedule.settled(task)  # the status is of the whole multirun: most of its jobs may be well
+            how = f"{error} (launcher {launcher} ended with status {status})"
+            schedule.over(task, how if error and status else None)
 
 
 def _require_launcher(launcher: str) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 
 from diffboost3d.cases.atomic import link_or_copy, write_json
 from diffboost3d.cases.records import Manifest, Split
-from diffboost3d.cases.splits import draw_splits, nested_split, validation_count
 from diffboost3d.cases.study import Study
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.config import digest, to_plain, to_yaml
 from diffboost3d.schema import Config
 from diffboost3d.stages import prepare
 from diffboost3d.stages.inputs import source_label
+from diffboost3d.stages.study_splits import refuse_other_cases, splits_of_size
 
 OF_THE_SPLIT = ("labelled", "unlabelled", "validation_fraction", "folds")
 
@@ -33,9 +33,11 @@ def prepare_study(configs: dict[str, Config], study: Study, log: Workspace) -> N
         configs: variant -> its configuration.
 
     Raises:
-        DataError: fewer cases than the largest size needs, or whatever `prepare` refuses.
+        DataError: fewer cases than the largest size needs, or whatever `prepare` refuses. StudyError: finished results are of
+            other cases than these; no workspace of a size has been touched.
     """
     made: dict[str, Workspace] = {}
+    drawn: dict[tuple[str, int | None], list[Split]] = {}
     for variant, config in configs.items():
         key = _preparation(config)
         if key not in made:
@@ -45,8 +47,12 @@ def prepare_study(configs: dict[str, Config], study: Study, log: Workspace) -> N
             with made[key].opened():
                 made[key].write_config("prepare", to_yaml(whole_config))
                 prepare.run(whole_config, made[key])
-        for size in sizes_of(config):
-            _lay_out(config, made[key], Workspace(study.workspace(variant, size)), size)
+        manifest = made[key].read_manifest()
+        by_size = {size: splits_of_size(config, made[key], manifest, size) for size in sizes_of(config)}
+        refuse_other_cases(config, study, variant, manifest, by_size)
+        drawn |= {(variant, size): splits for size, splits in by_size.items()}
+    for (variant, size), splits in drawn.items():
+        _lay_out(made[_preparation(configs[variant])], Workspace(study.workspace(variant, size)), splits)
     log.log(f"compare: images prepared {len(made)} time{'s' if len(made) > 1 else ''} for {len(configs)} variants")
 
 
@@ -56,8 +62,8 @@ def _preparation(config: Config) -> str:
     return digest(data, config.prepare, config.prompt, config.diffusion.slice_axis)
 
 
-def _lay_out(config: Config, prepared: Workspace, workspace: Workspace, size: int | None) -> None:
-    """Link the prepared images, and write the manifest and the splits of a size; these last."""
+def _lay_out(prepared: Workspace, workspace: Workspace, splits: list[Split]) -> None:
+    """Link the prepared images, and write the splits and the manifest of a size; these last."""
     manifest = prepared.read_manifest()
     for case in manifest.cases:
         for source in (prepared.prepared_folder / case.id).iterdir():
@@ -65,30 +71,9 @@ def _lay_out(config: Config, prepared: Workspace, workspace: Workspace, size: in
             if not (target.is_file() and os.path.samefile(source, target)):
                 link_or_copy(source, target)
     write_json(workspace.findings_path, json.loads(prepared.findings_path.read_text(encoding="utf-8")))
-    workspace.write_splits(_splits(config, prepared, manifest, size))
+    workspace.write_splits(splits)
     source = (prepared.root.resolve() / manifest.source).resolve()
     workspace.write_manifest(dataclasses.replace(manifest, source=os.path.relpath(source, workspace.root.resolve())))
-
-
-def _splits(config: Config, prepared: Workspace, manifest: Manifest, size: int | None) -> list[Split]:
-    """The splits of a size: parts of those of the largest."""
-    data, compare = config.data, config.compare
-    sizes = sizes_of(config)
-    largest = sizes[-1]
-    if data.splits is not None:
-        splits = prepared.read_splits()
-    else:
-        drawn = (largest, None if largest else data.unlabelled, data.validation_fraction, config.seed)
-        splits = draw_splits(manifest.cases, data.folds, *drawn, compare.validation)
-    if size is None:
-        return splits
-    kept = compare.validation or validation_count(size, data.validation_fraction)
-    return [
-        nested_split(split, manifest.cases, fold, size, kept, data.unlabelled, config.seed)
-        if fold in config.folds
-        else split
-        for fold, split in enumerate(splits)
-    ]
 
 
 def label_volumes(study: Study, workspace: Workspace, manifest: Manifest, cases: list[str]) -> dict[str, Any]:

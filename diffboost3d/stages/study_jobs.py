@@ -97,7 +97,7 @@ def _jobs_of_fold(
     config: Config, study: Study, manifest: Manifest, split: Split, variant: str, size: int | None
 ) -> list[Job]:
     fold = config.folds[0]
-    prefix = f"{study.workspace(variant, size).relative_to(study.root).as_posix().replace('/', '-')}-f{fold}"
+    prefix = study.prefix(variant, size, fold)
     read = _read(manifest, split)
     made: list[Job] = []
 
@@ -136,6 +136,20 @@ def _jobs_of_fold(
         for arm in config.arms:
             add(f"{arm}-s{seed}", "cell", [arm], seed, CELL, needs if arm in generated else ())
     return made
+
+
+def cell_names(config: Config, study: Study, variant: str, size: int | None) -> list[str]:
+    """The names that the cells of a workspace have or will have; nothing has to be prepared.
+
+    Args:
+        config: of the variant.
+    """
+    return [
+        f"{study.prefix(variant, size, fold)}-{arm}-s{seed}"
+        for fold in config.folds
+        for seed in config.seeds
+        for arm in config.arms
+    ]
 
 
 def _before(config: Config, arm: str) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from diffboost3d.cases.records import Split
-from diffboost3d.cases.splits import draw_splits, nested_split
+from diffboost3d.cases.splits import draw_splits, nested_split, patients_of
 from diffboost3d.errors import DataError
 
 
@@ -25,8 +28,8 @@ PATIENT = {case.id: case.patient for case in CASES}
 
 
 def nested(size, validation=2, fold=0, unlabelled=None, seed=0):
-    largest = draw_splits(CASES, 3, 10, None, 0.2, seed, validation=4)[fold]
-    return nested_split(largest, CASES, fold, size, validation, unlabelled, seed)
+    whole = draw_splits(CASES, 3, None, None, 0.2, seed, validation=4)[fold]
+    return nested_split(whole, CASES, fold, size, validation, unlabelled, seed)
 
 
 @pytest.mark.parametrize("fold", [0, 1, 2])
@@ -65,7 +68,7 @@ def test_what_a_smaller_size_leaves_serves_unlabelled():
     assert sides[0] == sides[1]  # one pre-training serves both
 
 
-def test_the_largest_size_is_the_split_it_is_a_part_of():
+def test_a_size_that_takes_all_of_a_split_is_that_split():
     largest = draw_splits(CASES, 3, 10, None, 0.2, 0, validation=4)[1]
     assert nested_split(largest, CASES, 1, 10, 4, None, 0) == largest
 
@@ -92,3 +95,17 @@ def test_more_than_there_are_is_refused_by_the_key():
         DataError, match=r"1 labelled validation cases, the study asks for 2; lower compare\.validation"
     ):
         nested_split(split, CASES, 0, 2, 2, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("size", "numbers"), [(3, [148, 149, 150]), (5, [148, 149, 150, 223, 224]), (10, [148, 149, 150, *range(223, 230)])]
+)
+def test_the_committed_study_keeps_its_cases(size, numbers):
+    path = Path(__file__).parents[2] / "benchmarks" / "results" / "hippocampus_low_data_splits.json"
+    folds = [Split.from_json(fold) for fold in json.loads(path.read_text())]
+    ids = sorted({case for fold in folds for part in dataclasses.astuple(fold) for case in part})
+    patients = patients_of(ids, "consecutive_numbers")
+    cases = [SimpleNamespace(id=one, patient=patients[one], label="label.nii.gz", stratum="") for one in ids]
+    split = nested_split(folds[0], cases, 0, size, 4, None, 0)
+    assert split.training == tuple(f"hippocampus_{number}" for number in numbers)
+    assert (split.validation, split.test) == (folds[0].validation, folds[0].test)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import pytest
 from working_jobs import work
 
 from diffboost3d.errors import ConfigError
+from diffboost3d.stages import launching
 from diffboost3d.stages.launching import LOG, Schedule, Task, run_by_hydra, run_here, run_in_processes
 
 
@@ -74,3 +78,26 @@ def test_a_launcher_that_is_not_installed_is_refused_with_what_to_install(tmp_pa
     monkeypatch.setattr(Plugins, "discover", lambda self, kind: [])
     with pytest.raises(ConfigError, match=r"submitit_slurm is not installed: pip install diffboost3d\[slurm\]"):
         run_by_hydra(plan, "submitit_slurm", {}, tmp_path)
+
+
+def test_a_job_that_dies_in_a_launcher_fails_alone_and_what_needs_the_others_runs(tmp_path, monkeypatch):
+    def launcher(words, check):
+        """Does what it is told but for jobs that die, and ends with status 1 where one did."""
+        (jobs,) = (word.removeprefix("job=") for word in words if word.startswith("job="))
+        folders = [Path(name.strip("'")) for name in jobs.split(",")]
+        for folder in folders:
+            if not folder.name.startswith("dies"):
+                work(folder)
+        return subprocess.CompletedProcess(words, int(any(folder.name.startswith("dies") for folder in folders)))
+
+    monkeypatch.setattr(launching, "_require_launcher", lambda name: None)
+    monkeypatch.setattr(launching.subprocess, "run", launcher)
+    plan, happened = schedule(tmp_path, ("a", (), ()), ("dies", (), ()), ("c", ("a",), ()), ("d", ("dies",), ()))
+    run_by_hydra(plan, "rocket", {}, tmp_path)
+    assert plan.errors == {
+        "a": None,
+        "dies": "it left no result (launcher rocket ended with status 1)",
+        "c": None,
+        "d": "needs dies, which has failed",
+    }
+    assert ("d", "starts", None) not in happened
