@@ -186,6 +186,12 @@ def test_one_folder_a_case_with_one_image_however_it_is_called(tmp_path: Path) -
     ]
 
 
+def test_a_mask_in_all_folders_beside_the_label_is_no_channel(tmp_path: Path) -> None:
+    for case in ("p1", "p2"):
+        touch(tmp_path, *(f"{case}/{name}.nii.gz" for name in ("image", "brainmask", "label")))
+    assert "brainmask sounds like a label" in refused(tmp_path)
+
+
 def test_images_of_the_same_names_in_all_folders_are_channels(tmp_path: Path) -> None:
     for case in ("B_1", "B_2", "B_3"):
         touch(tmp_path, *(f"{case}/{case}_{name}.nii.gz" for name in ("t1", "flair", "seg")))
@@ -295,6 +301,32 @@ def test_columns_of_files_are_channels_by_their_names(tmp_path: Path) -> None:
 def test_a_table_that_can_not_be_understood_is_named(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "cases.csv").write_text(text)
     assert said in refused(tmp_path / "cases.csv")
+
+
+@pytest.mark.parametrize("header", ["Image;Label;ID;Patient", "IMAGE;label;Id;PATIENT"])
+def test_columns_are_known_however_they_are_written(header: str, tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii.gz", "a_gt.nii.gz")
+    (tmp_path / "cases.csv").write_text(f"{header}\na.nii.gz;a_gt.nii.gz;one;P7\n")
+    (pair,) = read_folder(tmp_path).pairs
+    assert (pair.id, pair.patient, pair.channels, pair.label) == ("one", "P7", (), tmp_path / "a_gt.nii.gz")
+    patients = tmp_path / "patients.csv"
+    patients.write_text("ID,Patient\none,P9\n")
+    assert patients_of(["one"], str(patients)) == {"one": "P9"}
+
+
+@pytest.mark.parametrize("columns", ["T1,Segmentation", "image,mask_file", "T1,roi2"])
+def test_a_column_that_sounds_like_labels_is_asked_for_and_never_a_channel(columns: str, tmp_path: Path) -> None:
+    (tmp_path / "cases.csv").write_text(f"{columns}\na.nii.gz,b.nii.gz\n")
+    assert f"the column {columns.split(',')[1]} sounds like labels; call it label" in refused(tmp_path)
+
+
+def test_a_mask_beside_a_column_of_labels_is_left_out_and_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii.gz", "brain.nii.gz", "drawn.nii.gz")
+    (tmp_path / "cases.csv").write_text("T1,brainmask,label\na.nii.gz,brain.nii.gz,drawn.nii.gz\n")
+    folder = read_folder(tmp_path)
+    assert folder.channel_names == ("T1",)
+    assert names(tmp_path) == [("a", ["a.nii.gz"], "drawn.nii.gz")]
+    assert "unknown columns, left out: brainmask" in folder.notes[0]
 
 
 # --- nothing known ---------------------------------------------------------------------------------------------------

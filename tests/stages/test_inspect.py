@@ -409,3 +409,12 @@ def test_turns_by_which_the_labels_of_a_set_lose_nothing_are_said() -> None:
     assert note.what.startswith("labels that are mirrored left-right can't be told from others in this set")
     (note,) = not_told(dict(list(fits.items())[:4]), 8, Limits())
     assert "4 of 8 labels could not be judged, and the others are too few to tell" in note.what
+
+
+def test_a_label_given_for_a_channel_is_named(cohorts: Path, tmp_path: Path) -> None:
+    images, labels = (sorted((cohorts / "mr" / name).iterdir()) for name in ("imagesTr", "labelsTr"))
+    rows = [f"{image},{label},{image.name[:6]}" for image, label in zip(images, labels, strict=True)]
+    (tmp_path / "cases.csv").write_text("\n".join(["image,image2,id", *rows]))
+    found = seen(tmp_path / "cases.csv", "inspect.label_fit=false")
+    assert problems(found) == {("label-like-image", image.name[:6]) for image in images}
+    assert "the channel image_1 has only" in found["findings"][0]["what"]

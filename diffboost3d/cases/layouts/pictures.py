@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffboost3d.cases.layouts.folder import Folder, Pair, described, folders_in, images_in, read_json
-from diffboost3d.cases.layouts.plain import LABEL_FOLDERS
+from diffboost3d.cases.layouts.names import LABEL_FOLDERS
 from diffboost3d.errors import DataError
 from diffboost3d.imaging.dicom import DICOM_ENDINGS
 from diffboost3d.imaging.files import PICTURE_ENDINGS, VOLUME_ENDINGS, ending_of, stem_of

@@ -6,7 +6,6 @@ Pictures of the last two have names of their own kind and are not met here. What
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections import Counter
 from pathlib import Path
 
@@ -20,15 +19,10 @@ from diffboost3d.cases.layouts.folder import (
     pair_of,
     read_json,
 )
+from diffboost3d.cases.layouts.names import IMAGE_NAME, IMAGE_WORDS, LABEL_FOLDERS, LABEL_NAME, sounds_like_label
 from diffboost3d.cases.records import Finding
 from diffboost3d.errors import DataError
 from diffboost3d.imaging.files import VOLUME_ENDINGS, stem_of
-
-LABEL_FOLDERS = ("labels", "masks")
-LABEL_WORDS = ("label", "labels", "seg", "segmentation", "mask")
-IMAGE_WORDS = ("image", "img")
-_LABEL = re.compile(rf"(?:(.+)[_\-.])?({'|'.join(LABEL_WORDS)})", re.IGNORECASE)
-_IMAGE = re.compile(rf"(?:(.+)[_\-.])?({'|'.join(IMAGE_WORDS)})", re.IGNORECASE)
 
 
 def read_plain(root: Path) -> Folder:
@@ -59,7 +53,7 @@ def read_flat(root: Path) -> Folder:
     labels: dict[str, Path] = {}
     for path in images_in(root, VOLUME_ENDINGS):
         stem = stem_of(path)
-        label, image = _LABEL.fullmatch(stem), _IMAGE.fullmatch(stem)
+        label, image = LABEL_NAME.fullmatch(stem), IMAGE_NAME.fullmatch(stem)
         case = (label and label[1]) or (image and image[1]) or stem
         _put(root, labels if label and label[1] else images, case, path)
     pairs = [Pair(case, image, labels.get(case)) for case, image in images.items()]
@@ -84,7 +78,7 @@ def _put(root: Path, where: dict[str, Path], case: str, path: Path) -> None:
 def is_flat(root: Path) -> bool:
     """Whether a label lies beside its image."""
     stems = {stem_of(path) for path in images_in(root, VOLUME_ENDINGS)}
-    cases = {match[1] for stem in stems if (match := _LABEL.fullmatch(stem)) and match[1]}
+    cases = {match[1] for stem in stems if (match := LABEL_NAME.fullmatch(stem)) and match[1]}
     return any(case in stems or any(f"{case}_{word}" in stems for word in IMAGE_WORDS) for case in cases)
 
 
@@ -100,7 +94,7 @@ def read_folder_per_case(root: Path) -> Folder:
     for folder in folders_in(root):
         for path in images_in(folder, VOLUME_ENDINGS):
             name = _own_name(stem_of(path), folder.name)
-            if _LABEL.fullmatch(name):
+            if LABEL_NAME.fullmatch(name):
                 _put(folder, labels, folder.name, path)
             else:
                 _put(folder, images.setdefault(folder.name, {}), name, path)
@@ -135,6 +129,11 @@ def _channels(root: Path, images: dict[str, dict[str, Path]]) -> tuple[str, ...]
             f"{root / case}: {len(images[case])} images ({', '.join(sorted(images[case]))}), and {rare[0]} is in few other "
             "folders; give all cases the same names, or list the files in a CSV (data.layout=csv)"
         )
+    if drawn := sorted(filter(sounds_like_label, counts)):
+        raise DataError(
+            f"{root}: channels would be {', '.join(sorted(counts))}, but {drawn[0]} sounds like a label; move it elsewhere, or "
+            "list the files in a CSV (data.layout=csv)"
+        )
     return tuple(sorted(counts))
 
 
@@ -142,7 +141,7 @@ def is_folder_per_case(root: Path) -> bool:
     """Whether a folder in it holds an image and a label."""
     for folder in folders_in(root):
         names = [_own_name(stem_of(path), folder.name) for path in images_in(folder, VOLUME_ENDINGS)]
-        marked = [name for name in names if _LABEL.fullmatch(name)]
+        marked = [name for name in names if LABEL_NAME.fullmatch(name)]
         if marked and len(marked) < len(names):
             return True
     return False
