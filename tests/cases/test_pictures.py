@@ -61,6 +61,16 @@ def test_masks_beside_the_images_of_one_folder_need_no_class(tmp_path: Path) -> 
     assert (pair.id, pair.stratum, pair.label) == ("a", None, tmp_path / "a_Mask.bmp")
 
 
+def test_a_picture_called_as_another_and_a_word_is_no_image(tmp_path: Path) -> None:
+    touch(*(tmp_path / "cyst" / f"{name}.png" for name in ("a", "a_mask", "b", "b_msk", "c", "c_label")))
+    folder = read_folder(tmp_path)
+    assert [(pair.id, pair.label is not None) for pair in folder.pairs] == [
+        ("cyst_a", True), ("cyst_b", False), ("cyst_c", True)
+    ]  # fmt: skip
+    assert [one.case for one in folder.findings] == ["cyst_b_msk"]
+    assert "b_msk.png could be a label of b" in folder.findings[0].problem
+
+
 def test_an_index_tells_class_and_patient_and_is_held_against_the_files(tmp_path: Path) -> None:
     touch(*(tmp_path / "images" / f"{name}.png" for name in "abc"), *(tmp_path / "masks" / f"{n}.png" for n in "abc"))
     touch(tmp_path / "masks" / "b_mask_1.png", tmp_path / "masks" / "other.png")

@@ -176,6 +176,24 @@ def test_two_labels_of_an_image_are_refused_and_a_lonely_label_is_said(tmp_path:
     assert "a_mask.nii.gz and a_seg.nii.gz could both be meant for a" in refused(tmp_path)
 
 
+@pytest.mark.parametrize("wrong", ["c3_lable", "c3_gt", "c3-lesion", "c3_brainmask", "c3.gt_2"])
+@pytest.mark.parametrize("image", ["c3", "c3_image"])
+def test_a_file_called_as_an_image_and_a_word_is_no_image(image: str, wrong: str, tmp_path: Path) -> None:
+    touch(tmp_path, "c1.nii.gz", "c1_label.nii.gz", f"{image}.nii.gz", f"{wrong}.nii.gz")
+    folder = read_folder(tmp_path)
+    assert [pair.id for pair in folder.pairs] == ["c1", "c3"]
+    assert [one.case for one in folder.findings] == [wrong]
+    assert f"{wrong}.nii.gz could be a label of c3" in folder.findings[0].problem
+
+
+def test_images_of_longer_names_that_have_labels_are_images(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{name}{end}.nii.gz" for name in ("p1", "p1_post") for end in ("", "_label")), "p10.nii.gz")
+    touch(tmp_path, "p1_2.nii.gz", "p1post.nii.gz")
+    folder = read_folder(tmp_path)
+    assert [pair.id for pair in folder.pairs] == ["p1", "p10", "p1_2", "p1_post", "p1post"]
+    assert folder.findings == ()
+
+
 def test_one_folder_a_case_with_one_image_however_it_is_called(tmp_path: Path) -> None:
     touch(tmp_path, "p1/image.nii.gz", "p1/label.nii.gz", "p2/p2_scan.nrrd", "p2/p2_seg.nrrd", "p3/image.nii.gz")
     assert read_folder(tmp_path).layout == "folder_per_case"

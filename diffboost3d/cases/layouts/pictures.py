@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffboost3d.cases.layouts.folder import Folder, Pair, described, folders_in, images_in, read_json
-from diffboost3d.cases.layouts.names import LABEL_FOLDERS
+from diffboost3d.cases.layouts.names import LABEL_FOLDERS, LABEL_WORDS, could_be_label, longer_name
+from diffboost3d.cases.records import Finding
 from diffboost3d.errors import DataError
 from diffboost3d.imaging.dicom import DICOM_ENDINGS
 from diffboost3d.imaging.files import PICTURE_ENDINGS, VOLUME_ENDINGS, ending_of, stem_of
 
-MASK_NAME = re.compile(r"^(?P<image>.+?)[_ -](?:mask|seg)(?:[_ -]?\d+)?$", re.IGNORECASE)
+MASK_NAME = re.compile(rf"^(?P<image>.+?)[_ .-](?:{'|'.join(LABEL_WORDS)})(?:[_ -]?\d+)?$", re.IGNORECASE)
 INDEX = "index.csv"
 FILE_COLUMNS, CLASS_COLUMNS, PATIENT_COLUMNS = ("file", "image", "filename"), ("class", "stratum"), ("patient",)
 SHOWN = 3  # names in a note
@@ -45,32 +46,40 @@ def _mostly_pictures(paths: Iterable[Path]) -> bool:
 
 
 def read_pictures(root: Path) -> Folder:
-    """Masks beside their images or in a folder of their own, classes by folder or index.csv; see `picture_pairs`."""
-    pairs, notes = picture_pairs(root)
-    return dataclasses.replace(described(root, "pictures", read_json(root / "dataset.json"), pairs), notes=notes)
-
-
-def picture_pairs(root: Path) -> tuple[list[Pair], tuple[str, ...]]:
-    """The pairs of a picture folder, and what its user should know of it, a line each.
+    """Masks beside their images or in a folder of their own, classes by folder or index.csv.
 
     Raises:
         DataError: an index.csv that can't be read or names no file column.
     """
     if (root / "images").is_dir():
-        return _in_two_folders(root)
-    pairs, orphans = [], []
+        pairs, notes = _in_two_folders(root)
+        findings: list[Finding] = []
+    else:
+        pairs, notes, findings = _in_class_folders(root)
+    folder = described(root, "pictures", read_json(root / "dataset.json"), pairs)
+    return dataclasses.replace(folder, notes=notes, findings=tuple(findings))
+
+
+def _in_class_folders(root: Path) -> tuple[list[Pair], tuple[str, ...], list[Finding]]:
+    """Masks beside their images, in the folder or in one a class: pairs, notes, and what could be a mask by another name."""
+    pairs: list[Pair] = []
+    findings: list[Finding] = []
+    orphans = []
     for folder in (root, *_class_folders(root)):
-        for image, masks in _beside(images_in(folder, PICTURE_ENDINGS)):
-            if _named(stem_of(image)) and not masks:
+        beside = _beside(images_in(folder, PICTURE_ENDINGS))
+        stems = {stem_of(image) for image, _ in beside}
+        stratum = None if folder == root else folder.name
+        for image, masks in beside:
+            stem, case = stem_of(image), _identifier(image, stratum)
+            if masks:
+                pairs.append(Pair(case, image, masks[0], masks=tuple(masks[1:]), stratum=stratum))
+            elif _named(stem):
                 orphans.append(image.name)
-                continue
-            stratum = None if folder == root else folder.name
-            label = masks[0] if masks else None
-            missing = None if masks else f"{stem_of(image)}_mask beside {image.name}"
-            pairs.append(
-                Pair(_identifier(image, stratum), image, label, missing, masks=tuple(masks[1:]), stratum=stratum)
-            )
-    return pairs, _orphan_note(orphans)
+            elif other := longer_name(stem, stems):
+                findings.append(could_be_label(case, image, other))
+            else:
+                pairs.append(Pair(case, image, None, f"{stem}_mask beside {image.name}", stratum=stratum))
+    return pairs, _orphan_note(orphans), findings
 
 
 def _in_two_folders(root: Path) -> tuple[list[Pair], tuple[str, ...]]:

@@ -19,7 +19,15 @@ from diffboost3d.cases.layouts.folder import (
     pair_of,
     read_json,
 )
-from diffboost3d.cases.layouts.names import IMAGE_NAME, IMAGE_WORDS, LABEL_FOLDERS, LABEL_NAME, sounds_like_label
+from diffboost3d.cases.layouts.names import (
+    IMAGE_NAME,
+    IMAGE_WORDS,
+    LABEL_FOLDERS,
+    LABEL_NAME,
+    could_be_label,
+    longer_name,
+    sounds_like_label,
+)
 from diffboost3d.cases.records import Finding
 from diffboost3d.errors import DataError
 from diffboost3d.imaging.files import VOLUME_ENDINGS, stem_of
@@ -46,6 +54,8 @@ def read_plain(root: Path) -> Folder:
 def read_flat(root: Path) -> Folder:
     """Volumes and labels in one folder: `CASE` or `CASE_image`, and `CASE_label`, `CASE_seg` or `CASE_mask`.
 
+    `CASE_word` without a label is among the findings: a misspelt label must not become an image.
+
     Raises:
         DataError: a case has two labels or two images.
     """
@@ -56,14 +66,16 @@ def read_flat(root: Path) -> Folder:
         label, image = LABEL_NAME.fullmatch(stem), IMAGE_NAME.fullmatch(stem)
         case = (label and label[1]) or (image and image[1]) or stem
         _put(root, labels if label and label[1] else images, case, path)
-    pairs = [Pair(case, image, labels.get(case)) for case, image in images.items()]
+    odd = {case: other for case in set(images) - set(labels) if (other := longer_name(case, images))}
+    pairs = [Pair(case, image, labels.get(case)) for case, image in images.items() if case not in odd]
     alone = sorted(set(labels) - set(images))
     if alone and len(alone) == len(labels):
         raise DataError(f"{labels[alone[0]]}: named as a label, but there is no image {alone[0]} beside it")
-    findings = tuple(
-        Finding(case, f"{labels[case].name} has no image beside it", "the label is left out") for case in alone
+    findings = [Finding(case, f"{labels[case].name} has no image beside it", "the label is left out") for case in alone]
+    findings += [could_be_label(case, images[case], other) for case, other in sorted(odd.items())]
+    return dataclasses.replace(
+        described(root, "flat", read_json(root / "dataset.json"), pairs), findings=tuple(findings)
     )
-    return dataclasses.replace(described(root, "flat", read_json(root / "dataset.json"), pairs), findings=findings)
 
 
 def _put(root: Path, where: dict[str, Path], case: str, path: Path) -> None:
