@@ -306,6 +306,25 @@ def test_columns_of_files_are_channels_by_their_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("layout", "files"),
+    [
+        ("plain", ["images/a.nii.gz", "labels/a.nii.gz"]),
+        ("pictures", ["images/a.png", "masks/a.png"]),
+        ("nnunet", ["imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz"]),
+        ("flat", ["a.nii.gz", "a_label.nii.gz"]),
+        ("folder_per_case", ["a/image.nii.gz", "a/label.nii.gz"]),
+        ("bids", ["sub-a/anat/sub-a_T1w.nii.gz"]),
+    ],
+)
+def test_a_table_beside_another_layout_is_asked_for(layout: str, files: list[str], tmp_path: Path) -> None:
+    touch(tmp_path, *files)
+    (tmp_path / "cases.csv").write_text(f"image,patient\n{files[0]},P7\n")
+    assert f"cases.csv lies in a folder of layout {layout}; choose data.layout=csv or {layout}" in refused(tmp_path)
+    assert [pair.patient for pair in read_folder(tmp_path, "csv").pairs] == ["P7"]
+    assert read_folder(tmp_path, layout).layout == layout
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("label,id\na.nii.gz,x\n", "no column of images among label, id"),

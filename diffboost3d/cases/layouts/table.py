@@ -21,6 +21,7 @@ from diffboost3d.cases.records import Finding
 from diffboost3d.errors import DataError
 from diffboost3d.imaging.files import ending_of, stem_of
 
+TABLE = "cases.csv"
 TABLE_ENDINGS = (".csv", ".tsv")
 COLUMNS = ("image", "label", "id", "patient", "stratum")
 _IMAGE_COLUMN = re.compile(r"image\d*")
@@ -106,12 +107,12 @@ def read_csv(root: Path) -> Folder:
 def _table_in(root: Path) -> Path:
     if root.is_file():
         return root
-    if (root / "cases.csv").is_file():
-        return root / "cases.csv"
+    if (root / TABLE).is_file():
+        return root / TABLE
     tables = sorted(path for path in root.iterdir() if path.name.lower().endswith(TABLE_ENDINGS))
     if len(tables) != 1:
         names = ", ".join(path.name for path in tables) or "none"
-        raise DataError(f"{root}: no cases.csv, and not just one table ({names}); name it: data.root={root}/FILE.csv")
+        raise DataError(f"{root}: no {TABLE}, and not just one table ({names}); name it: data.root={root}/FILE.csv")
     return tables[0]
 
 
