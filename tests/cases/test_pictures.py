@@ -46,7 +46,7 @@ def test_busi_as_downloaded_has_classes_and_several_masks(tmp_path: Path) -> Non
     assert (normal.id, normal.stratum, normal.masks) == ("normal (1)", "normal", ())
     assert malignant.label is None
     assert malignant.missing == "malignant (2)_mask beside malignant (2).png"
-    assert folder.notes == ("1 masks have no image: lost_mask.png",)
+    assert folder.notes == ("1 mask has no image: malignant/lost_mask.png",)
 
 
 def test_classes_may_number_their_pictures_alike(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_an_index_tells_class_and_patient_and_is_held_against_the_files(tmp_path
         (None, None, 0),
     ]
     assert folder.notes == (
-        "1 masks have no image: other.png",
+        "1 mask has no image: masks/other.png",
         "1 files of index.csv are not in images/: gone.png",
         "1 images are not in index.csv: c.png",
     )

@@ -157,6 +157,78 @@ def test_another_file_ending_than_told_is_refused(tmp_path: Path) -> None:
     assert "file_ending=.gipl can't be read; allowed: .nii.gz" in refused(tmp_path)
 
 
+def test_nnunet_labels_pair_by_name_whatever_the_ending_and_the_rest_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "imagesTr/c0_0000.nii.gz", "labelsTr/c0.nii", "imagesTr/c1_0000.nii.gz", "labelsTr/zz.nii.gz")
+    touch(tmp_path, "labelsTr/c1.nrrd", "labelsTr/c1.nii.gz")
+    assert names(tmp_path) == [
+        ("c0", ["imagesTr/c0_0000.nii.gz"], "labelsTr/c0.nii"),
+        ("c1", ["imagesTr/c1_0000.nii.gz"], "labelsTr/c1.nii.gz"),
+    ]
+    assert read_folder(tmp_path).notes == ("2 labels have no image: labelsTr/c1.nrrd, labelsTr/zz.nii.gz",)
+
+
+@pytest.mark.parametrize("number", ["", "_0000"])
+def test_labels_of_images_that_the_list_leaves_out_are_not_lost(number: str, tmp_path: Path) -> None:
+    touch(tmp_path, *(f"imagesTr/{case}{number}.nii.gz" for case in "ab"))
+    touch(tmp_path, *(f"labelsTr/{case}.nii.gz" for case in "abxyzw"))
+    write_facts(tmp_path, training=[{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}])
+    folder = read_folder(tmp_path)
+    assert (folder.layout, folder.unlisted) == ("nnunet" if number else "msd", 1)
+    assert folder.notes == ("4 labels have no image: labelsTr/w.nii.gz, labelsTr/x.nii.gz, labelsTr/y.nii.gz, ...",)
+
+
+# --- images/ beside labels/ ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("end", ["_seg.nii.gz", "_label.nii.gz", "_mask.nii.gz", ".seg.nrrd", ".nii"])
+def test_labels_in_their_folder_may_be_marked_as_labels(end: str, tmp_path: Path) -> None:
+    touch(tmp_path, "images/case 0.nii.gz", f"labels/case 0{end}", "images/b_image.nii.gz", f"labels/b{end}")
+    assert [label for *_, label in names(tmp_path)] == [f"labels/b{end}", f"labels/case 0{end}"]
+    assert read_folder(tmp_path).notes == ()
+
+
+def test_labels_that_no_image_has_are_counted_and_three_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.nii.gz", "labels/A.nii.gz", *(f"labels/x{number}.nii.gz" for number in range(4)))
+    folder = read_folder(tmp_path)
+    assert [pair.missing for pair in folder.pairs] == ["labels/a.nii.gz"]
+    assert folder.notes == ("5 labels have no image: labels/A.nii.gz, labels/x0.nii.gz, labels/x1.nii.gz, ...",)
+
+
+def test_a_name_is_itself_before_it_is_one_and_a_word(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{part}/{name}.nii.gz" for part in ("images", "labels") for name in ("a", "a_seg")))
+    assert [label for *_, label in names(tmp_path)] == ["labels/a.nii.gz", "labels/a_seg.nii.gz"]
+    touch(tmp_path, "labels/a_mask.nii.gz")
+    assert "a.nii.gz and a_mask.nii.gz could both be meant for a" in refused(tmp_path)
+
+
+# --- a label that is missing -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("{}.nii.gz", "{}_label.nii.gz"),
+        ("{}/scan.nii.gz", "{}/seg.nii.gz"),
+        ("{0}/{0}_scan.nii.gz", "{0}/{0}_seg.nii.gz"),
+    ],
+)
+def test_a_lost_label_is_named_where_most_others_are_there(image: str, label: str, tmp_path: Path) -> None:
+    touch(tmp_path, *(name.format(case) for case in ("l1", "l2", "l3", "l4") for name in (image, label)))
+    for count, lost in ((1, label.format("l2")), (2, None)):
+        (tmp_path / label.format(f"l{count + 1}")).unlink()
+        missing = {pair.id: pair.missing for pair in read_folder(tmp_path).pairs}
+        assert missing == {"l1": None, "l2": lost, "l3": None, "l4": None}
+
+
+def test_an_empty_cell_is_a_missing_label_where_most_have_one(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{name}.nii.gz" for name in "abcxyz"))
+    (tmp_path / "cases.csv").write_text("image,label\na.nii.gz,x.nii.gz\nb.nii.gz,y.nii.gz\nc.nii.gz,\n")
+    assert [pair.missing for pair in read_folder(tmp_path).pairs] == [None, None, "in cases.csv"]
+
+
+def test_a_folder_with_a_label_alone_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "p1/image.nii.gz", "p1/label.nii.gz", "p2/label.nii.gz")
+    folder = read_folder(tmp_path)
+    assert [pair.id for pair in folder.pairs] == ["p1"]
+    assert folder.notes == ("1 label has no image: p2/label.nii.gz",)
+
+
 # --- files beside each other -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("word", ["_label", "_seg", "_mask", "-labels", ".segmentation"])
 def test_labels_beside_their_images_are_told_by_their_names(word: str, tmp_path: Path) -> None:
@@ -269,6 +341,13 @@ def test_bids_with_several_kinds_asks_which_and_takes_them_as_channels(tmp_path:
     assert "no image of kind T2w (data.bids.images); there are: FLAIR" in refused(
         tmp_path, "bids", Choice(BidsChoice(("T2w",)))
     )
+
+
+def test_bids_labels_of_no_subject_are_named(tmp_path: Path) -> None:
+    bids(tmp_path, "derivatives/manual/sub-09/anat/sub-09_dseg.nii.gz", "sub-03/anat/sub-03_FLAIR.nii.gz")
+    touch(tmp_path, "derivatives/manual/sub-03/anat/sub-03_dseg.nii.gz")
+    folder = read_folder(tmp_path, "auto", Choice(BidsChoice(("T1w",))))
+    assert folder.notes == ("1 label has no image: derivatives/manual/sub-09/anat/sub-09_dseg.nii.gz",)
 
 
 def test_bids_labels_of_several_kinds_are_asked_for(tmp_path: Path) -> None:

@@ -13,7 +13,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffboost3d.cases.layouts.folder import Folder, Pair, described, folders_in, images_in, read_json
+from diffboost3d.cases.layouts.folder import (
+    Folder,
+    Pair,
+    described,
+    folders_in,
+    images_in,
+    lost_labels,
+    read_json,
+    some,
+)
 from diffboost3d.cases.layouts.names import LABEL_FOLDERS, LABEL_WORDS, could_be_label, longer_name
 from diffboost3d.cases.records import Finding
 from diffboost3d.errors import DataError
@@ -23,7 +32,6 @@ from diffboost3d.imaging.files import PICTURE_ENDINGS, VOLUME_ENDINGS, ending_of
 MASK_NAME = re.compile(rf"^(?P<image>.+?)[_ .-](?:{'|'.join(LABEL_WORDS)})(?:[_ -]?\d+)?$", re.IGNORECASE)
 INDEX = "index.csv"
 FILE_COLUMNS, CLASS_COLUMNS, PATIENT_COLUMNS = ("file", "image", "filename"), ("class", "stratum"), ("patient",)
-SHOWN = 3  # names in a note
 
 
 def has_pictures(root: Path) -> bool:
@@ -74,12 +82,12 @@ def _in_class_folders(root: Path) -> tuple[list[Pair], tuple[str, ...], list[Fin
             if masks:
                 pairs.append(Pair(case, image, masks[0], masks=tuple(masks[1:]), stratum=stratum))
             elif _named(stem):
-                orphans.append(image.name)
+                orphans.append(image)
             elif other := longer_name(stem, stems):
                 findings.append(could_be_label(case, image, other))
             else:
                 pairs.append(Pair(case, image, None, f"{stem}_mask beside {image.name}", stratum=stratum))
-    return pairs, _orphan_note(orphans), findings
+    return pairs, lost_labels(root, orphans, "mask"), findings
 
 
 def _in_two_folders(root: Path) -> tuple[list[Pair], tuple[str, ...]]:
@@ -95,7 +103,7 @@ def _in_two_folders(root: Path) -> tuple[list[Pair], tuple[str, ...]]:
         if owner in names:
             masks.setdefault(str(owner), []).append(path)
         else:
-            orphans.append(path.name)
+            orphans.append(path)
     rows = _index(root / INDEX)
     pairs = []
     for image in images:
@@ -104,11 +112,11 @@ def _in_two_folders(root: Path) -> tuple[list[Pair], tuple[str, ...]]:
         own = masks.get(stem, [])
         label, missing = (own[0], None) if own else (None, f"{where}/{image.name}")
         pairs.append(Pair(stem, image, label, missing, (), tuple(own[1:]), row.patient, row.stratum))
-    notes = _orphan_note(orphans)
+    notes = lost_labels(root, orphans, "mask")
     if gone := sorted(name for name in rows if stem_of(name) not in names):
-        notes += (f"{len(gone)} files of {INDEX} are not in images/: {_some(gone)}",)
+        notes += (f"{len(gone)} files of {INDEX} are not in images/: {some(gone)}",)
     if rows and (new := sorted(image.name for image in images if not {image.name, stem_of(image)} & set(rows))):
-        notes += (f"{len(new)} images are not in {INDEX}: {_some(new)}",)
+        notes += (f"{len(new)} images are not in {INDEX}: {some(new)}",)
     return pairs, notes
 
 
@@ -169,12 +177,3 @@ def _index(path: Path) -> dict[str, _Row]:
 
 def _first(values: Mapping[str, str], names: Iterable[str]) -> str | None:
     return next((values[name] for name in names if values.get(name)), None)
-
-
-# --- what is said ---------------------------------------------------------------------------------------------------
-def _orphan_note(orphans: list[str]) -> tuple[str, ...]:
-    return (f"{len(orphans)} masks have no image: {_some(sorted(orphans))}",) if orphans else ()
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -6,7 +6,9 @@ Pictures of the last two have names of their own kind and are not met here. What
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from diffboost3d.cases.layouts.folder import (
@@ -15,9 +17,11 @@ from diffboost3d.cases.layouts.folder import (
     described,
     folders_in,
     images_in,
+    lost_labels,
     missing_channel,
     pair_of,
     read_json,
+    with_missing_labels,
 )
 from diffboost3d.cases.layouts.names import (
     IMAGE_NAME,
@@ -36,18 +40,35 @@ from diffboost3d.imaging.files import VOLUME_ENDINGS, stem_of
 def read_plain(root: Path) -> Folder:
     """`images/` and `labels/` (or `masks/`) with files of the same name, whatever the ending; `dataset.json` optional.
 
+    A label may have `_label`, `_seg`, `_mask` or the like behind the name, an image `_image`.
+
     Raises:
         DataError: a case has two labels.
     """
+    images = images_in(root / "images")
+    cases = {_without(IMAGE_NAME, stem_of(image)): stem_of(image) for image in images}
+    cases |= {stem_of(image): stem_of(image) for image in images}
     labels: dict[str, Path] = {}
+    lost = []
     for path in (path for name in LABEL_FOLDERS for path in images_in(root / name)):
-        _put(root, labels, stem_of(path), path)
+        stem = stem_of(path)
+        case = cases.get(stem) or cases.get(_without(LABEL_NAME, stem))
+        if case is None:
+            lost.append(path)
+        else:
+            _put(root, labels, case, path)
     where = next((name for name in LABEL_FOLDERS if (root / name).is_dir()), LABEL_FOLDERS[0])
-    pairs = []
-    for image in images_in(root / "images"):
-        case = stem_of(image)
-        pairs.append(pair_of(root, case, image, labels.get(case, root / where / image.name)))
-    return described(root, "plain", read_json(root / "dataset.json"), pairs)
+    pairs = [
+        pair_of(root, stem_of(image), image, labels.get(stem_of(image), root / where / image.name)) for image in images
+    ]
+    folder = described(root, "plain", read_json(root / "dataset.json"), pairs)
+    return dataclasses.replace(folder, notes=lost_labels(root, lost))
+
+
+def _without(pattern: re.Pattern[str], stem: str) -> str:
+    """A name without the word behind it that tells an image or a label."""
+    match = pattern.fullmatch(stem)
+    return (match and match[1]) or stem
 
 
 # --- beside each other -----------------------------------------------------------------------------------------------
@@ -63,11 +84,11 @@ def read_flat(root: Path) -> Folder:
     labels: dict[str, Path] = {}
     for path in images_in(root, VOLUME_ENDINGS):
         stem = stem_of(path)
-        label, image = LABEL_NAME.fullmatch(stem), IMAGE_NAME.fullmatch(stem)
-        case = (label and label[1]) or (image and image[1]) or stem
-        _put(root, labels if label and label[1] else images, case, path)
+        owner = _without(LABEL_NAME, stem)
+        _put(root, *((labels, owner) if owner != stem else (images, _without(IMAGE_NAME, stem))), path)
     odd = {case: other for case in set(images) - set(labels) if (other := longer_name(case, images))}
     pairs = [Pair(case, image, labels.get(case)) for case, image in images.items() if case not in odd]
+    pairs = with_missing_labels(pairs, _named_as_most(labels))
     alone = sorted(set(labels) - set(images))
     if alone and len(alone) == len(labels):
         raise DataError(f"{labels[alone[0]]}: named as a label, but there is no image {alone[0]} beside it")
@@ -85,6 +106,13 @@ def _put(root: Path, where: dict[str, Path], case: str, path: Path) -> None:
             "files in a CSV (data.layout=csv)"
         )
     where[case] = path
+
+
+def _named_as_most(labels: Mapping[str, Path]) -> Callable[[Pair], str]:
+    """How the label of a case would be called: as most are, with the case's name before it or without."""
+    ends = Counter((path.name.startswith(case), path.name.removeprefix(case)) for case, path in labels.items())
+    (has_name, end), _ = ends.most_common(1)[0] if ends else ((True, ""), 0)
+    return lambda pair: f"{pair.id if has_name else ''}{end}"
 
 
 def is_flat(root: Path) -> bool:
@@ -119,9 +147,14 @@ def read_folder_per_case(root: Path) -> Folder:
             continue
         first, *others = (found[name] for name in channels) if channels else found.values()
         pairs.append(Pair(case, first, labels.get(case), channels=tuple(others)))
+    named = _named_as_most(labels)
+    pairs = with_missing_labels(pairs, lambda pair: f"{pair.id}/{named(pair)}")
+    lost = [path for case, path in labels.items() if case not in images]
     folder_of_all = described(root, "folder_per_case", read_json(root / "dataset.json"), pairs)
     names = folder_of_all.channel_names or (channels if len(channels) > 1 else ())
-    return dataclasses.replace(folder_of_all, channel_names=tuple(names), findings=tuple(findings))
+    return dataclasses.replace(
+        folder_of_all, channel_names=tuple(names), findings=tuple(findings), notes=lost_labels(root, lost)
+    )
 
 
 def _own_name(stem: str, case: str) -> str:

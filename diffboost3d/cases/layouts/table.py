@@ -14,6 +14,7 @@ from diffboost3d.cases.layouts.folder import (
     described,
     pair_of,
     read_json,
+    with_missing_labels,
     without_missing_channels,
 )
 from diffboost3d.cases.layouts.names import sounds_like_label
@@ -95,6 +96,7 @@ def read_csv(root: Path) -> Folder:
         else:
             pairs.append(pair)
     pairs, lost = without_missing_channels(base, pairs)
+    pairs = with_missing_labels(pairs, lambda pair: f"in {path.name}")
     notes = [f"{path.name}: unknown columns, left out: {', '.join(unknown)}; {EXPECTED}"] if unknown else []
     folder = described(base, "csv", read_json(base / "dataset.json"), pairs)
     told = [name for name in images if not _IMAGE_COLUMN.fullmatch(name)]
