@@ -88,6 +88,15 @@ def test_an_index_tells_class_and_patient_and_is_held_against_the_files(tmp_path
     )
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_an_index_may_be_separated_as_spreadsheets_do(separator: str, tmp_path: Path) -> None:
+    touch(tmp_path / "images" / "a.png", tmp_path / "masks" / "a.png")
+    rows = [("File", "Class", "Patient"), ("a.png", "benign", "p7")]
+    (tmp_path / "index.csv").write_text("\n".join(map(separator.join, rows)), encoding="utf-8-sig")
+    (pair,) = read_folder(tmp_path).pairs
+    assert (pair.stratum, pair.patient) == ("benign", "p7")
+
+
 def test_an_index_without_files_is_refused(tmp_path: Path) -> None:
     touch(tmp_path / "images" / "a.png")
     (tmp_path / "index.csv").write_text("class\nbenign\n")

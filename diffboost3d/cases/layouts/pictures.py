@@ -6,7 +6,6 @@ The class of an image, for splits that keep the share of classes, is its folder'
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping
@@ -24,6 +23,7 @@ from diffboost3d.cases.layouts.folder import (
     some,
 )
 from diffboost3d.cases.layouts.names import LABEL_FOLDERS, LABEL_WORDS, could_be_label, longer_name
+from diffboost3d.cases.layouts.table import read_rows
 from diffboost3d.cases.records import Finding
 from diffboost3d.errors import DataError
 from diffboost3d.imaging.dicom import DICOM_ENDINGS
@@ -160,14 +160,9 @@ def _index(path: Path) -> dict[str, _Row]:
     """Image file -> its row; empty where there is no such file, or none of the columns that are read."""
     if not path.is_file():
         return {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: can't be read ({error})") from error
     found = {}
-    for row in rows:
-        values = {str(name).strip().lower(): str(value).strip() for name, value in row.items() if value}
+    for row in read_rows(path)[1]:
+        values = {name.lower(): value for name, value in row.items() if value}
         name = _first(values, FILE_COLUMNS)
         if name is None:
             raise DataError(f"{path}: a row names no file; expected a column {' or '.join(FILE_COLUMNS)}")
