@@ -196,8 +196,7 @@ def look(pair: Pair, root: Path, known: Collection[int] | None, patient: str, re
     assert image is not None
     swapped = any(one.code == "swapped" for one in found)
     content, further = ("", ()) if swapped else (content_of(first), _further(pair, root, image.array))
-    if not swapped:
-        found += _label_like(pair, root, reading.names, image.array)
+    found += () if swapped else _label_like(pair, root, reading.names, image.array)
     found += _same_channels(pair.id, image_name, reading.names, (content, *(one.content for one in further)))
     return CaseFacts(
         pair.id,
@@ -321,14 +320,13 @@ def _swapped(image: NDArray[Any], label: NDArray[Any]) -> bool:
 
 def _label_like(pair: Pair, root: Path, names: Sequence[str], array: NDArray[Any]) -> Iterator[Observation]:
     """Channels that have few whole numbers, as a label map has that was given for an image."""
-    files = (pair.image, *pair.channels)
     for number, channel in enumerate(channels_of(array)):
         some = np.unique(channel.flat[:: 1 + channel.size // SAMPLE])
         values = some if len(some) > MANY_VALUES else np.unique(channel)
         if 1 < len(values) <= MANY_VALUES and (values == np.round(values)).all():
             which = f"the channel {names[number]}" if len(names) > 1 else "the image"
-            file = os.path.relpath(files[number] if len(files) > 1 else pair.image, root)
             what = f"{which} has only {len(values)} values, whole numbers, as a label has"
+            file = os.path.relpath(pair.channels[number - 1] if number and pair.channels else pair.image, root)
             yield observation("label-like-image", pair.id, file, what)
 
 

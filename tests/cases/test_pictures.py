@@ -138,6 +138,16 @@ def test_a_smoothed_mask_becomes_hard_where_one_label_is_known(tmp_path: Path) -
     assert len(np.unique(read_masks([path], {0, 255, 7})[0])) > 2  # left to the check of values
 
 
+def test_a_smoothed_mask_without_known_labels_is_not_taken_for_many_labels(tmp_path: Path) -> None:
+    path = mask(tmp_path / "m.png", np.s_[4:20], np.s_[6:26])
+    Image.open(path).filter(ImageFilter.GaussianBlur(1.5)).save(path)
+    with pytest.raises(DataError, match=r"m\.png: has \d+ grey levels; is it a smoothed mask.* data\.labels="):
+        read_masks([path], None)
+    labels = np.arange(24 * 32).reshape(24, 32) // 48  # 16 labels
+    Image.fromarray(labels.astype(np.uint8)).save(path)
+    assert len(np.unique(read_masks([path], None)[0])) == 16
+
+
 def test_an_image_is_no_grey_level_mask(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(20, 240, (24, 32)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "m.png")

@@ -241,6 +241,16 @@ def test_labels_beside_their_images_are_told_by_their_names(word: str, tmp_path:
     ]
 
 
+def test_upper_and_lower_case_tell_a_label_alike(tmp_path: Path) -> None:
+    touch(tmp_path / "flat", "Case0_Image.nii.gz", "Case0_Label.nii.gz")
+    assert names(tmp_path / "flat") == [("Case0", ["Case0_Image.nii.gz"], "Case0_Label.nii.gz")]
+    for layout, end in (("plain", ".nii.gz"), ("pictures", ".png")):
+        root = touch(tmp_path / layout, f"Images/a{end}", f"Masks/a{end}", f"Images/b{end}")
+        assert read_folder(root).layout == layout
+        assert names(root) == [("a", [f"Images/a{end}"], f"Masks/a{end}"), ("b", [f"Images/b{end}"], None)]
+        assert read_folder(root).pairs[1].missing == f"Masks/b{end}"
+
+
 def test_two_labels_of_an_image_are_refused_and_a_lonely_label_is_said(tmp_path: Path) -> None:
     touch(tmp_path, "a.nii.gz", "a_seg.nii.gz", "z_seg.nii.gz")
     assert [one.problem for one in read_folder(tmp_path).findings] == ["z_seg.nii.gz has no image beside it"]

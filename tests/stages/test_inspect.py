@@ -12,7 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from diffboost3d.cases.inspection import CODES
 from diffboost3d.cases.inspection_rules import Limits, not_told
@@ -409,6 +409,23 @@ def test_turns_by_which_the_labels_of_a_set_lose_nothing_are_said() -> None:
     assert note.what.startswith("labels that are mirrored left-right can't be told from others in this set")
     (note,) = not_told(dict(list(fits.items())[:4]), 8, Limits())
     assert "4 of 8 labels could not be judged, and the others are too few to tell" in note.what
+
+
+def test_smoothed_masks_are_told_by_inspect_and_prepare_alike(
+    cohorts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(cohorts / "us", tmp_path / "data")
+    for path in (folder / "labels").iterdir():
+        hard = Image.fromarray((np.asarray(Image.open(path)) > 0).astype(np.uint8) * 255)
+        hard.filter(ImageFilter.GaussianBlur(2)).save(path)
+    (folder / "dataset.json").unlink(missing_ok=True)
+    found = seen(folder, "inspect.label_fit=false")
+    assert {code for code, _ in problems(found)} == {"unknown-label-value"}
+    assert "is it a smoothed mask" in found["findings"][0]["what"]
+    assert main(["prepare", f"data.root={folder}", f"workspace={tmp_path / 'ws'}", "prepare.workers=1"]) == 1
+    assert "is it a smoothed mask" in capsys.readouterr().err
+    words = ["data.labels={background: 0, lesion: 255}", "inspect.label_fit=false"]
+    assert problems(seen(folder, *words)) == set()
 
 
 def test_a_label_given_for_a_channel_is_named(cohorts: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from diffboost3d.cases.layouts.folder import (
     read_json,
     without_missing_channels,
 )
+from diffboost3d.cases.layouts.names import IMAGE_FOLDER, folders_named
 from diffboost3d.cases.layouts.nnunet import lists_channels, read_nnunet
 from diffboost3d.cases.layouts.pictures import has_pictures, read_pictures
 from diffboost3d.cases.layouts.plain import is_flat, is_folder_per_case, read_flat, read_folder_per_case, read_plain
@@ -135,7 +136,7 @@ def _by_names(root: Path) -> str | None:
         return "msd" if is_msd and not isinstance(facts.get("dataset"), dict) else "nnunet"
     if has_pictures(root):
         return "pictures"
-    if (root / "images").is_dir():
+    if folders_named(root, IMAGE_FOLDER):
         return "plain"
     if is_bids(root):
         return "bids"

@@ -101,9 +101,9 @@ def read_bids(root: Path, choice: BidsChoice = FREE.bids) -> Folder:
                 patient=first.subject,
             )
         )
-    lost = [label.path for label in labels if all(_left(file, label) is None for file in raw)]
+    alone = [label.path for label in labels if all(_left(file, label) is None for file in raw)]
     folder = _described(root, pairs, findings, wanted, raw, kind)
-    return dataclasses.replace(folder, notes=lost_labels(root, lost))
+    return dataclasses.replace(folder, notes=lost_labels(root, alone))
 
 
 def _described(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from diffboost3d.cases.layouts.folder import SKIPPED
+from diffboost3d.cases.layouts.folder import SKIPPED, folders_in, images_in
 from diffboost3d.cases.records import Finding
 
+IMAGE_FOLDER = "images"
 LABEL_FOLDERS = ("labels", "masks")
 LABEL_WORDS = ("label", "labels", "seg", "segmentation", "mask")
 IMAGE_WORDS = ("image", "img")
@@ -16,6 +17,17 @@ LABEL_NAME = re.compile(rf"(?:(.+)[_\-.])?({'|'.join(LABEL_WORDS)})", re.IGNOREC
 IMAGE_NAME = re.compile(rf"(?:(.+)[_\-.])?({'|'.join(IMAGE_WORDS)})", re.IGNORECASE)
 _WORD = re.compile(r"[_\-. ](?=[^\W\d_])")  # what parts a name from a word behind it
 _LABEL_SOUND = re.compile("label|seg|mask(?!ed)|roi", re.IGNORECASE)
+
+
+def folders_named(root: Path, *names: str) -> list[Path]:
+    """Folders of these names, in upper or lower case, in the names' order."""
+    there = folders_in(root)
+    return [folder for name in names for folder in there if folder.name.lower() == name]
+
+
+def images_in_all(folders: Sequence[Path]) -> list[Path]:
+    """Image files of several folders, folder by folder."""
+    return [path for folder in folders for path in images_in(folder)]
 
 
 def sounds_like_label(name: str) -> bool:

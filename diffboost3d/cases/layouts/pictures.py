@@ -22,7 +22,15 @@ from diffboost3d.cases.layouts.folder import (
     read_json,
     some,
 )
-from diffboost3d.cases.layouts.names import LABEL_FOLDERS, LABEL_WORDS, could_be_label, longer_name
+from diffboost3d.cases.layouts.names import (
+    IMAGE_FOLDER,
+    LABEL_FOLDERS,
+    LABEL_WORDS,
+    could_be_label,
+    folders_named,
+    images_in_all,
+    longer_name,
+)
 from diffboost3d.cases.layouts.table import read_rows
 from diffboost3d.cases.records import Finding
 from diffboost3d.errors import DataError
@@ -36,8 +44,8 @@ FILE_COLUMNS, CLASS_COLUMNS, PATIENT_COLUMNS = ("file", "image", "filename"), ("
 
 def has_pictures(root: Path) -> bool:
     """Whether a folder mostly is one of these: images/ of pictures, or pictures with a mask beside them, also by class."""
-    if (root / "images").is_dir():
-        return _mostly_pictures(images_in(root / "images"))
+    if of_images := folders_named(root, IMAGE_FOLDER):
+        return _mostly_pictures(images_in_all(of_images))
     folders = (root, *_class_folders(root))
     marked = any(mask for folder in folders for _, mask in _beside(images_in(folder, PICTURE_ENDINGS)))
     return marked and _mostly_pictures(path for path in root.rglob("*") if not path.name.startswith("."))
@@ -59,7 +67,7 @@ def read_pictures(root: Path) -> Folder:
     Raises:
         DataError: an index.csv that can't be read or names no file column.
     """
-    if (root / "images").is_dir():
+    if folders_named(root, IMAGE_FOLDER):
         pairs, notes = _in_two_folders(root)
         findings: list[Finding] = []
     else:
@@ -92,12 +100,12 @@ def _in_class_folders(root: Path) -> tuple[list[Pair], tuple[str, ...], list[Fin
 
 def _in_two_folders(root: Path) -> tuple[list[Pair], tuple[str, ...]]:
     """`images/` and `masks/` or `labels/`, with index.csv or without."""
-    where = next((name for name in LABEL_FOLDERS if (root / name).is_dir()), LABEL_FOLDERS[0])
-    images = images_in(root / "images")
+    label_folders = folders_named(root, *LABEL_FOLDERS) or [root / LABEL_FOLDERS[0]]
+    images = images_in_all(folders_named(root, IMAGE_FOLDER))
     names = {stem_of(image) for image in images}
     masks: dict[str, list[Path]] = {}
     orphans = []
-    for path in (path for name in LABEL_FOLDERS for path in images_in(root / name)):
+    for path in images_in_all(label_folders):
         stem = stem_of(path)
         owner = stem if stem in names else _named(stem)
         if owner in names:
@@ -110,7 +118,7 @@ def _in_two_folders(root: Path) -> tuple[list[Pair], tuple[str, ...]]:
         stem = stem_of(image)
         row = rows.get(image.name) or rows.get(stem) or _Row()
         own = masks.get(stem, [])
-        label, missing = (own[0], None) if own else (None, f"{where}/{image.name}")
+        label, missing = (own[0], None) if own else (None, f"{label_folders[0].name}/{image.name}")
         pairs.append(Pair(stem, image, label, missing, (), tuple(own[1:]), row.patient, row.stratum))
     notes = lost_labels(root, orphans, "mask")
     if gone := sorted(name for name in rows if stem_of(name) not in names):

@@ -24,11 +24,13 @@ from diffboost3d.cases.layouts.folder import (
     with_missing_labels,
 )
 from diffboost3d.cases.layouts.names import (
+    IMAGE_FOLDER,
     IMAGE_NAME,
-    IMAGE_WORDS,
     LABEL_FOLDERS,
     LABEL_NAME,
     could_be_label,
+    folders_named,
+    images_in_all,
     longer_name,
     sounds_like_label,
 )
@@ -45,21 +47,22 @@ def read_plain(root: Path) -> Folder:
     Raises:
         DataError: a case has two labels.
     """
-    images = images_in(root / "images")
+    images = images_in_all(folders_named(root, IMAGE_FOLDER))
     cases = {_without(IMAGE_NAME, stem_of(image)): stem_of(image) for image in images}
     cases |= {stem_of(image): stem_of(image) for image in images}
     labels: dict[str, Path] = {}
     lost = []
-    for path in (path for name in LABEL_FOLDERS for path in images_in(root / name)):
+    label_folders = folders_named(root, *LABEL_FOLDERS) or [root / LABEL_FOLDERS[0]]
+    for path in images_in_all(label_folders):
         stem = stem_of(path)
         case = cases.get(stem) or cases.get(_without(LABEL_NAME, stem))
         if case is None:
             lost.append(path)
         else:
             _put(root, labels, case, path)
-    where = next((name for name in LABEL_FOLDERS if (root / name).is_dir()), LABEL_FOLDERS[0])
     pairs = [
-        pair_of(root, stem_of(image), image, labels.get(stem_of(image), root / where / image.name)) for image in images
+        pair_of(root, stem_of(image), image, labels.get(stem_of(image), label_folders[0] / image.name))
+        for image in images
     ]
     folder = described(root, "plain", read_json(root / "dataset.json"), pairs)
     return dataclasses.replace(folder, notes=lost_labels(root, lost))
@@ -118,8 +121,9 @@ def _named_as_most(labels: Mapping[str, Path]) -> Callable[[Pair], str]:
 def is_flat(root: Path) -> bool:
     """Whether a label lies beside its image."""
     stems = {stem_of(path) for path in images_in(root, VOLUME_ENDINGS)}
-    cases = {match[1] for stem in stems if (match := LABEL_NAME.fullmatch(stem)) and match[1]}
-    return any(case in stems or any(f"{case}_{word}" in stems for word in IMAGE_WORDS) for case in cases)
+    images = {stem: _without(IMAGE_NAME, stem) for stem in stems if _without(LABEL_NAME, stem) == stem}
+    labelled = {_without(LABEL_NAME, stem) for stem in stems - set(images)}
+    return bool(labelled & set(images.values()))
 
 
 # --- one folder a case -----------------------------------------------------------------------------------------------
@@ -149,11 +153,11 @@ def read_folder_per_case(root: Path) -> Folder:
         pairs.append(Pair(case, first, labels.get(case), channels=tuple(others)))
     named = _named_as_most(labels)
     pairs = with_missing_labels(pairs, lambda pair: f"{pair.id}/{named(pair)}")
-    lost = [path for case, path in labels.items() if case not in images]
+    alone = [path for case, path in labels.items() if case not in images]
     folder_of_all = described(root, "folder_per_case", read_json(root / "dataset.json"), pairs)
     names = folder_of_all.channel_names or (channels if len(channels) > 1 else ())
     return dataclasses.replace(
-        folder_of_all, channel_names=tuple(names), findings=tuple(findings), notes=lost_labels(root, lost)
+        folder_of_all, channel_names=tuple(names), findings=tuple(findings), notes=lost_labels(root, alone)
     )
 
 
