@@ -149,8 +149,32 @@ def _hydra_message(error: Exception, overrides: Sequence[str]) -> str:
         return f"{group}={choice} is unknown; allowed: {', '.join(match.group(2).split())}"
     if match := re.search(r"Could not override '?([\w/@.]+)'?\.\s*No match in the defaults list", text):
         return _unknown_key(match.group(1))
+    if unread := _unread(text, overrides):
+        return f"{unread} can't be read; {_other_letters(unread)}"
     first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
     return f"{first.rstrip('.')} (in: {' '.join(overrides)})"
+
+
+def _unread(text: str, overrides: Sequence[str]) -> str | None:
+    """The override whose letters, or whose quotes around a label's name, Hydra's grammar has no place for."""
+    at = re.search(r"no viable alternative at input '(.+)'", text)
+    for one in overrides:
+        of_labels = one.lstrip("+").startswith("data.labels={")
+        if "LexerNoViableAlt" in text and one in text and (of_labels or not one.isascii()):
+            return one
+        if at and of_labels and at[1] in one:
+            return one
+    return None
+
+
+def _other_letters(override: str) -> str:
+    """How names are given that Hydra's grammar has no place for."""
+    if override.lstrip("+").startswith("data.labels"):
+        return (
+            "names here have letters A to Z, digits and blanks, without quotes; others go into dataset.json in the data folder, "
+            '"labels": {"background": 0, "NAME": 1}, or into a file, plan=FILE.yaml'
+        )
+    return "put values of other letters in quotes ('...'), and names of keys into a file, plan=FILE.yaml"
 
 
 def _unknown_key(name: str) -> str:

@@ -154,6 +154,10 @@ REFUSED = {
     "prepare.spacing_mm=1": "prepare.spacing_mm takes a list",
     "data.labels=[1]": "data.labels",
     "data.labels={tumour: big}": "data.labels.tumour",
+    "data.labels={background: 0, 肝臓: 2}": 'dataset.json in the data folder, "labels": {"background": 0, "NAME": 1}',
+    "data.labels={background: 0, 'left kidney': 1}": "without quotes",
+    "data.colours={肝臓: [1, 2, 3]}": "plan=FILE.yaml",
+    "data.channels=[肝臓,b]": "put values of other letters in quotes",
     "network.arguments={dropout: 0.1}": "+network.arguments.dropout=VALUE adds it",
     "evaluate.reference=best": "none, classical, cutmix",
     "arm.mine.merge=real": "+arm.NAME=",
@@ -178,6 +182,13 @@ def test_a_refusal_is_one_line_that_leads_on(override: str, capsys: pytest.Captu
     assert said.err.startswith("diffboost3d: ")
     assert said.err.count("\n") == 1
     assert REFUSED[override] in said.err
+
+
+def test_names_of_any_letters_can_be_given_as_the_refusal_says(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("data: {labels: {background: 0, 肝臓: 2}, colours: {肝臓: [1, 2, 3]}}", "utf-8")
+    config = compose([f"plan={tmp_path / 'own.yaml'}", "data.channels=['肝臓',b]"])
+    assert (config.data.labels, config.data.colours) == ({"background": 0, "肝臓": 2}, {"肝臓": [1, 2, 3]})
+    assert config.data.channels == ["肝臓", "b"]
 
 
 def test_a_list_of_keys_is_said_of_the_section_that_was_meant() -> None:

@@ -55,6 +55,7 @@ CODES: dict[str, tuple[str, str]] = {
     "constant-image": (PROBLEM, "the conversion went wrong; export the image again"),
     "bad-geometry": (PROBLEM, "export it again, or resample it on a right-angled grid"),
     "swapped": (PROBLEM, "exchange the two files"),
+    "label-like-image": (PROBLEM, "take it out if it is a label; a real image has many values"),
     "label-grid": (PROBLEM, "resample the label on its image's grid, or copy the affine if only the header is wrong"),
     "label-not-whole": (PROBLEM, "resample labels by nearest neighbour, and store them as whole numbers"),
     "unknown-label-value": (PROBLEM, "correct the label, or name the value in dataset.json, data.labels or data.ignore_label"),
@@ -206,6 +207,7 @@ def look(pair: Pair, root: Path, known: Collection[int] | None, patient: str, re
     assert image is not None
     swapped = any(one.code == "swapped" for one in found)
     content, further = ("", ()) if swapped else (content_of(first), _further(pair, root, image.array))
+    found += () if swapped else _label_like(pair, root, reading.names, image.array)
     found += _same_channels(pair.id, image_name, reading.names, (content, *(one.content for one in further)))
     return CaseFacts(
         pair.id,
@@ -325,6 +327,18 @@ def _swapped(image: NDArray[Any], label: NDArray[Any]) -> bool:
         return False
     values = np.unique(image)
     return bool(4 * len(values) < many and (values == np.round(values)).all())
+
+
+def _label_like(pair: Pair, root: Path, names: Sequence[str], array: NDArray[Any]) -> Iterator[Observation]:
+    """Channels that have few whole numbers, as a label map has that was given for an image."""
+    for number, channel in enumerate(channels_of(array)):
+        some = np.unique(channel.flat[:: 1 + channel.size // SAMPLE])
+        values = some if len(some) > MANY_VALUES else np.unique(channel)
+        if 1 < len(values) <= MANY_VALUES and (values == np.round(values)).all():
+            which = f"the channel {names[number]}" if len(names) > 1 else "the image"
+            what = f"{which} has only {len(values)} values, whole numbers, as a label has"
+            file = os.path.relpath(pair.channels[number - 1] if number and pair.channels else pair.image, root)
+            yield observation("label-like-image", pair.id, file, what)
 
 
 def _stored_type(path: Path) -> str:

@@ -18,6 +18,7 @@ WHITE = 255
 HALF = 128  # from here on a grey-level mask is foreground
 FAINT = 32  # what JPEG adds to black at most
 BETWEEN = (64, 192)  # neither black nor white
+MOST_LEVELS = 16  # in a lossless picture of unknown labels; above it they are grey levels rather than labels
 MOST_BETWEEN = 0.1  # share of the pixels; above it the file is an image and no mask
 
 
@@ -30,8 +31,8 @@ def read_masks(paths: Sequence[Path], known: Collection[int] | None) -> tuple[ND
         known: the label values that may occur; None: not known yet.
 
     Raises:
-        DataError: a file can't be read, has values that are not finite or no whole numbers, is an image rather than a mask,
-            or lies on another grid than the first.
+        DataError: a file can't be read, has values that are not finite or no whole numbers, is an image rather than a mask or
+            a smoothed mask of labels not known, or lies on another grid than the first.
     """
     joined, grid, notes = _read_mask(paths[0], known)
     for path in paths[1:]:
@@ -65,6 +66,11 @@ def _hard(path: Path, levels: NDArray[np.int64], known: Collection[int] | None) 
     A JPEG is always taken for one. Another file is, where just one label is known, its values are others, and it has white.
     """
     lossy = ending_of(path) in LOSSY_ENDINGS
+    if known is None and not lossy and (count := len(np.unique(levels))) > MOST_LEVELS:
+        raise DataError(
+            f"{path}: has {count} grey levels; is it a smoothed mask? Name its one label: "
+            "data.labels={background: 0, lesion: 255}; if these are labels, name them in dataset.json or data.labels"
+        )
     labels = [WHITE] if known is None else sorted(set(known) - {0})
     if len(labels) != 1 or not (lossy or known):
         return levels

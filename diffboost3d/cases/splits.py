@@ -278,7 +278,7 @@ def read_splits(path: Path, cases: Sequence[Case]) -> tuple[list[Split], list[st
     if not path.is_file():
         raise DataError(f"data.splits={path}: no such file")
     try:
-        folds = json.loads(path.read_text(encoding="utf-8"))
+        folds = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise DataError(f"{path}: is no valid JSON ({error})") from error
     if not isinstance(folds, list) or not folds or not all(isinstance(fold, dict) for fold in folds):

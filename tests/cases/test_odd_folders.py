@@ -79,6 +79,16 @@ def test_a_dataset_json_that_is_no_object_is_named(content: str, tmp_path: Path)
         read_folder(tmp_path)
 
 
+def test_json_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    touch(tmp_path / "images" / "a.nii.gz")
+    (tmp_path / "dataset.json").write_text('{"name": "Köpfe"}', encoding="utf-8-sig")
+    assert read_folder(tmp_path).name == "Köpfe"
+    fold = {"training": ["a1"], "validation": ["b1"], "test": ["c1"]}
+    (tmp_path / "splits.json").write_text(json.dumps([fold]), encoding="utf-8-sig")
+    (split,), _ = read_splits(tmp_path / "splits.json", [case(name) for name in ("a1", "b1", "c1")])
+    assert split.test == ("c1",)
+
+
 def test_a_missing_label_named_by_an_absolute_path_is_a_finding_not_a_crash(tmp_path: Path) -> None:
     touch(tmp_path / "data" / "imagesTr" / "a.nii.gz")
     entry = {"image": "./imagesTr/a.nii.gz", "label": str(tmp_path / "elsewhere" / "a.nii.gz")}

@@ -46,7 +46,7 @@ def test_busi_as_downloaded_has_classes_and_several_masks(tmp_path: Path) -> Non
     assert (normal.id, normal.stratum, normal.masks) == ("normal (1)", "normal", ())
     assert malignant.label is None
     assert malignant.missing == "malignant (2)_mask beside malignant (2).png"
-    assert folder.notes == ("1 masks have no image: lost_mask.png",)
+    assert folder.notes == ("1 mask has no image: malignant/lost_mask.png",)
 
 
 def test_classes_may_number_their_pictures_alike(tmp_path: Path) -> None:
@@ -61,6 +61,16 @@ def test_masks_beside_the_images_of_one_folder_need_no_class(tmp_path: Path) -> 
     assert (pair.id, pair.stratum, pair.label) == ("a", None, tmp_path / "a_Mask.bmp")
 
 
+def test_a_picture_called_as_another_and_a_word_is_no_image(tmp_path: Path) -> None:
+    touch(*(tmp_path / "cyst" / f"{name}.png" for name in ("a", "a_mask", "b", "b_msk", "c", "c_label")))
+    folder = read_folder(tmp_path)
+    assert [(pair.id, pair.label is not None) for pair in folder.pairs] == [
+        ("cyst_a", True), ("cyst_b", False), ("cyst_c", True)
+    ]  # fmt: skip
+    assert [one.case for one in folder.findings] == ["cyst_b_msk"]
+    assert "b_msk.png could be a label of b" in folder.findings[0].problem
+
+
 def test_an_index_tells_class_and_patient_and_is_held_against_the_files(tmp_path: Path) -> None:
     touch(*(tmp_path / "images" / f"{name}.png" for name in "abc"), *(tmp_path / "masks" / f"{n}.png" for n in "abc"))
     touch(tmp_path / "masks" / "b_mask_1.png", tmp_path / "masks" / "other.png")
@@ -72,10 +82,19 @@ def test_an_index_tells_class_and_patient_and_is_held_against_the_files(tmp_path
         (None, None, 0),
     ]
     assert folder.notes == (
-        "1 masks have no image: other.png",
+        "1 mask has no image: masks/other.png",
         "1 files of index.csv are not in images/: gone.png",
         "1 images are not in index.csv: c.png",
     )
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_an_index_may_be_separated_as_spreadsheets_do(separator: str, tmp_path: Path) -> None:
+    touch(tmp_path / "images" / "a.png", tmp_path / "masks" / "a.png")
+    rows = [("File", "Class", "Patient"), ("a.png", "benign", "p7")]
+    (tmp_path / "index.csv").write_text("\n".join(map(separator.join, rows)), encoding="utf-8-sig")
+    (pair,) = read_folder(tmp_path).pairs
+    assert (pair.stratum, pair.patient) == ("benign", "p7")
 
 
 def test_an_index_without_files_is_refused(tmp_path: Path) -> None:
@@ -117,6 +136,16 @@ def test_a_smoothed_mask_becomes_hard_where_one_label_is_known(tmp_path: Path) -
     Image.open(path).filter(ImageFilter.GaussianBlur(0.7)).save(path)
     assert abs(int((read_masks([path], {0, 255})[0] > 0).sum()) - 16 * 20) <= 4
     assert len(np.unique(read_masks([path], {0, 255, 7})[0])) > 2  # left to the check of values
+
+
+def test_a_smoothed_mask_without_known_labels_is_not_taken_for_many_labels(tmp_path: Path) -> None:
+    path = mask(tmp_path / "m.png", np.s_[4:20], np.s_[6:26])
+    Image.open(path).filter(ImageFilter.GaussianBlur(1.5)).save(path)
+    with pytest.raises(DataError, match=r"m\.png: has \d+ grey levels; is it a smoothed mask.* data\.labels="):
+        read_masks([path], None)
+    labels = np.arange(24 * 32).reshape(24, 32) // 48  # 16 labels
+    Image.fromarray(labels.astype(np.uint8)).save(path)
+    assert len(np.unique(read_masks([path], None)[0])) == 16
 
 
 def test_an_image_is_no_grey_level_mask(tmp_path: Path) -> None:

@@ -157,6 +157,78 @@ def test_another_file_ending_than_told_is_refused(tmp_path: Path) -> None:
     assert "file_ending=.gipl can't be read; allowed: .nii.gz" in refused(tmp_path)
 
 
+def test_nnunet_labels_pair_by_name_whatever_the_ending_and_the_rest_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "imagesTr/c0_0000.nii.gz", "labelsTr/c0.nii", "imagesTr/c1_0000.nii.gz", "labelsTr/zz.nii.gz")
+    touch(tmp_path, "labelsTr/c1.nrrd", "labelsTr/c1.nii.gz")
+    assert names(tmp_path) == [
+        ("c0", ["imagesTr/c0_0000.nii.gz"], "labelsTr/c0.nii"),
+        ("c1", ["imagesTr/c1_0000.nii.gz"], "labelsTr/c1.nii.gz"),
+    ]
+    assert read_folder(tmp_path).notes == ("2 labels have no image: labelsTr/c1.nrrd, labelsTr/zz.nii.gz",)
+
+
+@pytest.mark.parametrize("number", ["", "_0000"])
+def test_labels_of_images_that_the_list_leaves_out_are_not_lost(number: str, tmp_path: Path) -> None:
+    touch(tmp_path, *(f"imagesTr/{case}{number}.nii.gz" for case in "ab"))
+    touch(tmp_path, *(f"labelsTr/{case}.nii.gz" for case in "abxyzw"))
+    write_facts(tmp_path, training=[{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}])
+    folder = read_folder(tmp_path)
+    assert (folder.layout, folder.unlisted) == ("nnunet" if number else "msd", 1)
+    assert folder.notes == ("4 labels have no image: labelsTr/w.nii.gz, labelsTr/x.nii.gz, labelsTr/y.nii.gz, ...",)
+
+
+# --- images/ beside labels/ ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("end", ["_seg.nii.gz", "_label.nii.gz", "_mask.nii.gz", ".seg.nrrd", ".nii"])
+def test_labels_in_their_folder_may_be_marked_as_labels(end: str, tmp_path: Path) -> None:
+    touch(tmp_path, "images/case 0.nii.gz", f"labels/case 0{end}", "images/b_image.nii.gz", f"labels/b{end}")
+    assert [label for *_, label in names(tmp_path)] == [f"labels/b{end}", f"labels/case 0{end}"]
+    assert read_folder(tmp_path).notes == ()
+
+
+def test_labels_that_no_image_has_are_counted_and_three_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.nii.gz", "labels/A.nii.gz", *(f"labels/x{number}.nii.gz" for number in range(4)))
+    folder = read_folder(tmp_path)
+    assert [pair.missing for pair in folder.pairs] == ["labels/a.nii.gz"]
+    assert folder.notes == ("5 labels have no image: labels/A.nii.gz, labels/x0.nii.gz, labels/x1.nii.gz, ...",)
+
+
+def test_a_name_is_itself_before_it_is_one_and_a_word(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{part}/{name}.nii.gz" for part in ("images", "labels") for name in ("a", "a_seg")))
+    assert [label for *_, label in names(tmp_path)] == ["labels/a.nii.gz", "labels/a_seg.nii.gz"]
+    touch(tmp_path, "labels/a_mask.nii.gz")
+    assert "a.nii.gz and a_mask.nii.gz could both be meant for a" in refused(tmp_path)
+
+
+# --- a label that is missing -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("{}.nii.gz", "{}_label.nii.gz"),
+        ("{}/scan.nii.gz", "{}/seg.nii.gz"),
+        ("{0}/{0}_scan.nii.gz", "{0}/{0}_seg.nii.gz"),
+    ],
+)
+def test_a_lost_label_is_named_where_most_others_are_there(image: str, label: str, tmp_path: Path) -> None:
+    touch(tmp_path, *(name.format(case) for case in ("l1", "l2", "l3", "l4") for name in (image, label)))
+    for count, lost in ((1, label.format("l2")), (2, None)):
+        (tmp_path / label.format(f"l{count + 1}")).unlink()
+        missing = {pair.id: pair.missing for pair in read_folder(tmp_path).pairs}
+        assert missing == {"l1": None, "l2": lost, "l3": None, "l4": None}
+
+
+def test_an_empty_cell_is_a_missing_label_where_most_have_one(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{name}.nii.gz" for name in "abcxyz"))
+    (tmp_path / "cases.csv").write_text("image,label\na.nii.gz,x.nii.gz\nb.nii.gz,y.nii.gz\nc.nii.gz,\n")
+    assert [pair.missing for pair in read_folder(tmp_path).pairs] == [None, None, "in cases.csv"]
+
+
+def test_a_folder_with_a_label_alone_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "p1/image.nii.gz", "p1/label.nii.gz", "p2/label.nii.gz")
+    folder = read_folder(tmp_path)
+    assert [pair.id for pair in folder.pairs] == ["p1"]
+    assert folder.notes == ("1 label has no image: p2/label.nii.gz",)
+
+
 # --- files beside each other -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("word", ["_label", "_seg", "_mask", "-labels", ".segmentation"])
 def test_labels_beside_their_images_are_told_by_their_names(word: str, tmp_path: Path) -> None:
@@ -169,11 +241,39 @@ def test_labels_beside_their_images_are_told_by_their_names(word: str, tmp_path:
     ]
 
 
+def test_upper_and_lower_case_tell_a_label_alike(tmp_path: Path) -> None:
+    touch(tmp_path / "flat", "Case0_Image.nii.gz", "Case0_Label.nii.gz")
+    assert names(tmp_path / "flat") == [("Case0", ["Case0_Image.nii.gz"], "Case0_Label.nii.gz")]
+    for layout, end in (("plain", ".nii.gz"), ("pictures", ".png")):
+        root = touch(tmp_path / layout, f"Images/a{end}", f"Masks/a{end}", f"Images/b{end}")
+        assert read_folder(root).layout == layout
+        assert names(root) == [("a", [f"Images/a{end}"], f"Masks/a{end}"), ("b", [f"Images/b{end}"], None)]
+        assert read_folder(root).pairs[1].missing == f"Masks/b{end}"
+
+
 def test_two_labels_of_an_image_are_refused_and_a_lonely_label_is_said(tmp_path: Path) -> None:
     touch(tmp_path, "a.nii.gz", "a_seg.nii.gz", "z_seg.nii.gz")
     assert [one.problem for one in read_folder(tmp_path).findings] == ["z_seg.nii.gz has no image beside it"]
     touch(tmp_path, "a_mask.nii.gz")
     assert "a_mask.nii.gz and a_seg.nii.gz could both be meant for a" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", ["c3_lable", "c3_gt", "c3-lesion", "c3_brainmask", "c3.gt_2"])
+@pytest.mark.parametrize("image", ["c3", "c3_image"])
+def test_a_file_called_as_an_image_and_a_word_is_no_image(image: str, wrong: str, tmp_path: Path) -> None:
+    touch(tmp_path, "c1.nii.gz", "c1_label.nii.gz", f"{image}.nii.gz", f"{wrong}.nii.gz")
+    folder = read_folder(tmp_path)
+    assert [pair.id for pair in folder.pairs] == ["c1", "c3"]
+    assert [one.case for one in folder.findings] == [wrong]
+    assert f"{wrong}.nii.gz could be a label of c3" in folder.findings[0].problem
+
+
+def test_images_of_longer_names_that_have_labels_are_images(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{name}{end}.nii.gz" for name in ("p1", "p1_post") for end in ("", "_label")), "p10.nii.gz")
+    touch(tmp_path, "p1_2.nii.gz", "p1post.nii.gz")
+    folder = read_folder(tmp_path)
+    assert [pair.id for pair in folder.pairs] == ["p1", "p10", "p1_2", "p1_post", "p1post"]
+    assert folder.findings == ()
 
 
 def test_one_folder_a_case_with_one_image_however_it_is_called(tmp_path: Path) -> None:
@@ -184,6 +284,12 @@ def test_one_folder_a_case_with_one_image_however_it_is_called(tmp_path: Path) -
         ("p2", ["p2/p2_scan.nrrd"], "p2/p2_seg.nrrd"),
         ("p3", ["p3/image.nii.gz"], None),
     ]
+
+
+def test_a_mask_in_all_folders_beside_the_label_is_no_channel(tmp_path: Path) -> None:
+    for case in ("p1", "p2"):
+        touch(tmp_path, *(f"{case}/{name}.nii.gz" for name in ("image", "brainmask", "label")))
+    assert "brainmask sounds like a label" in refused(tmp_path)
 
 
 def test_images_of_the_same_names_in_all_folders_are_channels(tmp_path: Path) -> None:
@@ -247,6 +353,13 @@ def test_bids_with_several_kinds_asks_which_and_takes_them_as_channels(tmp_path:
     )
 
 
+def test_bids_labels_of_no_subject_are_named(tmp_path: Path) -> None:
+    bids(tmp_path, "derivatives/manual/sub-09/anat/sub-09_dseg.nii.gz", "sub-03/anat/sub-03_FLAIR.nii.gz")
+    touch(tmp_path, "derivatives/manual/sub-03/anat/sub-03_dseg.nii.gz")
+    folder = read_folder(tmp_path, "auto", Choice(BidsChoice(("T1w",))))
+    assert folder.notes == ("1 label has no image: derivatives/manual/sub-09/anat/sub-09_dseg.nii.gz",)
+
+
 def test_bids_labels_of_several_kinds_are_asked_for(tmp_path: Path) -> None:
     bids(tmp_path, "derivatives/auto/sub-01/anat/sub-01_T1w_label-lesion_mask.nii.gz")
     assert "labels of several kinds: auto/label-lesion_mask (1), manual/dseg (3); choose one" in refused(tmp_path)
@@ -282,6 +395,25 @@ def test_columns_of_files_are_channels_by_their_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("layout", "files"),
+    [
+        ("plain", ["images/a.nii.gz", "labels/a.nii.gz"]),
+        ("pictures", ["images/a.png", "masks/a.png"]),
+        ("nnunet", ["imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz"]),
+        ("flat", ["a.nii.gz", "a_label.nii.gz"]),
+        ("folder_per_case", ["a/image.nii.gz", "a/label.nii.gz"]),
+        ("bids", ["sub-a/anat/sub-a_T1w.nii.gz"]),
+    ],
+)
+def test_a_table_beside_another_layout_is_asked_for(layout: str, files: list[str], tmp_path: Path) -> None:
+    touch(tmp_path, *files)
+    (tmp_path / "cases.csv").write_text(f"image,patient\n{files[0]},P7\n")
+    assert f"cases.csv lies in a folder of layout {layout}; choose data.layout=csv or {layout}" in refused(tmp_path)
+    assert [pair.patient for pair in read_folder(tmp_path, "csv").pairs] == ["P7"]
+    assert read_folder(tmp_path, layout).layout == layout
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("label,id\na.nii.gz,x\n", "no column of images among label, id"),
@@ -295,6 +427,32 @@ def test_columns_of_files_are_channels_by_their_names(tmp_path: Path) -> None:
 def test_a_table_that_can_not_be_understood_is_named(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "cases.csv").write_text(text)
     assert said in refused(tmp_path / "cases.csv")
+
+
+@pytest.mark.parametrize("header", ["Image;Label;ID;Patient", "IMAGE;label;Id;PATIENT"])
+def test_columns_are_known_however_they_are_written(header: str, tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii.gz", "a_gt.nii.gz")
+    (tmp_path / "cases.csv").write_text(f"{header}\na.nii.gz;a_gt.nii.gz;one;P7\n")
+    (pair,) = read_folder(tmp_path).pairs
+    assert (pair.id, pair.patient, pair.channels, pair.label) == ("one", "P7", (), tmp_path / "a_gt.nii.gz")
+    patients = tmp_path / "patients.csv"
+    patients.write_text("ID,Patient\none,P9\n")
+    assert patients_of(["one"], str(patients)) == {"one": "P9"}
+
+
+@pytest.mark.parametrize("columns", ["T1,Segmentation", "image,mask_file", "T1,roi2"])
+def test_a_column_that_sounds_like_labels_is_asked_for_and_never_a_channel(columns: str, tmp_path: Path) -> None:
+    (tmp_path / "cases.csv").write_text(f"{columns}\na.nii.gz,b.nii.gz\n")
+    assert f"the column {columns.split(',')[1]} sounds like labels; call it label" in refused(tmp_path)
+
+
+def test_a_mask_beside_a_column_of_labels_is_left_out_and_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii.gz", "brain.nii.gz", "drawn.nii.gz")
+    (tmp_path / "cases.csv").write_text("T1,brainmask,label\na.nii.gz,brain.nii.gz,drawn.nii.gz\n")
+    folder = read_folder(tmp_path)
+    assert folder.channel_names == ("T1",)
+    assert names(tmp_path) == [("a", ["a.nii.gz"], "drawn.nii.gz")]
+    assert "unknown columns, left out: brainmask" in folder.notes[0]
 
 
 # --- nothing known ---------------------------------------------------------------------------------------------------

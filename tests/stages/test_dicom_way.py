@@ -261,6 +261,37 @@ def test_two_files_of_one_slice_that_differ_cost_their_case_in_a_line_that_names
     assert (wrong["code"], wrong["case"]) == ("unreadable", "scan1")
 
 
+def test_segments_of_no_series_and_series_without_segments_are_named(tmp_path):
+    root = write_patients(tmp_path / "data", 3)
+    shutil.rmtree(root / "person 1" / "T1")
+    write_series(root / "person 1" / "T1", volume(1)[0], patient="Doe^1", study=1, name="numbered anew")
+    header = pydicom.dcmread(root / "person 0" / "seg" / "1.dcm")
+    del header.ReferencedSeriesSequence
+    header.save_as(root / "person 0" / "seg" / "1.dcm")
+    write_series(root / "person 4" / "T1", volume(1)[0], patient="Doe^4", study=4, name="labelled by a file")
+    write_series(root / "person 5" / "T1", volume(1)[0], patient="Doe^5", study=5, name="labelled by another")
+    for name in ("person-4_T1", "person-5_T1", "person-9_T1"):
+        (root / "labels").mkdir(exist_ok=True)
+        (root / "labels" / f"{name}.nii.gz").write_bytes(b"")
+    folder = read_folder(root)
+    assert {pair.id: pair.missing for pair in folder.pairs} == {
+        **{f"person-{number}_T1": None for number in (2, 3, 4, 5)},
+        **{f"person-{number}_T1": f"labels/person-{number}_T1.nii.gz" for number in (0, 1)},
+    }
+    assert folder.notes == (
+        "2 DICOM-SEG files have no image: person 0/seg/1.dcm, person 1/seg/1.dcm",
+        "1 label has no image: labels/person-9_T1.nii.gz",
+    )
+    shutil.rmtree(root / "labels")
+    missing = {pair.id: pair.missing for pair in read_folder(root).pairs}
+    assert list(missing.values()) == [None] * 6  # two of six have labels
+    for number in (4, 5):
+        shutil.rmtree(root / f"person {number}")
+    shutil.rmtree(root / "person 0")
+    missing = {pair.id: pair.missing for pair in read_folder(root).pairs}
+    assert missing == {"person-1_T1": "DICOM-SEG of its series", "person-2_T1": None, "person-3_T1": None}
+
+
 def test_a_series_spread_over_folders_of_other_series_is_not_cut(tmp_path):
     whole = write_series(tmp_path / "whole", volume(1)[0], name="T1")
     files = sorted(whole.iterdir())

@@ -482,3 +482,29 @@ def test_a_label_whose_header_was_rounded_is_a_note(cohorts: Path, tmp_path: Pat
     (note,) = (one for one in found["findings"] if one["code"] == "label-grid")
     assert (note["case"], note["file"]) == ("mr_003", "labelsTr/mr_003.nii.gz")
     assert "0.005 mm at a corner" in note["what"]
+
+
+def test_smoothed_masks_are_told_by_inspect_and_prepare_alike(
+    cohorts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(cohorts / "us", tmp_path / "data")
+    for path in (folder / "labels").iterdir():
+        hard = Image.fromarray((np.asarray(Image.open(path)) > 0).astype(np.uint8) * 255)
+        hard.filter(ImageFilter.GaussianBlur(2)).save(path)
+    (folder / "dataset.json").unlink(missing_ok=True)
+    found = seen(folder, "inspect.label_fit=false")
+    assert {code for code, _ in problems(found)} == {"unknown-label-value"}
+    assert "is it a smoothed mask" in found["findings"][0]["what"]
+    assert main(["prepare", f"data.root={folder}", f"workspace={tmp_path / 'ws'}", "prepare.workers=1"]) == 1
+    assert "is it a smoothed mask" in capsys.readouterr().err
+    words = ["data.labels={background: 0, lesion: 255}", "inspect.label_fit=false"]
+    assert problems(seen(folder, *words)) == set()
+
+
+def test_a_label_given_for_a_channel_is_named(cohorts: Path, tmp_path: Path) -> None:
+    images, labels = (sorted((cohorts / "mr" / name).iterdir()) for name in ("imagesTr", "labelsTr"))
+    rows = [f"{image},{label},{image.name[:6]}" for image, label in zip(images, labels, strict=True)]
+    (tmp_path / "cases.csv").write_text("\n".join(["image,image2,id", *rows]))
+    found = seen(tmp_path / "cases.csv", "inspect.label_fit=false")
+    assert problems(found) == {("label-like-image", image.name[:6]) for image in images}
+    assert "the channel image_1 has only" in found["findings"][0]["what"]

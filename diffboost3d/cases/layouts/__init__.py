@@ -21,10 +21,11 @@ from diffboost3d.cases.layouts.folder import (
     read_json,
     without_missing_channels,
 )
+from diffboost3d.cases.layouts.names import IMAGE_FOLDER, folders_named
 from diffboost3d.cases.layouts.nnunet import lists_channels, read_nnunet
 from diffboost3d.cases.layouts.pictures import has_pictures, read_pictures
 from diffboost3d.cases.layouts.plain import is_flat, is_folder_per_case, read_flat, read_folder_per_case, read_plain
-from diffboost3d.cases.layouts.table import is_table, read_csv
+from diffboost3d.cases.layouts.table import TABLE, is_table, read_csv
 from diffboost3d.cases.records import Finding
 from diffboost3d.errors import DataError
 from diffboost3d.imaging.files import ENDINGS, PICTURE_ENDINGS, VOLUME_ENDINGS, ending_of
@@ -109,10 +110,25 @@ def _left_aside(root: Path, layout: str, pairs: tuple[Pair, ...]) -> tuple[str, 
 
 
 def _recognise(root: Path) -> str:
+    """The layout. Raises DataError for none, and for a table of cases beside another: either may be what is meant."""
     if root.is_file():
         if is_table(root.name):
             return "csv"
         raise DataError(f"data.root={root}: is a file, but no CSV; {EXPECTED}")
+    found = _by_names(root)
+    if (root / TABLE).is_file():
+        if found is not None:
+            raise DataError(f"{root}: {TABLE} lies in a folder of layout {found}; choose data.layout=csv or {found}")
+        return "csv"
+    if found is not None:
+        return found
+    if has_dicom(root):
+        return "dicom"
+    raise DataError(f"{root}: the layout isn't recognised; found {_contents(root)}; {EXPECTED}")
+
+
+def _by_names(root: Path) -> str | None:
+    """The layout that names of files and folders tell; None: none."""
     if (root / "imagesTr").is_dir():
         facts = read_json(root / "dataset.json")
         training = facts.get("training")
@@ -120,7 +136,7 @@ def _recognise(root: Path) -> str:
         return "msd" if is_msd and not isinstance(facts.get("dataset"), dict) else "nnunet"
     if has_pictures(root):
         return "pictures"
-    if (root / "images").is_dir():
+    if folders_named(root, IMAGE_FOLDER):
         return "plain"
     if is_bids(root):
         return "bids"
@@ -129,13 +145,7 @@ def _recognise(root: Path) -> str:
         raise DataError(
             f"{root}: images and labels lie both in it and in its folders; choose data.layout={' or '.join(mixed)}"
         )
-    if mixed:
-        return mixed[0]
-    if (root / "cases.csv").is_file():
-        return "csv"
-    if has_dicom(root):
-        return "dicom"
-    raise DataError(f"{root}: the layout isn't recognised; found {_contents(root)}; {EXPECTED}")
+    return mixed[0] if mixed else None
 
 
 def _contents(root: Path) -> str:

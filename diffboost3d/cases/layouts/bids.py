@@ -7,6 +7,7 @@ Names: https://bids-specification.readthedocs.io/en/stable/derivatives/imaging.h
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from diffboost3d.cases.layouts.folder import (
     by_id,
     folders_in,
     images_in,
+    lost_labels,
     missing_channel,
     read_json,
 )
@@ -99,7 +101,9 @@ def read_bids(root: Path, choice: BidsChoice = FREE.bids) -> Folder:
                 patient=first.subject,
             )
         )
-    return _described(root, pairs, findings, wanted, raw, kind)
+    alone = [label.path for label in labels if all(_left(file, label) is None for file in raw)]
+    folder = _described(root, pairs, findings, wanted, raw, kind)
+    return dataclasses.replace(folder, notes=lost_labels(root, alone))
 
 
 def _described(

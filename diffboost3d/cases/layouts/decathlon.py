@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from diffboost3d.cases.layouts.folder import Folder, described, images_in, pair_of, read_json
+from diffboost3d.cases.layouts.folder import Folder, described, images_in, lost_in_list, pair_of, read_json
 from diffboost3d.errors import DataError
 from diffboost3d.imaging.files import stem_of
 
@@ -22,4 +22,4 @@ def read_msd(root: Path) -> Folder:
         pairs.append(pair_of(root, stem_of(image), image, label))
     listed = {pair.image.resolve() for pair in pairs}
     unlisted = sum(image.resolve() not in listed for image in images_in(root / "imagesTr"))
-    return dataclasses.replace(described(root, "msd", facts, pairs), unlisted=unlisted)
+    return dataclasses.replace(described(root, "msd", facts, pairs), unlisted=unlisted, notes=lost_in_list(root, pairs))

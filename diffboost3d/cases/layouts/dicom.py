@@ -14,7 +14,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffboost3d.cases.layouts.folder import SKIPPED, Folder, Pair, described, read_json
+from diffboost3d.cases.layouts.folder import (
+    SKIPPED,
+    Folder,
+    Pair,
+    described,
+    images_in,
+    lost_labels,
+    read_json,
+    with_missing_labels,
+)
 from diffboost3d.cases.records import Finding
 from diffboost3d.errors import DataError
 from diffboost3d.imaging.dicom import Series, is_dicom, series_in
@@ -74,6 +83,7 @@ def read_dicom(root: Path, patterns: Sequence[str] = ()) -> Folder:
                 patient=patients[case.id],
             )
         )
+    pairs = with_missing_labels(pairs, lambda pair: "DICOM-SEG of its series")
     kinds = {MODALITIES.get(one.modality, "") for case in cases for one in case.series}
     folder = described(root, "dicom", read_json(root / "dataset.json"), pairs)
     return dataclasses.replace(
@@ -82,7 +92,7 @@ def read_dicom(root: Path, patterns: Sequence[str] = ()) -> Folder:
         labels=folder.labels or labels_of_segments(used),
         channel_names=folder.channel_names or (tuple(patterns) if len(patterns) > 1 else ()),
         findings=tuple(left_out),
-        notes=_of_copies(root, found),
+        notes=(*_of_copies(root, found), *_lost_labels(root, found, cases)),
     )
 
 
@@ -92,6 +102,16 @@ def _of_copies(root: Path, found: Sequence[Series]) -> tuple[str, ...]:
         return ()
     what = "DICOM files are copies of others" if len(copies) > 1 else "DICOM file is a copy of another"
     return (f"{len(copies)} {what}, e.g. {os.path.relpath(copies[0], root)}; each is taken once",)
+
+
+def _lost_labels(root: Path, found: Sequence[Series], cases: Sequence[DicomCase]) -> tuple[str, ...]:
+    """A note on DICOM-SEG of series that are not there, and one on files in `labels/` of no case or series."""
+    images = {one.uid for one in found if one.kind == "image"}
+    drawn = [one for one in found if one.kind == "segmentation" and not images & set(one.references)]
+    names = {case.id for case in cases} | {_folder_of(one).name for one in found if one.kind == "image"}
+    files = [path for path in images_in(root / LABELS, VOLUME_ENDINGS) if stem_of(path) not in names]
+    segments = [path for one in drawn for path in one.files]
+    return (*lost_labels(root, segments, "DICOM-SEG file"), *lost_labels(root, files))
 
 
 def dicom_cases(root: Path, patterns: Sequence[str] = ()) -> tuple[list[DicomCase], list[Finding]]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diffboost3d.cases.records import Finding
 from diffboost3d.errors import DataError
-from diffboost3d.imaging.files import ending_of
+from diffboost3d.imaging.files import ending_of, stem_of
 
 SKIPPED = "the case is skipped"
+SHOWN = 3  # names in a note
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,36 @@ def without_missing_channels(root: Path, pairs: Sequence[Pair]) -> tuple[list[Pa
     return kept, findings
 
 
+def with_missing_labels(pairs: Sequence[Pair], name: Callable[[Pair], str]) -> list[Pair]:
+    """The pairs; where most have labels, each other one misses its own, whose name is `name` of it."""
+    if 2 * sum(pair.label is not None for pair in pairs) <= len(pairs):
+        return list(pairs)
+    return [pair if pair.label or pair.missing else dataclasses.replace(pair, missing=name(pair)) for pair in pairs]
+
+
+def lost_labels(root: Path, paths: Iterable[Path], what: str = "label") -> tuple[str, ...]:
+    """A note on the labels that no image has, if there are any."""
+    names = sorted(os.path.relpath(path, root) for path in paths)
+    if not names:
+        return ()
+    return (f"{len(names)} {what}{' has' if len(names) == 1 else 's have'} no image: {some(names)}",)
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few names."""
+    return ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
+
+
+def lost_in_list(root: Path, pairs: Sequence[Pair]) -> tuple[str, ...]:
+    """`lost_labels` in `labelsTr/` of a listed or numbered set; those of images that a list leaves out are not lost."""
+    used = {os.path.abspath(pair.label) for pair in pairs if pair.label}
+    labelled = {pair.id for pair in pairs if pair.label}
+    stems = {stem_of(image) for image in images_in(root / "imagesTr")}
+    known = (stems | {re.sub(r"_\d{4}$", "", stem) for stem in stems}) - labelled
+    left = [path for path in images_in(root / "labelsTr") if os.path.abspath(path) not in used]
+    return lost_labels(root, [path for path in left if stem_of(path) not in known])
+
+
 def missing_channel(case: str, name: str, others: str = "") -> Finding:
     """A case that a channel is missing of; others: files of it that are of no channel."""
     instead = f"; there is {others}, a channel that dataset.json does not name" if others else ""
@@ -142,7 +175,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise DataError(f"{path}: is no valid JSON ({error})") from error
     if not isinstance(value, dict):

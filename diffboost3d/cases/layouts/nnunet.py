@@ -13,6 +13,7 @@ from diffboost3d.cases.layouts.folder import (
     Pair,
     described,
     images_in,
+    lost_in_list,
     missing_channel,
     pair_of,
     read_json,
@@ -41,7 +42,7 @@ def read_nnunet(root: Path) -> Folder:
     kept, unlisted = _of_the_list(facts, cases)
     count = len(folder.channel_names) or max((len(numbers) for numbers in kept.values()), default=1)
     pairs, findings = _pairs(root, facts, kept, count, isinstance(listed, dict) and bool(listed))
-    notes = []
+    notes = [*lost_in_list(root, pairs)]
     if regions:
         notes.append(
             f"dataset.json has regions ({', '.join(regions)}), which share voxels; each label value is learned as a label of "
@@ -129,6 +130,9 @@ def _pairs(
     root: Path, facts: Mapping[str, Any], cases: Mapping[str, dict[int, Path]], count: int, is_listed: bool
 ) -> tuple[list[Pair], list[Finding]]:
     pairs, findings = [], []
+    labels: dict[str, list[Path]] = {}
+    for path in images_in(root / "labelsTr"):
+        labels.setdefault(stem_of(path), []).append(path)
     for case, channels in cases.items():
         lost = [number for number in range(count) if number not in channels or not channels[number].is_file()]
         if lost and (count > 1 or is_listed or lost[0] not in channels):
@@ -137,16 +141,19 @@ def _pairs(
             findings.append(missing_channel(case, there, more))
             continue
         first, *others = (channels[number] for number in sorted(channels))
-        label = _label_of(root, case, first, facts.get("dataset") if is_listed else None)
+        if is_listed:
+            told = facts["dataset"][case].get("label")
+            label = root / str(told) if told else None
+        else:
+            label = _label_of(root / "labelsTr", case, first, labels.get(case, []))
         pairs.append(dataclasses.replace(pair_of(root, case, first, label), channels=tuple(others)))
     return pairs, findings
 
 
-def _label_of(root: Path, case: str, image: Path, listed: Mapping[str, Any] | None) -> Path | None:
-    if listed is not None:
-        told = listed[case].get("label")
-        return root / str(told) if told else None
-    return root / "labelsTr" / f"{case}{ending_of(image)}"
+def _label_of(folder: Path, case: str, image: Path, there: Sequence[Path]) -> Path:
+    """Of the labels of a case's name the one with its image's ending, else the first; where there are none, what is missing."""
+    own = folder / f"{case}{ending_of(image)}"
+    return own if own in there or not there else there[0]
 
 
 def lists_channels(root: Path, training: Sequence[Any]) -> bool:

@@ -6,29 +6,46 @@ The class of an image, for splits that keep the share of classes, is its folder'
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffboost3d.cases.layouts.folder import Folder, Pair, described, folders_in, images_in, read_json
-from diffboost3d.cases.layouts.plain import LABEL_FOLDERS
+from diffboost3d.cases.layouts.folder import (
+    Folder,
+    Pair,
+    described,
+    folders_in,
+    images_in,
+    lost_labels,
+    read_json,
+    some,
+)
+from diffboost3d.cases.layouts.names import (
+    IMAGE_FOLDER,
+    LABEL_FOLDERS,
+    LABEL_WORDS,
+    could_be_label,
+    folders_named,
+    images_in_all,
+    longer_name,
+)
+from diffboost3d.cases.layouts.table import read_rows
+from diffboost3d.cases.records import Finding
 from diffboost3d.errors import DataError
 from diffboost3d.imaging.dicom import DICOM_ENDINGS
 from diffboost3d.imaging.files import PICTURE_ENDINGS, VOLUME_ENDINGS, ending_of, stem_of
 
-MASK_NAME = re.compile(r"^(?P<image>.+?)[_ -](?:mask|seg)(?:[_ -]?\d+)?$", re.IGNORECASE)
+MASK_NAME = re.compile(rf"^(?P<image>.+?)[_ .-](?:{'|'.join(LABEL_WORDS)})(?:[_ -]?\d+)?$", re.IGNORECASE)
 INDEX = "index.csv"
 FILE_COLUMNS, CLASS_COLUMNS, PATIENT_COLUMNS = ("file", "image", "filename"), ("class", "stratum"), ("patient",)
-SHOWN = 3  # names in a note
 
 
 def has_pictures(root: Path) -> bool:
     """Whether a folder mostly is one of these: images/ of pictures, or pictures with a mask beside them, also by class."""
-    if (root / "images").is_dir():
-        return _mostly_pictures(images_in(root / "images"))
+    if of_images := folders_named(root, IMAGE_FOLDER):
+        return _mostly_pictures(images_in_all(of_images))
     folders = (root, *_class_folders(root))
     marked = any(mask for folder in folders for _, mask in _beside(images_in(folder, PICTURE_ENDINGS)))
     return marked and _mostly_pictures(path for path in root.rglob("*") if not path.name.startswith("."))
@@ -45,61 +62,69 @@ def _mostly_pictures(paths: Iterable[Path]) -> bool:
 
 
 def read_pictures(root: Path) -> Folder:
-    """Masks beside their images or in a folder of their own, classes by folder or index.csv; see `picture_pairs`."""
-    pairs, notes = picture_pairs(root)
-    return dataclasses.replace(described(root, "pictures", read_json(root / "dataset.json"), pairs), notes=notes)
-
-
-def picture_pairs(root: Path) -> tuple[list[Pair], tuple[str, ...]]:
-    """The pairs of a picture folder, and what its user should know of it, a line each.
+    """Masks beside their images or in a folder of their own, classes by folder or index.csv.
 
     Raises:
         DataError: an index.csv that can't be read or names no file column.
     """
-    if (root / "images").is_dir():
-        return _in_two_folders(root)
-    pairs, orphans = [], []
+    if folders_named(root, IMAGE_FOLDER):
+        pairs, notes = _in_two_folders(root)
+        findings: list[Finding] = []
+    else:
+        pairs, notes, findings = _in_class_folders(root)
+    folder = described(root, "pictures", read_json(root / "dataset.json"), pairs)
+    return dataclasses.replace(folder, notes=notes, findings=tuple(findings))
+
+
+def _in_class_folders(root: Path) -> tuple[list[Pair], tuple[str, ...], list[Finding]]:
+    """Masks beside their images, in the folder or in one a class: pairs, notes, and what could be a mask by another name."""
+    pairs: list[Pair] = []
+    findings: list[Finding] = []
+    orphans = []
     for folder in (root, *_class_folders(root)):
-        for image, masks in _beside(images_in(folder, PICTURE_ENDINGS)):
-            if _named(stem_of(image)) and not masks:
-                orphans.append(image.name)
-                continue
-            stratum = None if folder == root else folder.name
-            label = masks[0] if masks else None
-            missing = None if masks else f"{stem_of(image)}_mask beside {image.name}"
-            pairs.append(
-                Pair(_identifier(image, stratum), image, label, missing, masks=tuple(masks[1:]), stratum=stratum)
-            )
-    return pairs, _orphan_note(orphans)
+        beside = _beside(images_in(folder, PICTURE_ENDINGS))
+        stems = {stem_of(image) for image, _ in beside}
+        stratum = None if folder == root else folder.name
+        for image, masks in beside:
+            stem, case = stem_of(image), _identifier(image, stratum)
+            if masks:
+                pairs.append(Pair(case, image, masks[0], masks=tuple(masks[1:]), stratum=stratum))
+            elif _named(stem):
+                orphans.append(image)
+            elif other := longer_name(stem, stems):
+                findings.append(could_be_label(case, image, other))
+            else:
+                pairs.append(Pair(case, image, None, f"{stem}_mask beside {image.name}", stratum=stratum))
+    return pairs, lost_labels(root, orphans, "mask"), findings
 
 
 def _in_two_folders(root: Path) -> tuple[list[Pair], tuple[str, ...]]:
     """`images/` and `masks/` or `labels/`, with index.csv or without."""
-    where = next((name for name in LABEL_FOLDERS if (root / name).is_dir()), LABEL_FOLDERS[0])
-    images = images_in(root / "images")
+    label_folders = folders_named(root, *LABEL_FOLDERS) or [root / LABEL_FOLDERS[0]]
+    images = images_in_all(folders_named(root, IMAGE_FOLDER))
     names = {stem_of(image) for image in images}
     masks: dict[str, list[Path]] = {}
     orphans = []
-    for path in (path for name in LABEL_FOLDERS for path in images_in(root / name)):
+    for path in images_in_all(label_folders):
         stem = stem_of(path)
         owner = stem if stem in names else _named(stem)
         if owner in names:
             masks.setdefault(str(owner), []).append(path)
         else:
-            orphans.append(path.name)
+            orphans.append(path)
     rows = _index(root / INDEX)
     pairs = []
     for image in images:
         stem = stem_of(image)
         row = rows.get(image.name) or rows.get(stem) or _Row()
         own = masks.get(stem, [])
-        label, missing = (own[0], None) if own else (None, f"{where}/{image.name}")
+        label, missing = (own[0], None) if own else (None, f"{label_folders[0].name}/{image.name}")
         pairs.append(Pair(stem, image, label, missing, (), tuple(own[1:]), row.patient, row.stratum))
-    notes = _orphan_note(orphans)
+    notes = lost_labels(root, orphans, "mask")
     if gone := sorted(name for name in rows if stem_of(name) not in names):
-        notes += (f"{len(gone)} files of {INDEX} are not in images/: {_some(gone)}",)
+        notes += (f"{len(gone)} files of {INDEX} are not in images/: {some(gone)}",)
     if rows and (new := sorted(image.name for image in images if not {image.name, stem_of(image)} & set(rows))):
-        notes += (f"{len(new)} images are not in {INDEX}: {_some(new)}",)
+        notes += (f"{len(new)} images are not in {INDEX}: {some(new)}",)
     return pairs, notes
 
 
@@ -143,14 +168,9 @@ def _index(path: Path) -> dict[str, _Row]:
     """Image file -> its row; empty where there is no such file, or none of the columns that are read."""
     if not path.is_file():
         return {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: can't be read ({error})") from error
     found = {}
-    for row in rows:
-        values = {str(name).strip().lower(): str(value).strip() for name, value in row.items() if value}
+    for row in read_rows(path)[1]:
+        values = {name.lower(): value for name, value in row.items() if value}
         name = _first(values, FILE_COLUMNS)
         if name is None:
             raise DataError(f"{path}: a row names no file; expected a column {' or '.join(FILE_COLUMNS)}")
@@ -160,12 +180,3 @@ def _index(path: Path) -> dict[str, _Row]:
 
 def _first(values: Mapping[str, str], names: Iterable[str]) -> str | None:
     return next((values[name] for name in names if values.get(name)), None)
-
-
-# --- what is said ---------------------------------------------------------------------------------------------------
-def _orphan_note(orphans: list[str]) -> tuple[str, ...]:
-    return (f"{len(orphans)} masks have no image: {_some(sorted(orphans))}",) if orphans else ()
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

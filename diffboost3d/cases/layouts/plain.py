@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from diffboost3d.cases.layouts.folder import (
@@ -16,41 +17,68 @@ from diffboost3d.cases.layouts.folder import (
     described,
     folders_in,
     images_in,
+    lost_labels,
     missing_channel,
     pair_of,
     read_json,
+    with_missing_labels,
+)
+from diffboost3d.cases.layouts.names import (
+    IMAGE_FOLDER,
+    IMAGE_NAME,
+    LABEL_FOLDERS,
+    LABEL_NAME,
+    could_be_label,
+    folders_named,
+    images_in_all,
+    longer_name,
+    sounds_like_label,
 )
 from diffboost3d.cases.records import Finding
 from diffboost3d.errors import DataError
 from diffboost3d.imaging.files import VOLUME_ENDINGS, stem_of
 
-LABEL_FOLDERS = ("labels", "masks")
-LABEL_WORDS = ("label", "labels", "seg", "segmentation", "mask")
-IMAGE_WORDS = ("image", "img")
-_LABEL = re.compile(rf"(?:(.+)[_\-.])?({'|'.join(LABEL_WORDS)})", re.IGNORECASE)
-_IMAGE = re.compile(rf"(?:(.+)[_\-.])?({'|'.join(IMAGE_WORDS)})", re.IGNORECASE)
-
 
 def read_plain(root: Path) -> Folder:
     """`images/` and `labels/` (or `masks/`) with files of the same name, whatever the ending; `dataset.json` optional.
 
+    A label may have `_label`, `_seg`, `_mask` or the like behind the name, an image `_image`.
+
     Raises:
         DataError: a case has two labels.
     """
+    images = images_in_all(folders_named(root, IMAGE_FOLDER))
+    cases = {_without(IMAGE_NAME, stem_of(image)): stem_of(image) for image in images}
+    cases |= {stem_of(image): stem_of(image) for image in images}
     labels: dict[str, Path] = {}
-    for path in (path for name in LABEL_FOLDERS for path in images_in(root / name)):
-        _put(root, labels, stem_of(path), path)
-    where = next((name for name in LABEL_FOLDERS if (root / name).is_dir()), LABEL_FOLDERS[0])
-    pairs = []
-    for image in images_in(root / "images"):
-        case = stem_of(image)
-        pairs.append(pair_of(root, case, image, labels.get(case, root / where / image.name)))
-    return described(root, "plain", read_json(root / "dataset.json"), pairs)
+    lost = []
+    label_folders = folders_named(root, *LABEL_FOLDERS) or [root / LABEL_FOLDERS[0]]
+    for path in images_in_all(label_folders):
+        stem = stem_of(path)
+        case = cases.get(stem) or cases.get(_without(LABEL_NAME, stem))
+        if case is None:
+            lost.append(path)
+        else:
+            _put(root, labels, case, path)
+    pairs = [
+        pair_of(root, stem_of(image), image, labels.get(stem_of(image), label_folders[0] / image.name))
+        for image in images
+    ]
+    folder = described(root, "plain", read_json(root / "dataset.json"), pairs)
+    return dataclasses.replace(folder, notes=lost_labels(root, lost))
+
+
+def _without(pattern: re.Pattern[str], stem: str) -> str:
+    """A name without the word behind it that tells an image or a label."""
+    match = pattern.fullmatch(stem)
+    return (match and match[1]) or stem
 
 
 # --- beside each other -----------------------------------------------------------------------------------------------
 def read_flat(root: Path) -> Folder:
     """Volumes and labels in one folder: `CASE` or `CASE_image`, and `CASE_label`, `CASE_seg` or `CASE_mask`.
+
+    `CASE_word` without a label is among the findings: a misspelt label must not become an image.
 
     Raises:
         DataError: a case has two labels or two images.
@@ -59,17 +87,19 @@ def read_flat(root: Path) -> Folder:
     labels: dict[str, Path] = {}
     for path in images_in(root, VOLUME_ENDINGS):
         stem = stem_of(path)
-        label, image = _LABEL.fullmatch(stem), _IMAGE.fullmatch(stem)
-        case = (label and label[1]) or (image and image[1]) or stem
-        _put(root, labels if label and label[1] else images, case, path)
-    pairs = [Pair(case, image, labels.get(case)) for case, image in images.items()]
+        owner = _without(LABEL_NAME, stem)
+        _put(root, *((labels, owner) if owner != stem else (images, _without(IMAGE_NAME, stem))), path)
+    odd = {case: other for case in set(images) - set(labels) if (other := longer_name(case, images))}
+    pairs = [Pair(case, image, labels.get(case)) for case, image in images.items() if case not in odd]
+    pairs = with_missing_labels(pairs, _named_as_most(labels))
     alone = sorted(set(labels) - set(images))
     if alone and len(alone) == len(labels):
         raise DataError(f"{labels[alone[0]]}: named as a label, but there is no image {alone[0]} beside it")
-    findings = tuple(
-        Finding(case, f"{labels[case].name} has no image beside it", "the label is left out") for case in alone
+    findings = [Finding(case, f"{labels[case].name} has no image beside it", "the label is left out") for case in alone]
+    findings += [could_be_label(case, images[case], other) for case, other in sorted(odd.items())]
+    return dataclasses.replace(
+        described(root, "flat", read_json(root / "dataset.json"), pairs), findings=tuple(findings)
     )
-    return dataclasses.replace(described(root, "flat", read_json(root / "dataset.json"), pairs), findings=findings)
 
 
 def _put(root: Path, where: dict[str, Path], case: str, path: Path) -> None:
@@ -81,11 +111,19 @@ def _put(root: Path, where: dict[str, Path], case: str, path: Path) -> None:
     where[case] = path
 
 
+def _named_as_most(labels: Mapping[str, Path]) -> Callable[[Pair], str]:
+    """How the label of a case would be called: as most are, with the case's name before it or without."""
+    ends = Counter((path.name.startswith(case), path.name.removeprefix(case)) for case, path in labels.items())
+    (has_name, end), _ = ends.most_common(1)[0] if ends else ((True, ""), 0)
+    return lambda pair: f"{pair.id if has_name else ''}{end}"
+
+
 def is_flat(root: Path) -> bool:
     """Whether a label lies beside its image."""
     stems = {stem_of(path) for path in images_in(root, VOLUME_ENDINGS)}
-    cases = {match[1] for stem in stems if (match := _LABEL.fullmatch(stem)) and match[1]}
-    return any(case in stems or any(f"{case}_{word}" in stems for word in IMAGE_WORDS) for case in cases)
+    images = {stem: _without(IMAGE_NAME, stem) for stem in stems if _without(LABEL_NAME, stem) == stem}
+    labelled = {_without(LABEL_NAME, stem) for stem in stems - set(images)}
+    return bool(labelled & set(images.values()))
 
 
 # --- one folder a case -----------------------------------------------------------------------------------------------
@@ -100,7 +138,7 @@ def read_folder_per_case(root: Path) -> Folder:
     for folder in folders_in(root):
         for path in images_in(folder, VOLUME_ENDINGS):
             name = _own_name(stem_of(path), folder.name)
-            if _LABEL.fullmatch(name):
+            if LABEL_NAME.fullmatch(name):
                 _put(folder, labels, folder.name, path)
             else:
                 _put(folder, images.setdefault(folder.name, {}), name, path)
@@ -113,9 +151,14 @@ def read_folder_per_case(root: Path) -> Folder:
             continue
         first, *others = (found[name] for name in channels) if channels else found.values()
         pairs.append(Pair(case, first, labels.get(case), channels=tuple(others)))
+    named = _named_as_most(labels)
+    pairs = with_missing_labels(pairs, lambda pair: f"{pair.id}/{named(pair)}")
+    alone = [path for case, path in labels.items() if case not in images]
     folder_of_all = described(root, "folder_per_case", read_json(root / "dataset.json"), pairs)
     names = folder_of_all.channel_names or (channels if len(channels) > 1 else ())
-    return dataclasses.replace(folder_of_all, channel_names=tuple(names), findings=tuple(findings))
+    return dataclasses.replace(
+        folder_of_all, channel_names=tuple(names), findings=tuple(findings), notes=lost_labels(root, alone)
+    )
 
 
 def _own_name(stem: str, case: str) -> str:
@@ -135,6 +178,11 @@ def _channels(root: Path, images: dict[str, dict[str, Path]]) -> tuple[str, ...]
             f"{root / case}: {len(images[case])} images ({', '.join(sorted(images[case]))}), and {rare[0]} is in few other "
             "folders; give all cases the same names, or list the files in a CSV (data.layout=csv)"
         )
+    if drawn := sorted(filter(sounds_like_label, counts)):
+        raise DataError(
+            f"{root}: channels would be {', '.join(sorted(counts))}, but {drawn[0]} sounds like a label; move it elsewhere, or "
+            "list the files in a CSV (data.layout=csv)"
+        )
     return tuple(sorted(counts))
 
 
@@ -142,7 +190,7 @@ def is_folder_per_case(root: Path) -> bool:
     """Whether a folder in it holds an image and a label."""
     for folder in folders_in(root):
         names = [_own_name(stem_of(path), folder.name) for path in images_in(folder, VOLUME_ENDINGS)]
-        marked = [name for name in names if _LABEL.fullmatch(name)]
+        marked = [name for name in names if LABEL_NAME.fullmatch(name)]
         if marked and len(marked) < len(names):
             return True
     return False

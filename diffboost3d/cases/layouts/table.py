@@ -14,14 +14,18 @@ from diffboost3d.cases.layouts.folder import (
     described,
     pair_of,
     read_json,
+    with_missing_labels,
     without_missing_channels,
 )
+from diffboost3d.cases.layouts.names import sounds_like_label
 from diffboost3d.cases.records import Finding
 from diffboost3d.errors import DataError
 from diffboost3d.imaging.files import ending_of, stem_of
 
+TABLE = "cases.csv"
 TABLE_ENDINGS = (".csv", ".tsv")
 COLUMNS = ("image", "label", "id", "patient", "stratum")
+_IMAGE_COLUMN = re.compile(r"image\d*")
 EXPECTED = (
     "expected columns image (image2, image3, ... for further channels, or one column a channel, named after it), label, id, "
     "patient, stratum"
@@ -30,6 +34,8 @@ EXPECTED = (
 
 def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Column names and rows of a CSV file, separated by commas, semicolons or tabs; blanks around cells are cut off.
+
+    Names of `COLUMNS` come in lower case, however they are written; all others as they are.
 
     Raises:
         DataError: it can't be read, has no header, names a column twice, or a row has more cells than the header.
@@ -40,7 +46,7 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         raise DataError(f"{path}: can't be read as a UTF-8 table ({error})") from error
     head = text.partition("\n")[0]
     lines = list(csv.reader(text.splitlines(), delimiter=max(",;\t", key=head.count)))
-    columns = [cell.strip() for cell in lines[0]] if lines else []
+    columns = [_column(cell.strip()) for cell in lines[0]] if lines else []
     if not any(columns):
         raise DataError(f"{path}: has no header; {EXPECTED}")
     if twice := sorted({name for name in columns if name and columns.count(name) > 1}):
@@ -55,16 +61,28 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     return columns, rows
 
 
+def _column(name: str) -> str:
+    low = name.lower()
+    return low if low in COLUMNS or _IMAGE_COLUMN.fullmatch(low) else name
+
+
 def read_csv(root: Path) -> Folder:
     """A CSV file, or a folder with `cases.csv` or just one table; paths are relative to its folder, cells may be empty.
 
     Raises:
-        DataError: no such table, no column of images, or a row without an image.
+        DataError: no such table, no column of images, or no column `label` but one of files that sounds like it.
     """
     path = _table_in(root)
     base = path.parent
     columns, rows = read_rows(path)
     images, unknown = _image_columns(columns, rows)
+    if "label" not in columns and (
+        drawn := [one for one in unknown if sounds_like_label(one) and _holds_files(one, rows)]
+    ):
+        raise DataError(
+            f"{path}: the column {drawn[0]} sounds like labels; call it label if it holds them, else take it out, or call the "
+            "columns of images image, image2, ..."
+        )
     if not images:
         raise DataError(f"{path}: no column of images among {', '.join(columns)}; {EXPECTED}")
     pairs: list[Pair] = []
@@ -78,9 +96,10 @@ def read_csv(root: Path) -> Folder:
         else:
             pairs.append(pair)
     pairs, lost = without_missing_channels(base, pairs)
+    pairs = with_missing_labels(pairs, lambda pair: f"in {path.name}")
     notes = [f"{path.name}: unknown columns, left out: {', '.join(unknown)}; {EXPECTED}"] if unknown else []
     folder = described(base, "csv", read_json(base / "dataset.json"), pairs)
-    told = [name for name in images if not re.fullmatch(r"image\d*", name)]
+    told = [name for name in images if not _IMAGE_COLUMN.fullmatch(name)]
     names = tuple(told) if len(told) == len(images) else folder.channel_names
     return dataclasses.replace(
         folder, channel_names=names, findings=(*findings, *lost), notes=tuple(notes), name=folder.name
@@ -90,33 +109,31 @@ def read_csv(root: Path) -> Folder:
 def _table_in(root: Path) -> Path:
     if root.is_file():
         return root
-    if (root / "cases.csv").is_file():
-        return root / "cases.csv"
+    if (root / TABLE).is_file():
+        return root / TABLE
     tables = sorted(path for path in root.iterdir() if path.name.lower().endswith(TABLE_ENDINGS))
     if len(tables) != 1:
         names = ", ".join(path.name for path in tables) or "none"
-        raise DataError(f"{root}: no cases.csv, and not just one table ({names}); name it: data.root={root}/FILE.csv")
+        raise DataError(f"{root}: no {TABLE}, and not just one table ({names}); name it: data.root={root}/FILE.csv")
     return tables[0]
 
 
-def _image_columns(
-    columns: list[str], rows: list[Mapping[str, str]] | list[dict[str, str]]
-) -> tuple[list[str], list[str]]:
+def _image_columns(columns: list[str], rows: list[dict[str, str]]) -> tuple[list[str], list[str]]:
     """Columns of image files in order of channels, and those that nothing is known of.
 
-    Without a column `image` they are those that hold names of image files only.
+    Without a column `image` they are those that hold names of image files only, and don't sound like labels.
     """
-    numbered = [name for name in columns if re.fullmatch(r"image\d*", name)]
+    numbered = [name for name in columns if _IMAGE_COLUMN.fullmatch(name)]
     others = [name for name in columns if name and name not in numbered and name not in COLUMNS]
-    if "image" in numbered or numbered:
+    if numbered:
         return sorted(numbered, key=lambda name: int(name[5:] or 1)), others
-
-    def holds_files(name: str) -> bool:
-        values = [row[name] for row in rows if row[name]]
-        return bool(values) and all(ending_of(value) for value in values)
-
-    channels = [name for name in others if holds_files(name)]
+    channels = [name for name in others if _holds_files(name, rows) and not sounds_like_label(name)]
     return channels, [name for name in others if name not in channels]
+
+
+def _holds_files(name: str, rows: list[dict[str, str]]) -> bool:
+    values = [row[name] for row in rows if row[name]]
+    return bool(values) and all(ending_of(value) for value in values)
 
 
 def _pair(base: Path, row: Mapping[str, str], images: list[str]) -> Pair:
