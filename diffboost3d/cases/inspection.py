@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from diffboost3d.cases.checks import CheckedPair, check_image, check_pair, rounded_files
 from diffboost3d.cases.layouts import Pair
+from diffboost3d.cases.lookalikes import are_swapped, values_as_of_label
 from diffboost3d.cases.records import Finding
 from diffboost3d.errors import DataError
 from diffboost3d.imaging.channels import channels_of, first_channel, read_channels
@@ -23,7 +24,6 @@ from diffboost3d.imaging.geometry import Grid
 PROBLEM, NOTE = "problem", "note"
 PERCENTILES = (0.5, 25.0, 50.0, 75.0, 99.5)
 SAMPLE = 2_000_000  # voxels that percentiles are taken of
-MANY_VALUES = 32  # distinct values from which a "label" may be an image
 THUMBNAIL = 16  # voxels a side
 ROUNDED = "nothing: so little comes of a rounded header, and the voxels are taken for those of the image"
 SWAPPED = "the label has the values of an image, its image those of a label"
@@ -187,7 +187,7 @@ def look(pair: Pair, root: Path, known: Collection[int] | None, patient: str, re
         assert finding is not None
         image, refused = _refusal(pair, root, reading, finding.problem)
         found.append(refused)
-    elif label_name is not None and checked.label is not None and _swapped(checked.image.array, checked.label):
+    elif label_name is not None and checked.label is not None and are_swapped(checked.image.array, checked.label):
         found.append(observation("swapped", pair.id, label_name, SWAPPED))
         checked = None
     if checked is not None and checked.image.coloured:
@@ -249,7 +249,7 @@ def _refusal(pair: Pair, root: Path, reading: Reading, said: str) -> tuple[Volum
         label = read(pair.label)
     except DataError:
         return image, observation(_code_of_file(pair.label), pair.id, name, what)
-    if _swapped(image.array, label.array):
+    if are_swapped(image.array, label.array):
         return image, observation("swapped", pair.id, name, SWAPPED)
     return image, observation(_code_of_label(image, label), pair.id, name, what)
 
@@ -318,25 +318,12 @@ def _code_of_label(image: Volume, label: Volume) -> str:
     return "label-not-whole" if np.abs(np.round(label.array) - label.array).max() > 1e-3 else "unknown-label-value"
 
 
-def _swapped(image: NDArray[Any], label: NDArray[Any]) -> bool:
-    """Whether the image has few whole numbers and the label many values: each looks like the other."""
-    if not np.isfinite(label).all() or not np.isfinite(image).all():
-        return False
-    many = len(np.unique(label))
-    if many <= MANY_VALUES:
-        return False
-    values = np.unique(image)
-    return bool(4 * len(values) < many and (values == np.round(values)).all())
-
-
 def _label_like(pair: Pair, root: Path, names: Sequence[str], array: NDArray[Any]) -> Iterator[Observation]:
-    """Channels that have few whole numbers, as a label map has that was given for an image."""
+    """Channels that have the values of a label map, which was given for an image."""
     for number, channel in enumerate(channels_of(array)):
-        some = np.unique(channel.flat[:: 1 + channel.size // SAMPLE])
-        values = some if len(some) > MANY_VALUES else np.unique(channel)
-        if 1 < len(values) <= MANY_VALUES and (values == np.round(values)).all():
+        if (count := values_as_of_label(channel)) is not None:
             which = f"the channel {names[number]}" if len(names) > 1 else "the image"
-            what = f"{which} has only {len(values)} values, whole numbers, as a label has"
+            what = f"{which} has only {count} values, whole numbers, as a label has"
             file = os.path.relpath(pair.channels[number - 1] if number and pair.channels else pair.image, root)
             yield observation("label-like-image", pair.id, file, what)
 

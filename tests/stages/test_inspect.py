@@ -501,6 +501,14 @@ def test_smoothed_masks_are_told_by_inspect_and_prepare_alike(
     assert problems(seen(folder, *words)) == set()
 
 
+def test_an_image_of_few_grey_levels_is_an_image(cohorts: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(cohorts / "mr", tmp_path / "data")
+    for path in (folder / "imagesTr").iterdir():
+        array = array_of(path).astype(float)
+        save(path, np.clip(array * 20 / np.percentile(array, 99.5), 0, 24).astype(np.uint8))
+    assert problems(seen(folder, "inspect.label_fit=false")) == set()
+
+
 def test_a_label_given_for_a_channel_is_named(cohorts: Path, tmp_path: Path) -> None:
     images, labels = (sorted((cohorts / "mr" / name).iterdir()) for name in ("imagesTr", "labelsTr"))
     rows = [f"{image},{label},{image.name[:6]}" for image, label in zip(images, labels, strict=True)]
