@@ -235,7 +235,7 @@ def test_images_in_the_place_of_labels_are_refused(pictures: Path, tmp_path: Pat
     for path in (pictures / "masks").iterdir():
         many = np.arange(20 * 16, dtype=np.uint16).reshape(16, 20)
         Image.fromarray(many).save(path)
-    with pytest.raises(DataError, match="319 labels"):
+    with pytest.raises(DataError, match="320 grey levels"):
         prepare(pictures, tmp_path / "ws")
 
 
