@@ -78,9 +78,8 @@ def _run_cell(
     if arm.merge == "instead":
         training = _without_real(training, title)
     validation = [_load(workspace, manifest, case, []) for case in cases_of(manifest, split.validation)]
-    shapes = [
-        case.grid.shape for case in cases_of(manifest, split.training)
-    ]  # of all, so that it is that of other arms
+    # of all cases, those without accepted volumes too, so that every arm has the same patch
+    shapes = [case.grid.shape for case in cases_of(manifest, split.training)]
     patch = training_patch(config.train, config.network, shapes)
     spec = network_spec(config, manifest, patch)
     learner = _learner(config, manifest, arm, training, validation, spec, seed)

@@ -97,6 +97,7 @@ def read_dicom(root: Path, patterns: Sequence[str] = ()) -> Folder:
 
 
 def _of_copies(root: Path, found: Sequence[Series]) -> tuple[str, ...]:
+    """A note on files that are copies of others, if there are any."""
     copies = sorted(path for one in found for path in one.copies)
     if not copies:
         return ()
