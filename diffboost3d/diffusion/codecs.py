@@ -14,6 +14,10 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
+LEAST_DIFFERENCE = (
+    1e-3  # of channels, by the variance that they have in common; what is less is not raised to the same variance
+)
+
 
 class Codec(Protocol):
     """(B, 1, A, B) images in [-1, 1] <-> (B, channels, A / factor, B / factor) maps; see `ChannelsCodec` for several channels.
@@ -131,27 +135,62 @@ class PackingCodec:
 class ChannelsCodec:
     """Several image channels, each by a codec of its own: (B, C, A, B) images <-> maps whose channels stand one after the other.
 
+    Contrasts of one anatomy have most of their variance in common. A network that is to give each of them errs in each by itself,
+    and the small differences between them, which tell tissues apart, drown. Decorrelated by `adapt`, what contrasts have in
+    common and what they don't have the same variance, so that both are learned to the same share of themselves.
+
     Args:
         parts: of one kind and factor, one for each image channel.
+        mixing: (M, C, C) for the M maps of each part: the maps of the channels are these, times maps without correlation. None:
+            not measured, no mixing.
     """
 
-    def __init__(self, parts: Sequence[Codec]) -> None:
+    def __init__(self, parts: Sequence[Codec], mixing: torch.Tensor | None = None) -> None:
         self.parts = tuple(parts)
         self.name, self.factor, self.image_channels = parts[0].name, parts[0].factor, len(parts)
+        self.mixing = mixing
+        self._unmixing = None if mixing is None else torch.linalg.inv(mixing)
 
     @property
     def channels(self) -> int:
         """Channels of the map."""
         return sum(part.channels for part in self.parts)
 
+    def adapt(self, images: torch.Tensor) -> None:
+        """Set the mixing from images (B, C, A, B): the symmetric square root of the second moments, map by map.
+
+        Its inverse is the whitening that leaves every channel as much like itself as may be (ZCA; Kessy et al., The American
+        Statistician 72:309-314, 2018, arXiv 1512.00809); where channels don't correlate nothing is mixed.
+        """
+        self.mixing = None
+        maps = self._side_by_side(self.encode(images.double()))
+        moments = torch.einsum("bcmhw,bdmhw->mcd", maps, maps) / (maps.numel() / (maps.shape[1] * maps.shape[2]))
+        values, vectors = torch.linalg.eigh(moments)
+        least = LEAST_DIFFERENCE * values[:, -1:] + 1e-12
+        roots = values.clamp(min=least).sqrt()
+        self.mixing = (vectors * roots[:, None]) @ vectors.mT
+        self._unmixing = torch.linalg.inv(self.mixing)
+
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images (B, C, A, B) to maps."""
-        return torch.cat([part.encode(images[:, at : at + 1]) for at, part in enumerate(self.parts)], dim=1)
+        maps = torch.cat([part.encode(images[:, at : at + 1]) for at, part in enumerate(self.parts)], dim=1)
+        return self._mixed(maps, self._unmixing)
 
     def decode(self, maps: torch.Tensor) -> torch.Tensor:
         """Maps to images (B, C, A, B)."""
-        own = torch.split(maps, [part.channels for part in self.parts], dim=1)
+        own = torch.split(self._mixed(maps, self.mixing), [part.channels for part in self.parts], dim=1)
         return torch.cat([part.decode(one) for part, one in zip(self.parts, own, strict=True)], dim=1)
+
+    def _side_by_side(self, maps: torch.Tensor) -> torch.Tensor:
+        """(B, C M, h, w) -> (B, C, M, h, w)."""
+        return maps.unflatten(1, (self.image_channels, -1))
+
+    def _mixed(self, maps: torch.Tensor, matrices: torch.Tensor | None) -> torch.Tensor:
+        if self.mixing is None or matrices is None:
+            return maps
+        with torch.autocast(maps.device.type, enabled=False):  # differences of channels are small: no half precision
+            mixed = torch.einsum("mcd,bdmhw->bcmhw", matrices.to(maps), self._side_by_side(maps))
+        return mixed.flatten(1, 2)
 
 
 def parts_of(codec: Codec) -> tuple[Codec, ...]:

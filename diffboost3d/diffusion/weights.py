@@ -10,11 +10,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 
 from diffboost3d.cases.atomic import replacing_folder, write_json
 from diffboost3d.diffusion.autoencoder import AutoencoderCodec
-from diffboost3d.diffusion.codecs import ChannelsCodec, Codec, PackingCodec, for_channels, parts_of
+from diffboost3d.diffusion.codecs import ChannelsCodec, Codec, PackingCodec, parts_of
 from diffboost3d.diffusion.lora import Adapter
 from diffboost3d.diffusion.networks import ConditionalDenoiser
 from diffboost3d.diffusion.text import ByteTokenizer, ClipTokenizer, Tokenizer
@@ -48,6 +49,8 @@ def save_generator(
         }
         if others:
             facts["codec"]["channels"] = [getattr(part, "scales", None) for part in parts_of(codec)]
+        if isinstance(codec, ChannelsCodec) and codec.mixing is not None:
+            facts["codec"]["mixing"] = codec.mixing.tolist()
         if isinstance(first, AutoencoderCodec):
             first.save(temporary / "vae")
         if denoiser.mixer is not None:
@@ -113,10 +116,15 @@ def _hide_file_bars() -> None:
 
 def _codec(facts: dict[str, Any], model: Path) -> Codec:
     channels = facts.get("channels", [facts["scales"]])
+    parts: list[Codec]
     if facts["name"] == AutoencoderCodec.name:
-        return for_channels(AutoencoderCodec.load(model / "vae"), len(channels))
-    packings = [PackingCodec(facts["name"], facts["factor"], scales) for scales in channels]
-    return packings[0] if len(packings) == 1 else ChannelsCodec(packings)
+        parts = [AutoencoderCodec.load(model / "vae")] * len(channels)
+    else:
+        parts = [PackingCodec(facts["name"], facts["factor"], scales) for scales in channels]
+    if len(parts) == 1:
+        return parts[0]
+    apart = torch.eye(len(parts)).expand(parts[0].channels, -1, -1).tolist()
+    return ChannelsCodec(parts, torch.tensor(facts.get("mixing", apart), dtype=torch.float64))
 
 
 def _tokenizer(facts: dict[str, Any], model: Path) -> Tokenizer:

@@ -73,6 +73,11 @@ class CodecConfig:
     normalise: bool = key(
         True, "Bring every band of haar and pixel to the same variance, so that fine detail is learned like the rest."
     )
+    decorrelate: bool = key(
+        True,
+        "Several image channels, with normalise: bring what they have in common and what they don't to the same variance, so that "
+        "their differences are learned like the rest.",
+    )
     weights: str | None = key(
         None, "Folder of a trained AutoencoderKL for name=vae; null: the one of train-codec in this workspace."
     )

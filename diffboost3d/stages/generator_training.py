@@ -11,7 +11,7 @@ from diffboost3d.cases.records import Case, Manifest
 from diffboost3d.cases.workspace import Workspace, now
 from diffboost3d.config import digest
 from diffboost3d.diffusion.batches import SliceDataset, SlicePlan, SliceSource, training_size
-from diffboost3d.diffusion.codecs import Codec, PackingCodec, parts_of
+from diffboost3d.diffusion.codecs import ChannelsCodec, Codec, PackingCodec, parts_of
 from diffboost3d.diffusion.learning import DiffusionLearner
 from diffboost3d.diffusion.looks import LOOKS
 from diffboost3d.diffusion.lora import LoraPlan, merge_adapters
@@ -70,6 +70,8 @@ def shape_of(config: Config) -> dict[str, Any]:
     if is_family(config):  # the rest of the denoiser is as the weights are
         sizes = {one.name for one in fields(diffusion.denoiser)} - {"control", "neighbours", "stack"}
         asked = {key: value for key, value in asked.items() if key not in sizes}
+    if not diffusion.codec.decorrelate:
+        asked["decorrelate"] = False
     if diffusion.second_axis is not None:
         asked["second_axis"] = diffusion.second_axis
     return {"family": diffusion.family, "slice_axis": diffusion.slice_axis, **asked}
@@ -207,7 +209,7 @@ def train_generator(config: Config, workspace: Workspace, accelerator: Any, gene
     denoiser, scheduler, codec = generator
     lora = config.diffusion.lora
     if config.diffusion.codec.normalise:
-        _adapted(codec, task.training)
+        _adapt(codec, task.training, config.diffusion.codec.decorrelate)
     denoiser.spare_memory(config.diffusion.attention_slicing, config.diffusion.gradient_checkpointing)
     learner = DiffusionLearner(
         denoiser,
@@ -235,18 +237,22 @@ def train_generator(config: Config, workspace: Workspace, accelerator: Any, gene
     accelerator.wait_for_everyone()
 
 
-def _adapted(codec: Codec, dataset: Any) -> None:
-    """Measure the scales of an exact codec that has none, for each image channel, on the first training slices."""
+def _adapt(codec: Codec, dataset: Any, decorrelate: bool) -> None:
+    """Measure, on the first training slices, what an exact codec lacks: scales of each image channel, and how channels mix."""
     import torch
 
     parts = [part if isinstance(part, PackingCodec) and part.scales is None else None for part in parts_of(codec)]
-    if not any(parts):
+    mixes = decorrelate and isinstance(codec, ChannelsCodec) and codec.mixing is None and codec.name != "vae"
+    if not any(parts) and not mixes:
         return
     stack, size = dataset.plan.stack, dataset.plan.size
-    images = [dataset[number]["image"].view(stack, -1, *size) for number in range(max(1, ADAPTING_SLICES // stack))]
-    for part, channel in zip(parts, torch.split(torch.cat(images), 1, dim=1), strict=True):
+    read = [dataset[number]["image"].view(stack, -1, *size) for number in range(max(1, ADAPTING_SLICES // stack))]
+    images = torch.cat(read)
+    for part, channel in zip(parts, torch.split(images, 1, dim=1), strict=True):
         if part is not None:
             part.adapt(channel)
+    if mixes:
+        codec.adapt(images)  # type: ignore[attr-defined]
 
 
 def _require_even_shares(section: DiffusionTrainingConfig, stage: str, stack: int, processes: int) -> None:

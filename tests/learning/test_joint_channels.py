@@ -91,3 +91,67 @@ def test_training_slices_take_all_channels_from_the_same_place():
         assert data[number]["noise"].shape == (8, 4, 4)
         torch.testing.assert_close(image[0], -image[1])
         assert torch.equal(image[:1], alone[number]["image"])
+
+
+def contrasts():
+    """Three images (8, 3, 16, 16): the second is much like the first, the third is something else."""
+    first, other = noise(8, 1, 16, 16, seed=1), noise(8, 1, 16, 16, seed=2)
+    return torch.cat([first, first + 0.1 * noise(8, 1, 16, 16, seed=3), other], dim=1)
+
+
+def adapted(images, name="haar", factor=2):
+    codec = for_channels(PackingCodec(name, factor), images.shape[1])
+    for at, part in enumerate(codec.parts):
+        part.adapt(images[:, at : at + 1])
+    codec.adapt(images)
+    return codec
+
+
+@pytest.mark.parametrize(("name", "factor"), [("haar", 2), ("haar", 4), ("pixel", 2)])
+def test_decorrelated_maps_have_unit_variance_and_no_correlation_and_go_back_to_the_images(name, factor):
+    images = contrasts()
+    codec = adapted(images, name, factor)
+    maps = codec.encode(images)
+    of_channels = maps.unflatten(1, (3, factor**2)).double()
+    moments = torch.einsum("bcmhw,bdmhw->mcd", of_channels, of_channels) / (8 * (16 // factor) ** 2)
+    torch.testing.assert_close(moments, torch.eye(3).double().expand(factor**2, 3, 3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(codec.decode(maps), images, atol=1e-5, rtol=0)
+
+
+def test_errors_of_decorrelated_maps_leave_the_difference_of_like_channels():
+    """The same white error on the maps: the small difference of the first two contrasts drowns only without mixing."""
+    images, wrong = contrasts(), 0.2 * noise(8, 12, 8, 8, seed=4)
+    mixed = adapted(images)
+    apart = ChannelsCodec(mixed.parts)
+    errors = [codec.decode(codec.encode(images) + wrong) - images for codec in (mixed, apart)]
+    of_image = [float(error.std()) for error in errors]
+    assert of_image[0] == pytest.approx(of_image[1], rel=0.1)
+    of_difference = [float((error[:, 0] - error[:, 1]).std()) for error in errors]
+    assert of_difference[0] < 0.2 * of_difference[1]
+
+
+def test_channels_without_correlation_are_not_mixed_and_equal_ones_stay_finite():
+    apart = adapted(noise(64, 2, 32, 32))
+    torch.testing.assert_close(apart.mixing, torch.eye(2).double().expand(4, 2, 2), atol=0.05, rtol=0)
+    equal = noise(4, 1, 16, 16).repeat(1, 2, 1, 1)
+    codec = adapted(equal)
+    torch.testing.assert_close(codec.decode(codec.encode(equal)), equal, atol=1e-5, rtol=0)
+
+
+def test_a_generator_is_read_with_its_mixing_and_one_without_stays_unmixed(tmp_path):
+    scheduler, images = make_scheduler(1000, "squaredcos_cap_v2", "v_prediction", True), contrasts()
+    mixed = adapted(images)
+    denoiser = small_denoiser(mixed)
+    for name, codec in (("mixed", mixed), ("apart", ChannelsCodec(mixed.parts))):
+        save_generator(tmp_path / name, denoiser, scheduler, codec)
+        _, _, read = load_generator(tmp_path / name)
+        torch.testing.assert_close(read.encode(images), codec.encode(images), atol=1e-6, rtol=0)
+        assert read.mixing is not None  # measured or not: a generator that goes on keeps its maps
+
+
+def test_half_precision_does_not_round_the_differences_of_channels():
+    images = contrasts()
+    codec = adapted(images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        again = codec.decode(codec.encode(images))
+    torch.testing.assert_close(again, images, atol=1e-5, rtol=0)
