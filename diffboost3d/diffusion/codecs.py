@@ -183,7 +183,7 @@ class ChannelsCodec:
 
     def _side_by_side(self, maps: torch.Tensor) -> torch.Tensor:
         """(B, C M, h, w) -> (B, C, M, h, w)."""
-        return maps.unflatten(1, (self.image_channels, -1))
+        return maps.reshape(len(maps), self.image_channels, -1, *maps.shape[2:])
 
     def _mixed(self, maps: torch.Tensor, matrices: torch.Tensor | None) -> torch.Tensor:
         if self.mixing is None or matrices is None:

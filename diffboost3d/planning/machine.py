@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-CGROUP = Path("/sys/fs/cgroup")
+from diffboost3d.training.loading import CGROUP, available_cores
 
 
 @dataclass(frozen=True)
@@ -54,18 +54,7 @@ def read_machine(folder: Path, device: str) -> Machine:
         import torch
 
         own = int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
-    return Machine(_cores(), total, free, device, own, shutil.disk_usage(folder).free, _load())
-
-
-def _cores() -> int:
-    """Cores that the process may be put on, at most as many as a container's quota of time."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = CGROUP / "cpu.max"  # "MAX PERIOD" in microseconds, or "max PERIOD"
-    try:
-        share, period = quota.read_text(encoding="ascii").split()
-        return there if share == "max" else max(1, min(there, round(int(share) / int(period))))
-    except (OSError, ValueError):
-        return there
+    return Machine(available_cores(), total, free, device, own, shutil.disk_usage(folder).free, _load())
 
 
 def _load() -> float:

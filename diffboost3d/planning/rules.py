@@ -27,7 +27,6 @@ LARGEST_MAP = 128  # sides of the maps that this package's generators were tried
 FACTORS = (2, 4)  # of the haar codec
 LEAST_SLICES = 4  # of a generator's batch; below, slices are cropped instead
 LEAST_SIZE = 64  # side of a training slice that is not cropped further
-MOST_WORKERS = 8  # loader processes
 
 Size = tuple[int, int, int]
 
@@ -159,11 +158,6 @@ def denoised_voxels(budget: int, bytes_a_voxel: float, plane: int, most: int) ->
 
 
 # --- machine ---------------------------------------------------------------------------------------------------------
-def loader_workers(cores: int, device: str) -> int:
-    """Loader processes: with a GPU all cores but one, at most 8; on the CPU none, as networks keep the cores busy."""
-    return 0 if device == "cpu" else max(0, min(MOST_WORKERS, cores - 1))
-
-
 def memory_for_volumes(free_memory: int) -> float:
     """`synthesize.memory_gb`: a quarter of the free main memory, at most 8 GB; beyond it lie temporary files."""
     return float(max(0.5, min(8.0, round(free_memory / 4e9, 1))))

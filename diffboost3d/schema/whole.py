@@ -78,7 +78,12 @@ class ExportConfig:
 class RuntimeConfig:
     device: str = key("auto", "auto, cpu, cuda or mps.", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = key("no", "Mixed precision.", choices=("no", "bf16", "fp16"))
-    workers: int = key(0, "Loader processes of each training; 0: in the training process.", low=0)
+    workers: int | None = key(
+        None,
+        "Loader processes of each training; 0: samples are made in the training process; null: with a GPU its share of the cores "
+        "but one, at most 8, else 0.",
+        low=0,
+    )
     threads: int = key(0, "CPU threads; 0: as torch chooses.", low=0)
     compile: bool = key(False, "Compile the denoiser for sampling (torch.compile); pays in long runs on a GPU.")
 

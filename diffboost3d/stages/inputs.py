@@ -242,7 +242,7 @@ def merge_plan(section: MergeConfig, source: str, manifest: Manifest, patches: i
 def training_plan(
     section: DiffusionTrainingConfig | CodecTrainingConfig | TrainConfig | Pix2PixTrainingConfig,
     seed: int,
-    workers: int,
+    workers: int | None,
 ) -> TrainingPlan:
     """The numbers that `training.fit` needs."""
     more: dict[str, Any] = {}

@@ -25,6 +25,7 @@ from diffboost3d.segmentation.topology import Axes, plan_topology
 from diffboost3d.stages.plan_trials import StepTrial, new_generator, try_generator, try_segmenter
 from diffboost3d.stages.segmenters import training_patch
 from diffboost3d.stages.synthesis_work import size_in_words
+from diffboost3d.training.loading import loader_workers
 
 PLANNED_UNETS = ("unet", "residual_unet")  # their levels are written; DynUNet plans its own, the others have fixed ones
 PROBED = 2**18  # voxels of the patch that a segmenter is tried on at first
@@ -350,7 +351,7 @@ def _choose_network(plan: Plan, patch: Sequence[int], divisor_of: Callable[[Sequ
 
 def choose_workers(plan: Plan) -> None:
     """Loader processes."""
-    count = rules.loader_workers(plan.machine.cores, plan.machine.device)
+    count = loader_workers(plan.machine.cores, plan.machine.device)
     why = "networks keep the cores busy" if plan.machine.device == "cpu" else f"of {plan.machine.cores} cores"
     plan.choose("runtime.workers", count, why)
     plan.settle()

@@ -101,6 +101,7 @@ class Reckoning:
         self._stages, self._again = stages, again
         self._config = plan.config
         self._folds = folds_of(plan, workspace)
+        self._workers = plan.config.runtime.workers or 0
         self._on_device = plan.machine.device_memory is not None
 
     def costs(self) -> list[Cost]:
@@ -142,7 +143,7 @@ class Reckoning:
     def _codec(self) -> Cost:
         trial, section = _there(self._trials.codec), self._config.diffusion.codec.training
         numbers = _numbers(section, section.batch, CODEC_SLICES, 0)
-        seconds = training_seconds(trial.network, numbers, trial.sample_seconds, self._config.runtime.workers)
+        seconds = training_seconds(trial.network, numbers, trial.sample_seconds, self._workers)
         data = max(FLOAT * _voxels(one.training, one.unlabelled, one.validation) for one in self._folds)
         count = 1 if self._config.diffusion.pool.root is not None else len(self._folds)
         disk = count * (checkpoint_bytes(trial.network) + weights_bytes(trial.network))
@@ -175,7 +176,7 @@ class Reckoning:
         batch = section.batch // denoiser.stack if samples is None else samples
         pictured = PICTURED_SLICES * PICTURED_STEPS
         numbers = _numbers(section, batch, VALIDATION_SLICES, pictured)
-        seconds = training_seconds(trial.network, numbers, trial.sample_seconds, self._config.runtime.workers)
+        seconds = training_seconds(trial.network, numbers, trial.sample_seconds, self._workers)
         channels = 1 + control_channels(self._plan.manifest.label_count, denoiser.neighbours, denoiser.control)
         data = max(channels * FLOAT * _voxels(one.training, one.unlabelled, one.validation) for one in self._folds)
         disk = count * (checkpoint_bytes(trial.network) + weights_bytes(trial.network))
@@ -189,7 +190,7 @@ class Reckoning:
             self._config.diffusion.denoiser,
         )
         numbers = _numbers(section, section.batch, VALIDATED, SHOWN)
-        seconds = training_seconds(trial.network, numbers, trial.sample_seconds, self._config.runtime.workers)
+        seconds = training_seconds(trial.network, numbers, trial.sample_seconds, self._workers)
         channels = 1 + control_channels(self._plan.manifest.label_count, denoiser.neighbours, denoiser.control)
         data = max(channels * FLOAT * _voxels(one.training, one.validation) for one in self._folds)
         disk = len(self._folds) * (checkpoint_bytes(trial.network) + weights_bytes(trial.network))
@@ -249,7 +250,7 @@ class Reckoning:
         section, trials = self._config.gate.training, self._trials
         numbers = _numbers(section, section.batch * self._patches(section), 0, 0)
         plain = trials.arms.get("none", min(trials.arms.values(), default=0.0))
-        return training_seconds(trials.segmenter, numbers, plain / trials.patches, self._config.runtime.workers)
+        return training_seconds(trials.segmenter, numbers, plain / trials.patches, self._workers)
 
     # --- segmenters --------------------------------------------------------------------------------------------------
     def _patches(self, section: TrainConfig) -> float:
@@ -275,7 +276,7 @@ class Reckoning:
                 passes = 2 if _merges(config.arm[name]) and config.merge.at == "prediction" else 1
                 numbers = _numbers(section, section.batch * trials.patches * passes, windows, pictures)
                 making = trials.arms[name] / (trials.patches * passes)
-                seconds += training_seconds(trials.segmenter, numbers, making, config.runtime.workers)
+                seconds += training_seconds(trials.segmenter, numbers, making, self._workers)
         cells = len(self._folds) * len(config.arms) * len(config.seeds)
         arms = [config.arm[name] for name in config.arms]
         sets = [of_set(config, arm.synthetic_set) for arm in arms if arm.merge in ("synthetic", "warped", "instead")]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -30,6 +31,7 @@ from diffboost3d.training.checkpoints import (
     restore_optimizer,
     save_tensors,
 )
+from diffboost3d.training.loading import available_cores, loader_workers
 from diffboost3d.training.memory import freed_memory_kept
 from diffboost3d.training.plan import TrainingPlan, make_optimizer
 from diffboost3d.training.scalars import Board, Waiting
@@ -223,10 +225,17 @@ class _Run:
         return DataLoader(
             self.learner.dataset,
             batch_sampler=numbers,
-            num_workers=plan.workers,
+            num_workers=self._workers(),
             pin_memory=self.accelerator.device.type == "cuda",
             persistent_workers=False,
         )
+
+    def _workers(self) -> int:
+        """Loader processes; those that train on this machine share its cores."""
+        if self.plan.workers is not None:
+            return self.plan.workers
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", self.accelerator.num_processes))
+        return loader_workers(available_cores(), self.accelerator.device.type, here)
 
     def _look(self, done: int, board: Board | None) -> None:
         """Validation and pictures, with the averaged weights. Every process does the same, one writes."""

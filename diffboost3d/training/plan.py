@@ -20,7 +20,7 @@ class TrainingPlan:
         optimizer: adamw, or sgd with Nesterov momentum. betas: of adamw. momentum: of sgd.
         schedule: of the learning rate after the warm-up: cosine, or poly with the power `poly_power`.
         patience: validations without a better score before training ends; 0: never.
-        workers: loader processes; 0: samples are made in the training process.
+        workers: loader processes; 0: samples are made in the training process; None: see `loading.loader_workers`.
     """
 
     steps: int
@@ -35,7 +35,7 @@ class TrainingPlan:
     checkpoint_every: int
     images_every: int
     seed: int
-    workers: int = 0
+    workers: int | None = 0
     patience: int = 0
     optimizer: str = "adamw"
     momentum: float = 0.99

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from diffboost3d.planning.rules import (
     codec_factor,
     denoised_voxels,
-    loader_workers,
     memory_for_volumes,
     plan_batch,
     plan_patch,
@@ -21,6 +20,7 @@ from diffboost3d.planning.rules import (
     windows,
 )
 from diffboost3d.segmentation.topology import plan_topology
+from diffboost3d.training.loading import loader_workers
 
 PLAIN, THICK = (1.0, 1.0, 1.0), (1.5, 1.5, 10.0)
 
@@ -154,5 +154,6 @@ def test_at_least_one_slice_is_denoised_at_once() -> None:
 def test_only_a_gpu_gets_loader_processes() -> None:
     assert [loader_workers(cores, "cpu") for cores in (1, 64)] == [0, 0]
     assert [loader_workers(cores, "cuda") for cores in (1, 4, 64)] == [0, 3, 8]
+    assert [loader_workers(16, "cuda", processes) for processes in (1, 2, 4, 16)] == [8, 7, 3, 0]
     assert memory_for_volumes(8 * 10**9) == 2.0
     assert memory_for_volumes(10**12) == 8.0

@@ -13,6 +13,7 @@ from diffboost3d.planning import machine
 from diffboost3d.planning.costs import Cost, TrainingNumbers, times, totals, training_seconds
 from diffboost3d.planning.machine import Machine, read_machine
 from diffboost3d.planning.trials import Trial, saved_bytes, try_training
+from diffboost3d.training import loading
 
 CPU = torch.device("cpu")
 
@@ -112,6 +113,7 @@ def test_a_run_takes_the_sum_of_times_and_the_highest_memory() -> None:
 # --- machine ---------------------------------------------------------------------------------------------------------
 def test_the_limits_of_a_container_count(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    monkeypatch.setattr(loading, "CGROUP", tmp_path)
     plain = read_machine(tmp_path, "cpu")
     assert plain.cores >= 1
     assert plain.device_memory is None
