@@ -5,7 +5,8 @@
 Of five folds (runs of consecutive numbers kept together) the first is tested, once; of the others a twentieth validates. The
 default U-Net trains for 6,000 steps, UNETR, whose steps take longer, for 1,500; each has a workspace in the folder. With
 `--environment FOLDER` or `--nnunet-python PATH` nnU-Net v2 trains too (`vs_nnunet.py`): on the same training and validation
-cases, for the wall clock of the U-Net's training, on the same two cores. Every score is on the original files. Stages that
+cases, for the wall clock of the U-Net's training, on the same two cores: with the plan it makes, and with a batch as small as
+ours in it, of which it takes more steps. Every score is on the original files. Stages that
 are finished are not run again. Writes `benchmarks/results/hippocampus_full.json`, and a CSV of every test case; with more
 overrides only prints.
 """
@@ -34,6 +35,7 @@ LIMIT = 0.87
 ARM, FOLD, SEED = "classical", 0, 0
 STEPS = {"unet": 6000, "unetr": 1500}  # a step of UNETR takes four times as long
 NETWORKS = tuple(STEPS)
+NNUNETS = {"nnunet": None, "nnunet_batch_2": 2}  # samples a step; None: as it plans
 OVERRIDES = (
     "data=hippocampus",
     "prompt=Hippocampus, MRI",
@@ -72,8 +74,9 @@ def main() -> None:
             name: record[name] for name in ("steps", "best_step", "best_score", "data_wait_share", "patch")
         }
         if python is not None and number == 0:
-            made = nnunet_scores(python, workspace, given.workspace / "nnunet", seconds[network], FOLD)
-            scores["nnunet"], seconds["nnunet"], steps["nnunet"] = made
+            for name, batch in NNUNETS.items():
+                made = nnunet_scores(python, workspace, given.workspace / name, seconds[network], FOLD, batch)
+                scores[name], seconds[name], steps[name] = made
     figures = {f"dice_{name}": mean_dice(values) for name, values in scores.items()}
     result = {
         **figures,

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from diffboost3d.cases.atomic import replacing, write_json
 from diffboost3d.cases.records import Case, Manifest
-from diffboost3d.cases.study import Study
+from diffboost3d.cases.study import BASE, Study
 from diffboost3d.cases.workspace import SEGMENTER, Workspace, versions
 from diffboost3d.config import compose, digest
 from diffboost3d.evaluation.crossed import crossed_mean
@@ -159,7 +159,7 @@ def cell_scores(
     trained = workspace.require(folder, "train")["digest"]
     own = digest(trained, [case.digest for case in tested], images.shift, images.strength)
     name = f"{images.shift}{images.strength}-f{fold}-{arm}-s{seed}.json"
-    path = study.root / "robustness" / workspace.root.name / name
+    path = study.root / "robustness" / workspace.root.relative_to(study.root) / name
     if path.is_file() and (kept := json.loads(path.read_text()))["digest"] == own:
         return kept["scores"]
     device = accelerator_of(config).device
@@ -208,12 +208,13 @@ def gain(table: Table, pair: tuple[str, str], shifts: Sequence[str], patients: d
 def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--size", type=int, default=10, help="the study's size whose segmenters are taken")
+    parser.add_argument("--variant", default=BASE, help="of the study, where it has several (compare=remedies)")
     parser.add_argument("--cases", type=int, help="test cases, at most")
     parser.add_argument("--shifts", nargs="+", choices=list(SHIFTS), default=list(SHIFTS))
     given = parser.parse_args()
     config = compose([*overrides_of(given), f"data.root={given.data}", f"workspace={given.workspace}"])
-    study = Study(given.workspace)
-    workspace = Workspace(study.workspace("base", given.size))
+    study = Study(given.workspace, (given.variant,))
+    workspace = Workspace(study.workspace(given.variant, given.size))
     manifest = workspace.read_manifest()
     fold = config.folds[0]
     table: Table = {}
@@ -245,6 +246,7 @@ def write(given: Any, config: Config, table: Table, patients: dict[str, str]) ->
     result |= {
         "gains": {**gains, **by_shift},
         "size": given.size,
+        "variant": given.variant,
         "strengths": list(STRENGTHS),
         "seeds": list(config.seeds),
     }

@@ -8,6 +8,9 @@ The fold is exported without synthetic volumes (its training and validation case
 preprocessed and trained as nnU-Net does (3d_fullres, its own augmentation, SGD, deep supervision). Only the length is another:
 its poly schedule runs over the wall clock given, from the first training step on, with shorter epochs. Planning and preprocessing
 are not counted, nor is `prepare` of ours. It predicts as by its default, with mirroring; ours without.
+
+Its plan is made for hours on a GPU: of this plan's batch it takes very few steps in minutes on a CPU. `--batch 2` puts a smaller
+batch into the plan, so that it takes more of them; nothing else of the plan changes.
 """
 
 from __future__ import annotations
@@ -86,13 +89,14 @@ def main() -> None:
     parser.add_argument("--workspace", type=Path, required=True, help="what nnU-Net makes")
     parser.add_argument("--seconds", type=float, required=True, help="wall clock of its training")
     parser.add_argument("--fold", type=int, default=0)
+    parser.add_argument("--batch", type=int, help="samples a step; without it the plan's")
     add_environment(parser, required=True)
     given = parser.parse_args()
     keep_to_cores()
     python = environment_of(given)
     assert python is not None  # required
     scores, seconds, facts = nnunet_scores(
-        python, Workspace(given.from_workspace), given.workspace, given.seconds, given.fold
+        python, Workspace(given.from_workspace), given.workspace, given.seconds, given.fold, given.batch
     )
     dice = [one.value for one in scores if one.metric == "dice"]
     print(json.dumps({"dice_nnunet": round(sum(dice) / len(dice), 4), "seconds": seconds, **facts}, indent=1))
@@ -120,25 +124,31 @@ def keep_to_cores() -> None:
 
 
 def nnunet_scores(
-    python: Path, source: Workspace, folder: Path, seconds: float, fold: int, iterations: int = 25
+    python: Path,
+    source: Workspace,
+    folder: Path,
+    seconds: float,
+    fold: int,
+    batch: int | None = None,
+    iterations: int = 25,
 ) -> tuple[list[Score], float, dict[str, Any]]:
     """Scores of nnU-Net on the test cases of a fold, on the original files; seconds of its training; facts of it.
 
     Args:
         source: a prepared workspace. folder: for what nnU-Net makes; new, or of a run that ended: its predictions are scored
-            again. iterations: steps of one of its epochs.
+            again. batch: samples a step; None: the plan's. iterations: steps of one of its epochs.
     """
     ended = folder / "ended.json"
     if not ended.is_file():
-        write_json(ended, _trained_and_predicted(python, source, folder, seconds, fold, iterations))
+        write_json(ended, _trained_and_predicted(python, source, folder, seconds, fold, batch, iterations))
     facts = json.loads(ended.read_text())
-    if facts.pop("seconds_given") != seconds:
-        raise SystemExit(f"{folder}: nnU-Net was given other seconds than {seconds}; name a new folder")
+    if facts.pop("seconds_given") != seconds or facts.get("batch_given") != batch:
+        raise SystemExit(f"{folder}: nnU-Net was given other seconds than {seconds}, or another batch; name a new folder")
     return scored(source, folder / "predicted", fold), facts.pop("seconds"), facts
 
 
 def _trained_and_predicted(
-    python: Path, source: Workspace, folder: Path, seconds: float, fold: int, iterations: int
+    python: Path, source: Workspace, folder: Path, seconds: float, fold: int, batch: int | None, iterations: int
 ) -> dict[str, Any]:
     """Facts of the training; its predictions lie in `folder/predicted` afterwards."""
     folders = {name: folder.resolve() / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
@@ -164,6 +174,9 @@ def _trained_and_predicted(
         if not ran:
             raise SystemExit(f"{command[0]} failed; its output: {log}")
         said += told
+        if not number and batch is not None:
+            (plans,) = (folders["nnUNet_preprocessed"]).glob(f"Dataset{DATASET}_*/nnUNetPlans.json")
+            with_batch(plans, batch)
     took = re.search(r"took (\d+) steps in ([\d.]+) seconds", said)
     if took is None or "Using splits from existing split file" not in said:
         raise SystemExit(f"nnU-Net did not train on our split; its output: {log}")
@@ -171,8 +184,16 @@ def _trained_and_predicted(
         "seconds_given": seconds,
         "seconds": float(took.group(2)),
         "steps": int(took.group(1)),
+        "batch_given": batch,
         "versions": _versions(python),
     }
+
+
+def with_batch(path: Path, batch: int) -> None:
+    """Change the samples a step in nnU-Net's plan."""
+    plans = json.loads(path.read_text())
+    plans["configurations"]["3d_fullres"]["batch_size"] = batch
+    path.write_text(json.dumps(plans, indent=4))
 
 
 def exported(source: Workspace, raw: Path, fold: int) -> Path:
