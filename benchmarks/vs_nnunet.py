@@ -143,7 +143,9 @@ def nnunet_scores(
         write_json(ended, _trained_and_predicted(python, source, folder, seconds, fold, batch, iterations))
     facts = json.loads(ended.read_text())
     if facts.pop("seconds_given") != seconds or facts.get("batch_given") != batch:
-        raise SystemExit(f"{folder}: nnU-Net was given other seconds than {seconds}, or another batch; name a new folder")
+        raise SystemExit(
+            f"{folder}: nnU-Net was given other seconds than {seconds}, or another batch; name a new folder"
+        )
     return scored(source, folder / "predicted", fold), facts.pop("seconds"), facts
 
 
