@@ -95,6 +95,11 @@ def rows(held_out: HeldOut, stacked: bool, second: bool = False) -> dict[str, Ro
     made |= {name: dataclasses.replace(chosen, noise=noise) for name, noise in TRIALS.items()}
     for every in SECOND_EVERY if second else ():
         made[f"default, second plane at steps of {every}"] = dataclasses.replace(chosen, second_every=every)
+    if stacked:
+        made["default, layers along the slices"] = dataclasses.replace(chosen, stacked=True)
+        made["default, layers along the slices, noise independent"] = dataclasses.replace(
+            chosen, stacked=True, noise=INDEPENDENT
+        )
     made["default"] = chosen
     return made
 
@@ -110,6 +115,13 @@ def main() -> None:
         "--second-steps", type=int, default=700, help="of its pre-training and of its fine-tuning, on from the first"
     )
     arguments.add_argument("--stack", type=int, default=8, help="slices of its training stacks")
+    arguments.add_argument(
+        "--stack-steps",
+        type=int,
+        nargs=2,
+        default=[600, 600],
+        help="of its pre-training and fine-tuning, on from the first",
+    )
     arguments.add_argument(
         "--judges",
         type=int,
@@ -158,7 +170,11 @@ def main() -> None:
 
 def with_layers(given: argparse.Namespace, held_out: HeldOut) -> HeldOut:
     """A generator with layers along the slices, trained on from the one without."""
-    own = ["diffusion.pretrain.steps=600", "diffusion.finetune.steps=600", f"diffusion.denoiser.stack={given.stack}"]
+    own = [
+        f"diffusion.{stage}.steps={steps}"
+        for stage, steps in zip(("pretrain", "finetune"), given.stack_steps, strict=True)
+    ]
+    own += [f"diffusion.denoiser.stack={given.stack}"]
     common = (given.cases, given.seed, given.part, given.set)
     return HeldOut(given.data, given.stack_workspace, [*given.overrides, *own], *common, held_out.workspace.root)
 
