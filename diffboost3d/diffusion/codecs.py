@@ -136,8 +136,8 @@ class ChannelsCodec:
     """Several image channels, each by a codec of its own: (B, C, A, B) images <-> maps whose channels stand one after the other.
 
     Contrasts of one anatomy have most of their variance in common. A network that is to give each of them errs in each by itself,
-    and the small differences between them, which tell tissues apart, drown. Decorrelated by `adapt`, what contrasts have in
-    common and what they don't have the same variance, so that both are learned to the same share of themselves.
+    and the small differences between them, which tell tissues apart, drown. Mixed by `adapt`, what contrasts don't have in
+    common has more of the variance, so that it is learned to a larger share of itself.
 
     Args:
         parts: of one kind and factor, one for each image channel.
@@ -156,18 +156,22 @@ class ChannelsCodec:
         """Channels of the map."""
         return sum(part.channels for part in self.parts)
 
-    def adapt(self, images: torch.Tensor) -> None:
-        """Set the mixing from images (B, C, A, B): the symmetric square root of the second moments, map by map.
+    def adapt(self, images: torch.Tensor, share: float = 1.0) -> None:
+        """Set the mixing from images (B, C, A, B): M^(share / 2) of the second moments M, map by map; mean variance becomes 1.
 
-        Its inverse is the whitening that leaves every channel as much like itself as may be (ZCA; Kessy et al., The American
-        Statistician 72:309-314, 2018, arXiv 1512.00809); where channels don't correlate nothing is mixed.
+        The inverse of M^(1/2) is the whitening that leaves every channel as much like itself as may be (ZCA; Kessy et al., The
+        American Statistician 72:309-314, 2018, arXiv 1512.00809); where channels don't correlate nothing is mixed.
+
+        Args:
+            share: 1: all parts get the same variance; 0: each keeps its own, and only the mean is set.
         """
         self.mixing = None
         maps = self._side_by_side(self.encode(images.double()))
         moments = torch.einsum("bcmhw,bdmhw->mcd", maps, maps) / (maps.numel() / (maps.shape[1] * maps.shape[2]))
         values, vectors = torch.linalg.eigh(moments)
         least = LEAST_DIFFERENCE * values[:, -1:] + 1e-12
-        roots = values.clamp(min=least).sqrt()
+        values = values.clamp(min=least)
+        roots = values ** (share / 2) * (values ** (1 - share)).mean(dim=1, keepdim=True).sqrt()
         self.mixing = (vectors * roots[:, None]) @ vectors.mT
         self._unmixing = torch.linalg.inv(self.mixing)
 

@@ -73,10 +73,12 @@ class CodecConfig:
     normalise: bool = key(
         True, "Bring every band of haar and pixel to the same variance, so that fine detail is learned like the rest."
     )
-    decorrelate: bool = key(
-        True,
-        "Several image channels, with normalise: bring what they have in common and what they don't to the same variance, so that "
-        "their differences are learned like the rest.",
+    decorrelate: float = key(
+        0.5,
+        "Several image channels, with normalise: how far what they have in common and what they don't is brought to the same "
+        "variance; 0: not at all, 1: wholly. More makes them agree better, and what they have in common grainier.",
+        low=0,
+        high=1,
     )
     weights: str | None = key(
         None, "Folder of a trained AutoencoderKL for name=vae; null: the one of train-codec in this workspace."

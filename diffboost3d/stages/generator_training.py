@@ -18,7 +18,7 @@ from diffboost3d.diffusion.lora import LoraPlan, merge_adapters
 from diffboost3d.diffusion.text import require_fitting
 from diffboost3d.diffusion.weights import save_generator
 from diffboost3d.errors import ConfigError
-from diffboost3d.schema import Config, DiffusionTrainingConfig
+from diffboost3d.schema import CodecConfig, Config, DiffusionTrainingConfig
 from diffboost3d.seeds import seed_of
 from diffboost3d.stages.generator_start import Generator, is_family
 from diffboost3d.stages.inputs import (
@@ -70,8 +70,8 @@ def shape_of(config: Config) -> dict[str, Any]:
     if is_family(config):  # the rest of the denoiser is as the weights are
         sizes = {one.name for one in fields(diffusion.denoiser)} - {"control", "neighbours", "stack"}
         asked = {key: value for key, value in asked.items() if key not in sizes}
-    if not diffusion.codec.decorrelate:
-        asked["decorrelate"] = False
+    if diffusion.codec.decorrelate != CodecConfig().decorrelate:
+        asked["decorrelate"] = diffusion.codec.decorrelate
     if diffusion.second_axis is not None:
         asked["second_axis"] = diffusion.second_axis
     return {"family": diffusion.family, "slice_axis": diffusion.slice_axis, **asked}
@@ -237,12 +237,12 @@ def train_generator(config: Config, workspace: Workspace, accelerator: Any, gene
     accelerator.wait_for_everyone()
 
 
-def _adapt(codec: Codec, dataset: Any, decorrelate: bool) -> None:
+def _adapt(codec: Codec, dataset: Any, decorrelate: float) -> None:
     """Measure, on the first training slices, what an exact codec lacks: scales of each image channel, and how channels mix."""
     import torch
 
     parts = [part if isinstance(part, PackingCodec) and part.scales is None else None for part in parts_of(codec)]
-    mixes = decorrelate and isinstance(codec, ChannelsCodec) and codec.mixing is None and codec.name != "vae"
+    mixes = decorrelate > 0 and isinstance(codec, ChannelsCodec) and codec.mixing is None and codec.name != "vae"
     if not any(parts) and not mixes:
         return
     stack, size = dataset.plan.stack, dataset.plan.size
@@ -252,7 +252,7 @@ def _adapt(codec: Codec, dataset: Any, decorrelate: bool) -> None:
         if part is not None:
             part.adapt(channel)
     if mixes:
-        codec.adapt(images)  # type: ignore[attr-defined]
+        codec.adapt(images, decorrelate)  # type: ignore[attr-defined]
 
 
 def _require_even_shares(section: DiffusionTrainingConfig, stage: str, stack: int, processes: int) -> None:

@@ -99,11 +99,11 @@ def contrasts():
     return torch.cat([first, first + 0.1 * noise(8, 1, 16, 16, seed=3), other], dim=1)
 
 
-def adapted(images, name="haar", factor=2):
+def adapted(images, name="haar", factor=2, share=1.0):
     codec = for_channels(PackingCodec(name, factor), images.shape[1])
     for at, part in enumerate(codec.parts):
         part.adapt(images[:, at : at + 1])
-    codec.adapt(images)
+    codec.adapt(images, share)
     return codec
 
 
@@ -128,6 +128,18 @@ def test_errors_of_decorrelated_maps_leave_the_difference_of_like_channels():
     assert of_image[0] == pytest.approx(of_image[1], rel=0.1)
     of_difference = [float((error[:, 0] - error[:, 1]).std()) for error in errors]
     assert of_difference[0] < 0.2 * of_difference[1]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7])
+def test_mixed_in_part_what_channels_have_in_common_keeps_more_of_the_variance(share):
+    images = contrasts()
+    whole, part = adapted(images).encode(images), adapted(images, share=share).encode(images)
+    assert float(part.square().mean()) == pytest.approx(1.0, rel=1e-3)
+    spread = [
+        float((maps[:, :4] - maps[:, 4:8]).std()) for maps in (whole, part)
+    ]  # of the difference of like contrasts
+    assert spread[1] < 0.9 * spread[0]
+    torch.testing.assert_close(adapted(images, share=share).decode(part), images, atol=1e-5, rtol=0)
 
 
 def test_channels_without_correlation_are_not_mixed_and_equal_ones_stay_finite():
