@@ -193,6 +193,26 @@ def test_tables_of_what_is_finished_come_without_running_anything(data, tmp_path
     assert "nothing is prepared yet" in capsys.readouterr().err
 
 
+def test_a_cell_that_another_command_made_anew_is_not_the_study_s(data, tmp_path, capsys):
+    words = [
+        "compare",
+        f"data.root={data}",
+        f"workspace={tmp_path / 'study'}",
+        *STUDY,
+        "arms=[none]",
+        "compare.sizes=[2]",
+    ]
+    assert main(words) == 0
+    before = (tmp_path / "study" / "scores.csv").read_text()
+    record = tmp_path / "study" / "n002" / "segmentation" / "fold0" / "none" / "seed0" / "predictions" / "record.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "digest": "of another command"}))
+    capsys.readouterr()
+    assert main([*words, "compare.status=true"]) == 0
+    assert "cells: 0 of 1 done" in capsys.readouterr().out
+    assert main(words) == 0
+    assert (tmp_path / "study" / "scores.csv").read_text() == before
+
+
 def test_one_failing_cell_stops_no_other_and_is_named_with_an_exit_status(data, tmp_path, monkeypatch, capsys):
     from diffboost3d.stages import train
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -12,5 +13,9 @@ def work(folder: Path) -> None:
     print(f"works in {folder.name}")
     if folder.name.startswith("dies"):
         os.kill(os.getpid(), signal.SIGKILL)
+    if folder.name.startswith("loads"):
+        child = multiprocessing.get_context("spawn").Process(target=print, args=("loaded",), daemon=True)
+        child.start()
+        child.join()
     if not folder.name.startswith("fails"):
         (folder / "result.txt").write_text(str(os.getpid()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -120,12 +121,15 @@ def blur(sigma: tuple[float, float], **settings: Any) -> Any:
     """Gaussian blurring, along each axis by another sigma in voxels; an axis of less than `THINNEST` stays sharp."""
     from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 
-    def drawn(shape: Sequence[int], dim: int) -> float:
-        drawn = float(np.random.uniform(*sigma))
-        return drawn if shape[dim] >= THINNEST else NO_BLUR
-
     # benchmark=True, as nnU-Net has it, chooses an algorithm by the clock: other last bits on every run
+    drawn = partial(_drawn_sigma, sigma)
     return GaussianBlurTransform(drawn, synchronize_axes=False, benchmark=False, **settings)
+
+
+def _drawn_sigma(sigma: tuple[float, float], shape: Sequence[int], dim: int) -> float:
+    """No function inside `blur`: transforms are pickled where loader processes don't begin as forks."""
+    drawn = float(np.random.uniform(*sigma))
+    return drawn if shape[dim] >= THINNEST else NO_BLUR
 
 
 class InUnits:

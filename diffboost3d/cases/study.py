@@ -118,10 +118,23 @@ def read_study_scores(path: Path) -> list[StudyScore]:
 DONE, FAILED, SETTINGS = "done.json", "failed.json", "job.json"
 
 
-def job_is_done(folder: Path, digest: str) -> bool:
-    """Whether a job has been done in just this configuration and on this input."""
+def job_is_done(folder: Path, digest: str, results: Sequence[Path] = ()) -> bool:
+    """Whether a job has been done in just this configuration and on this input, and what it left is still there.
+
+    Args:
+        results: its records; one that another command has written since is not the job's.
+    """
     path = folder / DONE
-    return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8"))["digest"] == digest)
+    if not path.is_file():
+        return False
+    done = json.loads(path.read_text(encoding="utf-8"))
+    found = [digest_of_record(one) for one in results]
+    return bool(done["digest"] == digest) and None not in found and done.get("results", found) == found
+
+
+def digest_of_record(path: Path) -> str | None:
+    """The digest in a stage's record; None: there is no such record."""
+    return str(json.loads(path.read_text(encoding="utf-8"))["digest"]) if path.is_file() else None
 
 
 def job_failure(folder: Path, digest: str) -> str | None:
@@ -133,10 +146,10 @@ def job_failure(folder: Path, digest: str) -> str | None:
     return str(found["error"]) if found["digest"] == digest else None
 
 
-def settle_job(folder: Path, digest: str, error: str | None = None) -> None:
-    """Write that a job is done, or what it failed with."""
+def settle_job(folder: Path, digest: str, error: str | None = None, results: Sequence[Path] = ()) -> None:
+    """Write that a job is done, and the digests of the records that it left; or what it failed with."""
     if error is None:
-        write_json(folder / DONE, {"digest": digest})
+        write_json(folder / DONE, {"digest": digest, "results": [digest_of_record(one) for one in results]})
         (folder / FAILED).unlink(missing_ok=True)
     else:
         write_json(folder / FAILED, {"digest": digest, "error": error})

@@ -14,9 +14,9 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
-LEAST_DIFFERENCE = (
-    1e-3  # of channels, by the variance that they have in common; what is less is not raised to the same variance
-)
+# of channels, by the variance that they have in common; what is less is not raised further
+LEAST_DIFFERENCE = 1e-3
+_IMAGES_AT_ONCE = 16
 
 
 class Codec(Protocol):
@@ -141,14 +141,15 @@ class ChannelsCodec:
 
     Args:
         parts: of one kind and factor, one for each image channel.
-        mixing: (M, C, C) for the M maps of each part: the maps of the channels are these, times maps without correlation. None:
+        mixing: (M, C, C) for the M maps of each part: the maps of the channels are these, times the maps that are diffused. None:
             not measured, no mixing.
+        share: that mixing was measured with; see `adapt`.
     """
 
-    def __init__(self, parts: Sequence[Codec], mixing: torch.Tensor | None = None) -> None:
+    def __init__(self, parts: Sequence[Codec], mixing: torch.Tensor | None = None, share: float = 0.0) -> None:
         self.parts = tuple(parts)
         self.name, self.factor, self.image_channels = parts[0].name, parts[0].factor, len(parts)
-        self.mixing = mixing
+        self.mixing, self.share = mixing, share
         self._unmixing = None if mixing is None else torch.linalg.inv(mixing)
 
     @property
@@ -165,15 +166,20 @@ class ChannelsCodec:
         Args:
             share: 1: all parts get the same variance; 0: each keeps its own, and only the mean is set.
         """
-        self.mixing = None
-        maps = self._side_by_side(self.encode(images.double()))
-        moments = torch.einsum("bcmhw,bdmhw->mcd", maps, maps) / (maps.numel() / (maps.shape[1] * maps.shape[2]))
+        self.mixing, self.share = None, share
+        moments = torch.stack([self._moments(part) for part in torch.split(images, _IMAGES_AT_ONCE)]).sum(dim=0)
+        moments /= len(images) * images.shape[-2] * images.shape[-1] / self.factor**2
         values, vectors = torch.linalg.eigh(moments)
         least = LEAST_DIFFERENCE * values[:, -1:] + 1e-12
         values = values.clamp(min=least)
         roots = values ** (share / 2) * (values ** (1 - share)).mean(dim=1, keepdim=True).sqrt()
         self.mixing = (vectors * roots[:, None]) @ vectors.mT
         self._unmixing = torch.linalg.inv(self.mixing)
+
+    def _moments(self, images: torch.Tensor) -> torch.Tensor:
+        """Sum of products of channels (M, C, C) over images and places."""
+        maps = self._side_by_side(self.encode(images.double()))
+        return torch.einsum("bcmhw,bdmhw->mcd", maps, maps)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images (B, C, A, B) to maps."""

@@ -50,7 +50,7 @@ def save_generator(
         if others:
             facts["codec"]["channels"] = [getattr(part, "scales", None) for part in parts_of(codec)]
         if isinstance(codec, ChannelsCodec) and codec.mixing is not None:
-            facts["codec"]["mixing"] = codec.mixing.tolist()
+            facts["codec"] |= {"mixing": codec.mixing.tolist(), "mixed_share": codec.share}
         if isinstance(first, AutoencoderCodec):
             first.save(temporary / "vae")
         if denoiser.mixer is not None:
@@ -124,7 +124,8 @@ def _codec(facts: dict[str, Any], model: Path) -> Codec:
     if len(parts) == 1:
         return parts[0]
     apart = torch.eye(len(parts)).expand(parts[0].channels, -1, -1).tolist()
-    return ChannelsCodec(parts, torch.tensor(facts.get("mixing", apart), dtype=torch.float64))
+    mixing = torch.tensor(facts.get("mixing", apart), dtype=torch.float64)
+    return ChannelsCodec(parts, mixing, facts.get("mixed_share", 0.0))
 
 
 def _tokenizer(facts: dict[str, Any], model: Path) -> Tokenizer:

@@ -169,7 +169,8 @@ def _launch(config: Config, study: Study, jobs: list[Job], workspace: Workspace)
 
     schedule = Schedule(tasks, settled, report)
     _run(config, schedule, study)
-    return {name: error for name, error in schedule.errors.items() if error}
+    lost = {task.name: "it was not settled; see the log" for task in tasks if task.name not in schedule.errors}
+    return {name: error for name, error in schedule.errors.items() if error} | lost
 
 
 def _run(config: Config, schedule: Schedule, study: Study) -> None:

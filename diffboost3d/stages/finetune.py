@@ -23,11 +23,11 @@ def run(config: Config, workspace: Workspace) -> None:
         split = workspace.read_split(fold)
         training, validation = cases_of(manifest, split.training), cases_of(manifest, split.validation)
         section, folder = config.diffusion.finetune, workspace.finetuned(fold)
-        parent = require_generator(config, workspace, workspace.pretrained(fold), "pretrain")
+        parent = require_generator(config, workspace, workspace.pretrained(fold), "pretrain", manifest.channel_count)
         read = [manifest.prompt, [case.digest for case in training], [case.digest for case in validation]]
         unlabelled = cases_of(manifest, sorted(split.unlabelled)) if config.diffusion.finetune_unlabelled else []
         more = [config.diffusion.finetune_unlabelled, [case.digest for case in unlabelled]]
-        own = task_digest(config, section, "finetune", *read, *more, parent)
+        own = task_digest(config, section, manifest.channel_count, "finetune", *read, *more, parent)
         if workspace.is_current(folder, own):
             workspace.log(f"finetune fold {fold}: done already")
             continue

@@ -9,7 +9,7 @@ from typing import Any
 
 from diffboost3d.cases.records import Manifest
 from diffboost3d.cases.workspace import Workspace
-from diffboost3d.diffusion.codecs import Codec, PackingCodec, for_channels, parts_of
+from diffboost3d.diffusion.codecs import ChannelsCodec, Codec, PackingCodec, for_channels, parts_of
 from diffboost3d.diffusion.networks import (
     ConditionalDenoiser,
     DenoiserPlan,
@@ -62,6 +62,12 @@ def first_generator(config: Config, workspace: Workspace, manifest: Manifest, fo
             f"diffusion.start_from={folder} has the codec {codec.name} of factor {codec.factor}; ask for the same "
             f"(diffusion.codec.name, diffusion.codec.factor), not {wanted.name} of {wanted.factor}"
         )
+    share = mixed_share(config, channels)
+    if isinstance(codec, ChannelsCodec) and codec.image_channels == channels and codec.share != share:
+        raise ConfigError(
+            f"diffusion.start_from={folder} was trained with decorrelate={codec.share:g}; ask for it: "
+            f"diffusion.codec.decorrelate={codec.share:g}, not {share:g}"
+        )
     _check_sizes(config, denoiser, folder)
     adapt_control_channels(denoiser.controlnet, _control_channels(config, manifest))
     return _mixing(config, with_channels(config, (denoiser, scheduler, codec), channels))
@@ -89,6 +95,13 @@ def with_channels(config: Config, made: Generator, count: int) -> Generator:
         )
     widen_channels(denoiser, count)
     return denoiser, scheduler, for_channels(codec, count)
+
+
+def mixed_share(config: Config, channels: int) -> float:
+    """How far a generator mixes its image channels; see `ChannelsCodec.adapt`."""
+    codec = config.diffusion.codec
+    mixes = channels > 1 and codec.normalise and codec.name != "vae" and not is_family(config)
+    return codec.decorrelate if mixes else 0.0
 
 
 def _check_sizes(config: Config, denoiser: ConditionalDenoiser, folder: Path) -> None:

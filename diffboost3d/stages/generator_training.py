@@ -18,9 +18,9 @@ from diffboost3d.diffusion.lora import LoraPlan, merge_adapters
 from diffboost3d.diffusion.text import require_fitting
 from diffboost3d.diffusion.weights import save_generator
 from diffboost3d.errors import ConfigError
-from diffboost3d.schema import CodecConfig, Config, DiffusionTrainingConfig
+from diffboost3d.schema import Config, DiffusionTrainingConfig
 from diffboost3d.seeds import seed_of
-from diffboost3d.stages.generator_start import Generator, is_family
+from diffboost3d.stages.generator_start import Generator, is_family, mixed_share
 from diffboost3d.stages.inputs import (
     control_of,
     prepared,
@@ -56,8 +56,8 @@ class Task:
 
 
 # --- what it is, for records and digests -----------------------------------------------------------------------------
-def shape_of(config: Config) -> dict[str, Any]:
-    """What a generator is and reads: a later stage must ask for the same."""
+def shape_of(config: Config, channels: int = 1) -> dict[str, Any]:
+    """What a generator of so many image channels is and reads: a later stage must ask for the same."""
     diffusion = config.diffusion
     codec = {
         "name": diffusion.codec.name,
@@ -70,17 +70,17 @@ def shape_of(config: Config) -> dict[str, Any]:
     if is_family(config):  # the rest of the denoiser is as the weights are
         sizes = {one.name for one in fields(diffusion.denoiser)} - {"control", "neighbours", "stack"}
         asked = {key: value for key, value in asked.items() if key not in sizes}
-    if diffusion.codec.decorrelate != CodecConfig().decorrelate:
-        asked["decorrelate"] = diffusion.codec.decorrelate
+    if share := mixed_share(config, channels):
+        asked["decorrelate"] = share  # without, a generator is what it was before channels were mixed
     if diffusion.second_axis is not None:
         asked["second_axis"] = diffusion.second_axis
     return {"family": diffusion.family, "slice_axis": diffusion.slice_axis, **asked}
 
 
-def task_digest(config: Config, section: DiffusionTrainingConfig, *more: Any) -> str:
+def task_digest(config: Config, section: DiffusionTrainingConfig, channels: int, *more: Any) -> str:
     """Digest of all that shapes a training of the generator; `more` is what it reads and where it starts."""
     return digest(
-        shape_of(config),
+        shape_of(config, channels),
         config.diffusion.max_size,
         without_intervals(section),
         _locking(config, section),
@@ -98,14 +98,14 @@ def _locking(config: Config, section: DiffusionTrainingConfig) -> list[Any]:
     return [config.diffusion.weights.precision, *adapters]
 
 
-def require_generator(config: Config, workspace: Workspace, folder: Path, stage: str) -> str:
-    """The digest of a trained generator.
+def require_generator(config: Config, workspace: Workspace, folder: Path, stage: str, channels: int = 1) -> str:
+    """The digest of a trained generator of so many image channels.
 
     Raises:
         WorkspaceError: not trained yet. ConfigError: trained with another `diffusion` than this command was given.
     """
     record = workspace.require(folder, stage)
-    asked = shape_of(config)
+    asked = shape_of(config, channels)
     differing = [key for key in {**record["shape"], **asked} if asked.get(key) != record["shape"].get(key)]
     if differing:
         key = differing[0]
@@ -209,7 +209,7 @@ def train_generator(config: Config, workspace: Workspace, accelerator: Any, gene
     denoiser, scheduler, codec = generator
     lora = config.diffusion.lora
     if config.diffusion.codec.normalise:
-        _adapt(codec, task.training, config.diffusion.codec.decorrelate)
+        _adapt(codec, task.training, mixed_share(config, codec.image_channels))
     denoiser.spare_memory(config.diffusion.attention_slicing, config.diffusion.gradient_checkpointing)
     learner = DiffusionLearner(
         denoiser,
@@ -232,17 +232,17 @@ def train_generator(config: Config, workspace: Workspace, accelerator: Any, gene
         adapter = merge_adapters(denoiser.unet)
         save_generator(task.folder, denoiser.float(), scheduler, codec, adapter)
         facts["best_score"] = facts["best_score"] if task.section.patience and task.validates else None
-        facts = {**facts, **task.facts, "shape": shape_of(config)}
+        facts = {**facts, **task.facts, "shape": shape_of(config, codec.image_channels)}
         workspace.finish(task.folder, task.stage, task.digest, started, **facts)
     accelerator.wait_for_everyone()
 
 
-def _adapt(codec: Codec, dataset: Any, decorrelate: float) -> None:
+def _adapt(codec: Codec, dataset: Any, share: float) -> None:
     """Measure, on the first training slices, what an exact codec lacks: scales of each image channel, and how channels mix."""
     import torch
 
     parts = [part if isinstance(part, PackingCodec) and part.scales is None else None for part in parts_of(codec)]
-    mixes = decorrelate > 0 and isinstance(codec, ChannelsCodec) and codec.mixing is None and codec.name != "vae"
+    mixes = share > 0 and isinstance(codec, ChannelsCodec) and codec.mixing is None
     if not any(parts) and not mixes:
         return
     stack, size = dataset.plan.stack, dataset.plan.size
@@ -252,7 +252,7 @@ def _adapt(codec: Codec, dataset: Any, decorrelate: float) -> None:
         if part is not None:
             part.adapt(channel)
     if mixes:
-        codec.adapt(images, decorrelate)  # type: ignore[attr-defined]
+        codec.adapt(images, share)  # type: ignore[attr-defined]
 
 
 def _require_even_shares(section: DiffusionTrainingConfig, stage: str, stack: int, processes: int) -> None:

@@ -82,6 +82,13 @@ class Schedule:
         with self._changed:
             self._settle(task, crash or self.settled(task))
 
+    def lose(self, task: Task | None, error: Exception) -> None:
+        """Settle a task, if there is one, of which nothing can be asked or reported any more."""
+        with self._changed:
+            if task is not None:
+                self.errors.setdefault(task.name, f"{type(error).__name__}: {error}")
+            self._changed.notify_all()
+
     def _settle(self, task: Task, error: str | None) -> None:
         self._started.add(task.name)
         self.errors[task.name] = error
@@ -98,21 +105,37 @@ def run_here(schedule: Schedule, run: Callable[[Path], None]) -> None:
 
 def run_in_processes(schedule: Schedule, run: Callable[[Path], None], processes: int) -> None:
     """Run tasks in `processes` processes; one that dies fails its task only. What they print is in the task's log.txt."""
-    threads = [threading.Thread(target=_keep_busy, args=(schedule, run), daemon=True) for _ in range(processes)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    workers: list[_Worker] = []
+    threads = [
+        threading.Thread(target=_keep_busy, args=(schedule, run, workers), daemon=True) for _ in range(processes)
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    except BaseException:  # such as Ctrl-C: nothing may go on without this process
+        for worker in list(workers):
+            worker.process.terminate()
+        raise
 
 
-def _keep_busy(schedule: Schedule, run: Callable[[Path], None]) -> None:
-    """Give one process after the other what is ready, and start another where one has died."""
+def _keep_busy(schedule: Schedule, run: Callable[[Path], None], workers: list[_Worker]) -> None:
+    """Give one process after the other what is ready, and start another where one has died; `workers` gets all of them."""
     worker: _Worker | None = None
-    while (task := schedule.next()) is not None:
-        worker = worker if worker is not None and worker.process.is_alive() else _Worker(run)
-        schedule.over(task, worker.do(task.folder))
-    if worker is not None:
-        worker.end()
+    task: Task | None = None
+    try:
+        while (task := schedule.next()) is not None:
+            if worker is None or not worker.process.is_alive():
+                worker = _Worker(run)
+                workers.append(worker)
+            schedule.over(task, worker.do(task.folder))
+    except Exception as error:  # e.g. a disk that is full: no other thread may wait for this task
+        schedule.lose(task, error)
+        raise
+    finally:
+        if worker is not None:
+            worker.end()
 
 
 class _Worker:
@@ -121,7 +144,7 @@ class _Worker:
     def __init__(self, run: Callable[[Path], None]) -> None:
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
         self._line, other = context.Pipe()
-        self.process = context.Process(target=_serve, args=(other, run), daemon=True)
+        self.process = context.Process(target=_serve, args=(other, run))  # no daemon: those can't have loader processes
         self.process.start()
         other.close()
 

@@ -21,7 +21,6 @@ from diffboost3d.stages.plan_choices import (
     choose_generator,
     choose_grid,
     choose_segmenter,
-    choose_workers,
     segmenter_patch,
 )
 from diffboost3d.stages.plan_costs import Reckoning, Trials, device_of
@@ -86,7 +85,6 @@ def _tried(plan: Plan, workspace: Workspace, device: Any) -> Trials:
     with bar:
         bar.set_postfix_str("generator")
         choose_grid(plan)
-        choose_workers(plan)
         if "pretrain" in stages:
             generator = choose_generator(plan, workspace, device)
         bar.update()

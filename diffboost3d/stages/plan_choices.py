@@ -81,6 +81,12 @@ class Plan:
         return (i, j, k)
 
     @property
+    def loader_workers(self) -> int:
+        """Loader processes of a training that has this machine for itself."""
+        asked = self.config.runtime.workers
+        return loader_workers(self.machine.cores, self.machine.device) if asked is None else asked
+
+    @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Of the planned grid."""
         return self.manifest.cases[0].grid.spacing_mm
@@ -347,14 +353,6 @@ def _choose_network(plan: Plan, patch: Sequence[int], divisor_of: Callable[[Sequ
         plan.choose("network.arguments", arguments, f"{levels} levels, the coarsest maps keep 4 voxels or more")
     if _has_planned_levels(plan):
         plan.choose("network.divisor", min(divisors), f"sides of a patch are multiples of {_listed(divisors)}")
-
-
-def choose_workers(plan: Plan) -> None:
-    """Loader processes."""
-    count = loader_workers(plan.machine.cores, plan.machine.device)
-    why = "networks keep the cores busy" if plan.machine.device == "cpu" else f"of {plan.machine.cores} cores"
-    plan.choose("runtime.workers", count, why)
-    plan.settle()
 
 
 def _as_size(patch: Sequence[int], dims: int) -> tuple[int, int, int]:

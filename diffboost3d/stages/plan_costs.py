@@ -101,7 +101,7 @@ class Reckoning:
         self._stages, self._again = stages, again
         self._config = plan.config
         self._folds = folds_of(plan, workspace)
-        self._workers = plan.config.runtime.workers or 0
+        self._workers = plan.loader_workers
         self._on_device = plan.machine.device_memory is not None
 
     def costs(self) -> list[Cost]:

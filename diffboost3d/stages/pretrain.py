@@ -44,7 +44,7 @@ def _on_fold(config: Config, workspace: Workspace, manifest: Manifest, accelerat
     validation = cases_of(manifest, split.validation)
     section, folder = config.diffusion.pretrain, workspace.pretrained(fold)
     read = [manifest.prompt, [case.digest for case in training], [case.digest for case in validation]]
-    own = task_digest(config, section, "pretrain", *read, _parent(config, workspace, fold))
+    own = task_digest(config, section, manifest.channel_count, "pretrain", *read, _parent(config, workspace, fold))
     if workspace.is_current(folder, own):
         workspace.log(f"pretrain fold {fold}: done already")
         return
@@ -78,7 +78,7 @@ def _on_pool(config: Config, workspace: Workspace, manifest: Manifest, accelerat
         Path(pool.abbreviations or configs_folder() / "pool" / "abbreviations.yaml").expanduser()
     )
     read = [words, pool.balance, pool.size, edge_facts(config.prepare.edges), asdict(config.prepare.intensity)]
-    own = task_digest(config, pool.training, "pool", index.digest, *read, first_digest(config, workspace, None))
+    own = task_digest(config, pool.training, 1, "pool", index.digest, *read, first_digest(config, workspace, None))
     if workspace.is_current(folder, own):
         workspace.log("pretrain on the pool: done already")
         return

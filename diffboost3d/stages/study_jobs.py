@@ -208,8 +208,9 @@ def write_job(job: Job, study: Study, lenders: list[Path]) -> Path:
     """Write down all that a process elsewhere needs to run a job; returns the job's folder."""
     folder = study.job(job.name)
     write_text(folder / CONFIG, to_yaml(job.config))
-    settings = {"digest": job.digest, "stages": list(job.stages)}
+    settings: dict[str, Any] = {"digest": job.digest, "stages": list(job.stages)}
     settings["lenders"] = [os.path.relpath(lender, folder) for lender in lenders]
+    settings["results"] = [os.path.relpath(record, folder) for record in job.results()]
     write_json(folder / SETTINGS, settings)
     return folder
 
@@ -227,7 +228,7 @@ def run_job(folder: Path) -> None:
             traceback.print_exc()
             settle_job(folder, settings["digest"], f"{type(error).__name__}: {error}".splitlines()[0])
         else:
-            settle_job(folder, settings["digest"])
+            settle_job(folder, settings["digest"], results=[folder / record for record in settings["results"]])
         sys.stdout.flush()
         sys.stderr.flush()
 
@@ -247,4 +248,4 @@ def _run_stages(config: Config, stages: list[str], lenders: list[Path]) -> None:
 
 def is_done(job: Job, study: Study) -> bool:
     """Whether a job has been done and what it made is still there."""
-    return job_is_done(study.job(job.name), job.digest) and all(record.is_file() for record in job.results())
+    return job_is_done(study.job(job.name), job.digest, job.results())

@@ -79,7 +79,7 @@ def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelera
         model = require_translator(config, workspace, fold)
     else:
         config = with_measured_noise(config, workspace, manifest, cases)
-        model = require_generator(config, workspace, workspace.finetuned(fold), "finetune")
+        model = require_generator(config, workspace, workspace.finetuned(fold), "finetune", manifest.channel_count)
     judged_by = gate_digest(config, manifest, workspace.read_split(fold), model)
     records = [
         _record(config, manifest, case, fold, sample, model, anatomies.digest(case, sample), judged_by)

@@ -31,7 +31,7 @@ from diffboost3d.training.checkpoints import (
     restore_optimizer,
     save_tensors,
 )
-from diffboost3d.training.loading import available_cores, loader_workers
+from diffboost3d.training.loading import available_cores, loader_workers, start_method
 from diffboost3d.training.memory import freed_memory_kept
 from diffboost3d.training.plan import TrainingPlan, make_optimizer
 from diffboost3d.training.scalars import Board, Waiting
@@ -222,10 +222,12 @@ class _Run:
                 start * plan.accumulation * plan.batch, plan.steps * plan.accumulation * plan.batch, plan.batch
             )
         ]
+        workers = self._workers()
         return DataLoader(
             self.learner.dataset,
             batch_sampler=numbers,
-            num_workers=self._workers(),
+            num_workers=workers,
+            multiprocessing_context=start_method() if workers else None,
             pin_memory=self.accelerator.device.type == "cuda",
             persistent_workers=False,
         )

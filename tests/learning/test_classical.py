@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -112,6 +113,14 @@ def test_the_seed_decides_all_and_global_generators_are_not_touched(shape, spaci
     torch.manual_seed(0)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (np.random.get_state()[1] == states[1]).all()
+
+
+def test_the_stack_goes_to_loader_processes_that_do_not_begin_as_forks():
+    made = stack(ClassicalPlan(), (16, 16, 16))
+    arrays = {"image": torch.rand(1, *made.reach), "label": torch.zeros(1, *made.reach)}
+    again = pickle.loads(pickle.dumps(made))  # our own object, as a loader process gets it
+    first, second = (one({name: array.clone() for name, array in arrays.items()}, 7) for one in (made, again))
+    assert torch.equal(first["image"], second["image"])
 
 
 def test_generators_of_accelerators_are_not_touched(monkeypatch):

@@ -17,6 +17,7 @@ from diffboost3d.diffusion.text import ByteTokenizer
 from diffboost3d.diffusion.weights import load_generator, save_generator
 from diffboost3d.errors import ConfigError
 from diffboost3d.stages.generator_start import with_channels
+from diffboost3d.stages.generator_training import shape_of
 
 
 def noise(*shape, seed=0):
@@ -167,3 +168,11 @@ def test_half_precision_does_not_round_the_differences_of_channels():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         again = codec.decode(codec.encode(images))
     torch.testing.assert_close(again, images, atol=1e-5, rtol=0)
+
+
+def test_how_far_channels_are_mixed_is_a_part_of_a_generator_of_several_only():
+    assert "decorrelate" not in shape_of(compose(["diffusion.codec.decorrelate=1.0"]), 1)
+    assert shape_of(compose(), 2)["decorrelate"] == 0.5
+    assert shape_of(compose(["diffusion.codec.decorrelate=1.0"]), 2)["decorrelate"] == 1.0
+    for word in ("diffusion.codec.decorrelate=0.0", "diffusion.codec.normalise=false", "diffusion.codec.name=vae"):
+        assert "decorrelate" not in shape_of(compose([word]), 2)

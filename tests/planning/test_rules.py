@@ -20,6 +20,7 @@ from diffboost3d.planning.rules import (
     windows,
 )
 from diffboost3d.segmentation.topology import plan_topology
+from diffboost3d.training import loading
 from diffboost3d.training.loading import loader_workers
 
 PLAIN, THICK = (1.0, 1.0, 1.0), (1.5, 1.5, 10.0)
@@ -151,9 +152,16 @@ def test_at_least_one_slice_is_denoised_at_once() -> None:
     assert denoised_voxels(-5, 100.0, 2500, 2**20) == 2500
 
 
-def test_only_a_gpu_gets_loader_processes() -> None:
-    assert [loader_workers(cores, "cpu") for cores in (1, 64)] == [0, 0]
+def test_only_a_gpu_gets_loader_processes_where_they_can_share_memory(monkeypatch) -> None:
+    monkeypatch.setattr(loading, "start_method", lambda: "fork")
+    monkeypatch.setattr(loading, "_shared_memory", lambda: 2**30)
+    assert [loader_workers(cores, device) for cores in (1, 64) for device in ("cpu", "mps")] == [0] * 4
     assert [loader_workers(cores, "cuda") for cores in (1, 4, 64)] == [0, 3, 8]
     assert [loader_workers(16, "cuda", processes) for processes in (1, 2, 4, 16)] == [8, 7, 3, 0]
+    monkeypatch.setattr(loading, "_shared_memory", lambda: 2**26)  # a container
+    assert loader_workers(64, "cuda") == 0
+    monkeypatch.setattr(loading, "_shared_memory", lambda: 2**40)
+    monkeypatch.setattr(loading, "start_method", lambda: None)  # not Linux
+    assert loader_workers(64, "cuda") == 0
     assert memory_for_volumes(8 * 10**9) == 2.0
     assert memory_for_volumes(10**12) == 8.0

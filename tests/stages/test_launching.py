@@ -64,6 +64,29 @@ def test_a_process_that_dies_fails_its_task_only(tmp_path):
     assert "works in a" in (tmp_path / "a" / LOG).read_text()
 
 
+def test_tasks_may_have_processes_of_their_own(tmp_path):
+    plan, _ = schedule(tmp_path, ("loads", (), ()))
+    run_in_processes(plan, work, 1)
+    assert plan.errors == {"loads": None}
+    assert "loaded" in (tmp_path / "loads" / LOG).read_text()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_task_of_which_nothing_can_be_reported_is_not_lost(tmp_path):
+    plan, _ = schedule(tmp_path, ("a", (), ()), ("b", ("a",), ()))
+    quiet = plan.report
+
+    def report(event, task, error):
+        if event == "done" and task.name == "a":
+            raise OSError("disk full")
+        quiet(event, task, error)
+
+    plan.report = report
+    run_in_processes(plan, work, 2)
+    assert "a" in plan.errors
+    assert set(plan.errors) <= {"a", "b"}
+
+
 def test_nothing_to_do_starts_nothing(tmp_path):
     plan, happened = schedule(tmp_path)
     run_here(plan, work)
