@@ -54,7 +54,7 @@ def read_mask(path: Path) -> Pixels:
     A coloured palette of more than two entries in use is a numbering of labels: its numbers are taken.
 
     Raises:
-        DataError: as `read_picture`.
+        DataError: as `read_picture`; masks of several colours in one picture, which could not be told apart by brightness.
     """
     picture, notes = _upright(path)
     if picture.mode in DEEP_MODES:
@@ -69,7 +69,22 @@ def read_mask(path: Path) -> Pixels:
     if len(np.unique(numbers)) > 2:
         told = "has a palette of colours; the numbers of its entries are taken as labels"
         return Pixels(_standing(numbers), share, (*notes, told))
+    if len(colours := _colours(rgb)) > 1:
+        raise DataError(
+            f"{path}: a mask of several colours ({', '.join(colours)}); store the numbers of its labels, grey or with a palette"
+        )
     return Pixels(_standing(rgb.max(axis=2)), share, (*notes, *more, "has colours; its brightest channel is taken"))
+
+
+def _colours(rgb: NDArray[np.uint8]) -> list[str]:
+    """Names of the colours that a twentieth or more of the coloured pixels have; shades and blurred borders don't count."""
+    coloured = rgb[_spread(rgb) > COLOURED]
+    strong = coloured > 0.5 * coloured.max(axis=1, keepdims=True)
+    kinds, counts = np.unique(strong @ np.array([4, 2, 1]), return_counts=True)
+    names = {4: "red", 2: "green", 1: "blue", 6: "yellow", 5: "magenta", 3: "cyan"}
+    return [
+        names[int(k)] for k, count in zip(kinds, counts, strict=True) if k in names and count >= 0.05 * len(coloured)
+    ]
 
 
 def _upright(path: Path) -> tuple[Any, tuple[str, ...]]:

@@ -22,6 +22,7 @@ from diffboost3d.stages.launching import (
     Schedule,
     Task,
     refuse_torchrun,
+    require_launcher,
     run_by_hydra,
     run_here,
     run_in_processes,
@@ -57,6 +58,8 @@ def start(config: Config, overrides: Sequence[str] = ()) -> None:
             raise WorkspaceError(f"{study.root}: nothing is prepared yet; without compare.tables=true the study begins")
         _write_results(config, study, jobs, workspace, {}, _unprepared_cells(configs, study))
         return
+    if config.compare.launcher != "local":
+        require_launcher(config.compare.launcher)
     with workspace.opened(clear=config.compare.launcher == "local"):
         workspace.log(f"diffboost3d compare {' '.join(overrides)}")
         prepare_study(configs, study, workspace)
@@ -237,6 +240,10 @@ def _write_results(
     write_text(study.report("md"), markdown_of_study(title, summary, notes))
     write_text(study.report("tex"), latex_of_study(title, summary))
     _write_figures(study, summary)
+    arms = {job.arm for job in cells}
+    if not arms & set(config.compare.references):
+        named = ", ".join(config.compare.references) or "none is named"
+        workspace.log(f"no arm of compare.references ({named}) is among the arms: nothing is compared")
     for line in verdict_lines(summary):
         workspace.log(line)
     workspace.log(f"study: {study.report('md')}, {study.scores_path}")

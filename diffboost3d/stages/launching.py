@@ -196,7 +196,7 @@ def run_by_hydra(schedule: Schedule, launcher: str, options: dict[str, Any], fol
     Raises:
         ConfigError: there is no such plugin here. DiffBoostError: it came to nothing.
     """
-    _require_launcher(launcher)
+    require_launcher(launcher)
     while ready := schedule.ready():
         for task in ready:
             schedule.start(task)
@@ -211,7 +211,8 @@ def run_by_hydra(schedule: Schedule, launcher: str, options: dict[str, Any], fol
             schedule.over(task, how if error and status else None)
 
 
-def _require_launcher(launcher: str) -> None:
+def require_launcher(launcher: str) -> None:
+    """Raise ConfigError where there is no such plugin of Hydra here."""
     from hydra.core.plugins import Plugins
     from hydra.plugins.launcher import Launcher
 

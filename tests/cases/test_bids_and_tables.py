@@ -10,6 +10,7 @@ from reader_folders import names, refused, touch
 
 from diffboost3d.cases.layouts import BidsChoice, Choice, read_folder
 from diffboost3d.cases.splits import patients_of
+from diffboost3d.errors import DataError
 
 
 # --- BIDS ------------------------------------------------------------------------------------------------------------
@@ -153,3 +154,19 @@ def test_a_mask_beside_a_column_of_labels_is_left_out_and_named(tmp_path: Path) 
     assert folder.channel_names == ("T1",)
     assert names(tmp_path) == [("a", ["a.nii.gz"], "drawn.nii.gz")]
     assert "unknown columns, left out: brainmask" in folder.notes[0]
+
+
+def test_a_case_without_a_patient_among_others_with_one_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii.gz", "b.nii.gz")
+    (tmp_path / "cases.csv").write_text("image,patient\na.nii.gz,p1\nb.nii.gz,\n", encoding="utf-8")
+    refused_text = refused(tmp_path)
+    assert "b has no patient, but others have" in refused_text
+    (tmp_path / "cases.csv").write_text("image,patient\na.nii.gz,\nb.nii.gz,\n", encoding="utf-8")
+    assert [pair.patient for pair in read_folder(tmp_path).pairs] == [None, None]
+
+
+def test_images_of_one_name_in_several_folders_are_told_apart_in_the_message(tmp_path: Path) -> None:
+    touch(tmp_path, "s/0/img.nii.gz", "s/1/img.nii.gz")
+    (tmp_path / "all.csv").write_text("image\ns/0/img.nii.gz\ns/1/img.nii.gz\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"called img \(s/0/img.nii.gz, s/1/img.nii.gz\); give a column id"):
+        read_folder(tmp_path / "all.csv")

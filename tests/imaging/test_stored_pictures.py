@@ -66,6 +66,18 @@ def test_a_palette_of_more_than_two_colours_numbers_labels(entries: int, values:
     assert np.unique(read_mask(tmp_path / "palette.png").array).tolist() == values
 
 
+def test_a_mask_of_several_colours_is_refused_and_blurred_borders_of_one_are_not(tmp_path: Path) -> None:
+    array = np.zeros((32, 32, 3), np.uint8)
+    array[4:14, 4:28] = (255, 0, 0)
+    Image.fromarray(array).resize((50, 50), Image.Resampling.BICUBIC).save(tmp_path / "red.jpg")
+    assert read_mask(tmp_path / "red.jpg").array.max() > 200
+    array[16:28, 4:28] = (0, 255, 0)
+    for ending in ("png", "jpg"):
+        Image.fromarray(array).save(tmp_path / f"both.{ending}")
+        with pytest.raises(DataError, match=r"both\..*several colours \(green, red\); store the numbers"):
+            read_mask(tmp_path / f"both.{ending}")
+
+
 def test_a_mask_of_one_bit_has_ones_and_an_image_white(tmp_path: Path) -> None:
     Image.fromarray(GREY > 100).save(tmp_path / "bits.png")
     assert np.unique(read_mask(tmp_path / "bits.png").array).tolist() == [0, 1]

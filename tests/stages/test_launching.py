@@ -113,7 +113,7 @@ def test_a_job_that_dies_in_a_launcher_fails_alone_and_what_needs_the_others_run
                 work(folder)
         return subprocess.CompletedProcess(words, int(any(folder.name.startswith("dies") for folder in folders)))
 
-    monkeypatch.setattr(launching, "_require_launcher", lambda name: None)
+    monkeypatch.setattr(launching, "require_launcher", lambda name: None)
     monkeypatch.setattr(launching.subprocess, "run", launcher)
     plan, happened = schedule(tmp_path, ("a", (), ()), ("dies", (), ()), ("c", ("a",), ()), ("d", ("dies",), ()))
     run_by_hydra(plan, "rocket", {}, tmp_path)

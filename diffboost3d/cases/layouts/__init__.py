@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from diffboost3d.cases.layouts.table import TABLE, is_table, read_csv
 from diffboost3d.cases.records import Finding
 from diffboost3d.errors import DataError
 from diffboost3d.imaging.files import ENDINGS, PICTURE_ENDINGS, VOLUME_ENDINGS, ending_of
+from diffboost3d.imaging.slicer_segments import slicer_segments
 
 __all__ = ["READERS", "SKIPPED", "BidsChoice", "Choice", "Folder", "Pair", "read_folder"]
 
@@ -62,7 +64,8 @@ def read_folder(root: Path, layout: str = "auto", choice: Choice = FREE) -> Fold
         What it holds. Cases that a file is missing of are among its findings, not its pairs.
 
     Raises:
-        DataError: no such folder, no images in it, two of one name, or it isn't of that layout.
+        DataError: no such folder, no images in it, two of one name, it isn't of that layout, or its NRRD labels contradict
+            each other.
     """
     if not root.is_dir() and not (root.is_file() and layout in ("auto", "csv")):
         raise DataError(f"data.root={root}: no such folder")
@@ -79,7 +82,31 @@ def read_folder(root: Path, layout: str = "auto", choice: Choice = FREE) -> Fold
         why = f"; the first: {folder.findings[0]}" if folder.findings else f"; {EXPECTED}"
         raise DataError(f"{root}: no images found{why}")
     _refuse_twins(root, folder.pairs)
-    return folder
+    return folder if folder.labels else dataclasses.replace(folder, labels=_named_by_slicer(base, folder.pairs))
+
+
+def _named_by_slicer(root: Path, pairs: tuple[Pair, ...]) -> dict[str, int] | None:
+    """Names and values of labels by the headers of NRRD files from 3D Slicer, each of which numbers its segments by itself.
+
+    Raises:
+        DataError: two files give one number to different segments, or one segment different numbers.
+    """
+    values: dict[str, tuple[int, str]] = {}
+    names: dict[int, tuple[str, str]] = {}
+    for pair in pairs:
+        for path in (pair.label, *pair.masks):
+            file = "" if path is None else os.path.relpath(path, root)
+            for value, name in (slicer_segments(path) if path is not None else {}).items():
+                known, first = names.setdefault(value, (name, file))
+                number, other = values.setdefault(name, (value, file))
+                if (known, number) != (name, value):
+                    raise DataError(
+                        f"{root}: {file} has {name} as label {value}; "
+                        + (f"{first} has {known} as {value}" if known != name else f"{other} has it as {number}")
+                        + "; number the segments alike in all files (3D Slicer exports them by a colour table)"
+                    )
+    told = sorted((value, name) for name, (value, _) in values.items() if value)
+    return {"background": 0, **{name: value for value, name in told}} if told else None
 
 
 def _of_one_kind(pairs: list[Pair]) -> tuple[list[Pair], list[Finding]]:
@@ -171,7 +198,9 @@ def _refuse_twins(root: Path, pairs: tuple[Pair, ...]) -> None:
                 f"{root}: {pair.id!r} can't be the name of a case ({pair.image.name}): it is a folder's name too"
             )
         if pair.id in seen:
-            raise DataError(
-                f"{root}: two images are called {pair.id} ({seen[pair.id].name}, {pair.image.name}); rename one"
+            first, second = (
+                os.path.relpath(one, root if root.is_dir() else root.parent) for one in (seen[pair.id], pair.image)
             )
+            way = "; give a column id" if is_table(root.name) else "; rename one"
+            raise DataError(f"{root}: two images are called {pair.id} ({first}, {second}){way}")
         seen[pair.id] = pair.image

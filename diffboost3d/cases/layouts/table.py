@@ -70,7 +70,8 @@ def read_csv(root: Path) -> Folder:
     """A CSV file, or a folder with `cases.csv` or just one table; paths are relative to its folder, cells may be empty.
 
     Raises:
-        DataError: no such table, no column of images, or no column `label` but one of files that sounds like it.
+        DataError: no such table, no column of images, no column `label` but one of files that sounds like it, or a patient of
+            some cases only.
     """
     path = _table_in(root)
     base = path.parent
@@ -95,6 +96,7 @@ def read_csv(root: Path) -> Folder:
             findings.append(Finding(who, f"{path.name} has nothing in its column {empty[0]}", "the case is skipped"))
         else:
             pairs.append(pair)
+    _refuse_empty_patients(path, pairs)
     pairs, lost = without_missing_channels(base, pairs)
     pairs = with_missing_labels(pairs, lambda pair: f"in {path.name}")
     notes = [f"{path.name}: unknown columns, left out: {', '.join(unknown)}; {EXPECTED}"] if unknown else []
@@ -104,6 +106,15 @@ def read_csv(root: Path) -> Folder:
     return dataclasses.replace(
         folder, channel_names=names, findings=(*findings, *lost), notes=tuple(notes), name=folder.name
     )
+
+
+def _refuse_empty_patients(path: Path, pairs: list[Pair]) -> None:
+    """A case of which the patient isn't told could stand on both sides of a split; nothing is guessed."""
+    nameless = [pair.id for pair in pairs if pair.patient is None]
+    if nameless and len(nameless) < len(pairs):
+        raise DataError(
+            f"{path}: {nameless[0]} has no patient, but others have; give one, for a case alone its own name"
+        )
 
 
 def _table_in(root: Path) -> Path:
