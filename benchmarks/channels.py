@@ -2,13 +2,17 @@
 
     python benchmarks/channels.py --data PATH/dicom_example/brain --work FOLDER
 
-One patient, 22 slices: T1 before and after contrast agent, FLAIR and T2, read as DICOM. Slabs of four slices stand for cases; the
+One patient, 22 slices: T1 before and after contrast agent, FLAIR and T2, in DICOM. Slabs of four slices stand for cases; the
 generator learns three of them, and makes volumes of just these, so this says nothing about accuracy or about new patients. It
 tells whether contrasts of one synthetic volume show the same anatomy: by the mutual information of every pair of them inside the
 head. Three kinds are compared: made jointly; apart, each contrast taken from another sample of the same generator, so that
 nothing but the common noise is lost; and, with --separate, by four generators of one channel each, with the same settings and
 noise of their own. All are made from pure noise and from half-noised real volumes. In the end a segmenter of the head (a
 threshold, no anatomy) is trained on four channels and predicts the slab that nobody has seen.
+
+The generator reads slabs as NIfTI. The same slabs are written as DICOM studies of four series too (the files of the patient,
+with numbers of their own): `prepare` reads these by `data.series`, and its images are held against the others; the segmenter
+predicts the unseen slab from its four series.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
+from pydicom import dcmread
+from pydicom.uid import generate_uid
 from scipy.ndimage import binary_fill_holes
 
 from diffboost3d.cases.atomic import write_json
@@ -61,9 +67,9 @@ def main() -> None:
         for number, name in enumerate(folders):
             run("synthesize", given, name, number, f"synthesize.strength={strength}")
         found[f"strength {strength:g}"] = informations(given)
-    dice = predicted(given)
-    write_json(given.result, summary(found, given) | {"head_dice_of_the_unseen_slab": dice})
-    print(json.dumps(found, indent=2))
+    facts = {"head_dice_of_the_unseen_slab": predicted(given), "dicom": as_dicom(given, affine)}
+    write_json(given.result, summary(found, given) | facts)
+    print(json.dumps({**found, **facts}, indent=2))
 
 
 def read_contrasts(data: Path) -> tuple[dict[str, Any], Any]:
@@ -91,14 +97,19 @@ def write_folder(root: Path, contrasts: dict[str, Any], every: dict[str, Any], a
     for folder in ("imagesTr", "labelsTr"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for slab in range(SLABS):
-        part = slice(FIRST + slab * SLAB, FIRST + (slab + 1) * SLAB)
+        part, place = slice(FIRST + slab * SLAB, FIRST + (slab + 1) * SLAB), place_of(slab, affine)
         for number, volume in enumerate(contrasts.values()):
             path = root / "imagesTr" / f"slab_{slab}_{number:04d}.nii.gz"
-            nib.save(nib.Nifti1Image(volume[:, :, part].astype(np.int32).astype(np.int16), affine), path)
-        nib.save(nib.Nifti1Image(label[:, :, part], affine), root / "labelsTr" / f"slab_{slab}.nii.gz")
+            nib.save(nib.Nifti1Image(volume[:, :, part].astype(np.int32).astype(np.int16), place), path)
+        nib.save(nib.Nifti1Image(label[:, :, part], place), root / "labelsTr" / f"slab_{slab}.nii.gz")
     facts = {"channel_names": dict(enumerate(contrasts)), "labels": {"background": 0, "head": 1}}
     write_json(root / "splits.json", [SPLIT])
     write_json(root / "dataset.json", facts | {"name": "Brain", "file_ending": ".nii.gz"})
+
+
+def place_of(slab: int, affine: Any) -> Any:
+    """The affine of a slab of the volume with this affine."""
+    return affine @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, FIRST + slab * SLAB], [0, 0, 0, 1]])
 
 
 def settings(given: argparse.Namespace, name: str, number: int) -> list[str]:
@@ -182,6 +193,55 @@ def predicted(given: argparse.Namespace) -> float:
         np.asarray(nib.load(folder / name).dataobj) for folder in (target, given.work / "joint" / "labelsTr")
     )
     return round(float(2 * (found * truth).sum() / (found.sum() + truth.sum())), 4)
+
+
+def as_dicom(given: argparse.Namespace, affine: Any) -> dict[str, float]:
+    """Largest difference of the images that `prepare` makes of DICOM studies, in [-1, 1]; Dice of the head predicted from one."""
+    root, unseen = given.work / "dicom", SPLIT["test"][0]
+    shutil.rmtree(root, ignore_errors=True)
+    (root / "labels").mkdir(parents=True)
+    for slab in range(SLABS):
+        write_study(given.data, root / f"slab_{slab}", slab)
+        label = nib.load(given.work / "joint" / "labelsTr" / f"slab_{slab}.nii.gz")
+        nib.save(
+            nib.Nifti1Image(np.asarray(label.dataobj), place_of(slab, affine)), root / "labels" / f"slab_{slab}.nii.gz"
+        )
+    series = f"data.series=[{','.join(CONTRASTS)}]"
+    words = [*settings(given, "joint", 0), f"data.root={root}", f"workspace={given.work / 'dicom-ws'}", series]
+    if diffboost3d(["prepare", *words]) != 0:
+        raise SystemExit("prepare of DICOM studies failed")
+    spaces = [Workspace(given.work / "dicom-ws"), Workspace(given.work / "joint" / "ws")]
+    worst = 0.0
+    for slab in range(SLABS):
+        of_dicom, of_nifti = (
+            prepared(space, cases_of(space.read_manifest(), [f"slab_{slab}"])[0], "image") for space in spaces
+        )
+        worst = max(worst, float(np.abs(of_dicom - of_nifti).max()))
+    target = given.work / "labels-of-dicom"
+    reads = [series, f"predict.input={root / unseen}", f"predict.output={target}", "predict.arm=none"]
+    run("predict", given, "joint", 0, *reads)
+    (path,) = target.glob("*.nii.gz")
+    found, truth = (
+        np.asarray(nib.as_closest_canonical(nib.load(one)).dataobj)
+        for one in (path, given.work / "joint" / "labelsTr" / f"{unseen}.nii.gz")
+    )
+    dice = float(2 * (found * truth).sum() / (found.sum() + truth.sum()))
+    return {"largest_difference_of_prepared_images": worst, "head_dice_of_the_unseen_slab": round(dice, 4)}
+
+
+def write_study(data: Path, folder: Path, slab: int) -> None:
+    """A slab of each series as files of a study, series, patient and instances of their own."""
+    study = generate_uid(entropy_srcs=[f"study {slab}"])
+    for name in CONTRASTS:
+        files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(data / name))
+        (folder / name).mkdir(parents=True)
+        for file in files[FIRST + slab * SLAB : FIRST + (slab + 1) * SLAB]:
+            image = dcmread(file)
+            image.StudyInstanceUID, image.PatientID = study, folder.name
+            image.SeriesInstanceUID = generate_uid(entropy_srcs=[f"{name} {slab}"])
+            image.SOPInstanceUID = generate_uid(entropy_srcs=[f"{file} {slab}"])
+            image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+            image.save_as(folder / name / Path(file).name)
 
 
 def summary(found: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
