@@ -30,6 +30,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from held_out import commit
+
 from diffboost3d.cases.study import BASE
 from diffboost3d.cases.workspace import versions
 
@@ -152,6 +154,7 @@ def about(given: argparse.Namespace, summary: dict[str, Any]) -> dict[str, Any]:
             f'"{w}"' if " " in w or "[" in w else w for w in overrides_of(given) if not w.startswith("compare.tables")
         ),
         "machine": {"cores": os.cpu_count(), "processor": platform.machine()},
+        "commit": commit(),
         "versions": versions(),
     }
 

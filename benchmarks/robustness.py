@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchio as tio
+from held_out import commit
 from low_data import RESULTS, arguments, overrides_of
 from numpy.typing import NDArray
 
@@ -38,7 +39,7 @@ from diffboost3d.cases.records import Case, Manifest
 from diffboost3d.cases.study import BASE, Study
 from diffboost3d.cases.workspace import SEGMENTER, Workspace, versions
 from diffboost3d.config import compose, digest
-from diffboost3d.evaluation.crossed import crossed_mean
+from diffboost3d.evaluation.crossed import crossed_mean, luck_of_seeds
 from diffboost3d.imaging.files import read
 from diffboost3d.imaging.geometry import resample
 from diffboost3d.imaging.intensity import fit_intensity_map
@@ -196,13 +197,20 @@ def case_means(table: Table, arm: str, shifts: Sequence[str]) -> dict[str, dict[
     return {case: {(0, seed): float(np.mean(v)) for seed, v in seeds.items()} for case, seeds in found.items()}
 
 
-def gain(table: Table, pair: tuple[str, str], shifts: Sequence[str], patients: dict[str, str]) -> list[float]:
-    """[mean, low, high] of the difference on the mean over shifts."""
-    first, second = (case_means(table, arm, shifts) for arm in pair)
-    interval = crossed_mean(
-        {case: {run: v - second[case][run] for run, v in runs.items()} for case, runs in first.items()}, patients
-    ).interval
-    return [interval.mean, interval.low, interval.high]
+def gains_of(
+    table: Table, pairs: Sequence[tuple[str, str]], shifts: Sequence[str], patients: dict[str, str]
+) -> dict[str, list[float]]:
+    """{first-second: [mean, low, high]} of the differences on the mean over shifts, by the rule of `compare`."""
+    means = {arm: case_means(table, arm, shifts) for arm in {arm for pair in pairs for arm in pair}}
+    differences = [
+        {case: {run: v - means[second][case][run] for run, v in runs.items()} for case, runs in means[first].items()}
+        for first, second in pairs
+    ]
+    found = {}
+    for pair, values, luck in zip(pairs, differences, luck_of_seeds(differences), strict=True):
+        interval = crossed_mean(values, patients, luck=luck).interval
+        found["-".join(pair)] = [interval.mean, interval.low, interval.high]
+    return found
 
 
 def main() -> int:
@@ -236,11 +244,11 @@ def write(given: Any, config: Config, table: Table, patients: dict[str, str]) ->
     for shift in ["unchanged", *given.shifts]:
         result[shift] = {arm: crossed_mean(case_means(table, arm, [shift])).interval.mean for arm in config.arms}
     pairs = [pair for pair in PAIRS if set(pair) <= set(config.arms)]
-    gains = {f"{a}-{b}": gain(table, (a, b), given.shifts, patients) for a, b in pairs}
+    gains = gains_of(table, pairs, given.shifts, patients)
     by_shift = {
-        f"{a}-{b}@{shift}": gain(table, (a, b), [shift], patients)
-        for a, b in pairs
+        f"{pair}@{shift}": values
         for shift in ["unchanged", *given.shifts]
+        for pair, values in gains_of(table, pairs, [shift], patients).items()
     }
     result["gain"] = gains.get("diffboost_classical-classical")
     result |= {
@@ -250,8 +258,18 @@ def write(given: Any, config: Config, table: Table, patients: dict[str, str]) ->
         "strengths": list(STRENGTHS),
         "seeds": list(config.seeds),
     }
-    result |= {"cases": len(next(iter(table.values()))), "versions": versions()}
-    name = given.name or f"{given.set}_robustness"
+    result["by_strength"] = {
+        f"{shift} {strength}": {
+            arm: crossed_mean(case_means(of_one(table, shift, strength), arm, [shift])).interval.mean
+            for arm in config.arms
+        }
+        for shift in given.shifts
+        for strength in STRENGTHS
+    }
+    result |= {"cases": len(next(iter(table.values()))), "overrides": overrides_of(given), "commit": commit()}
+    result["versions"] = versions()
+    usual = given.variant == BASE and given.size == 10
+    name = given.name or f"{given.set}_robustness" + ("" if usual else f"_{given.variant}_{given.size}")
     write_json(RESULTS / f"{name}.json", _finite(result))
     with replacing(RESULTS / f"{name}.csv") as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -262,6 +280,11 @@ def write(given: Any, config: Config, table: Table, patients: dict[str, str]) ->
                     [shift, strength, arm, seed, case, label, f"{value:.6g}"] for label, value in labels.items()
                 )
     print(json.dumps({key: result[key] for key in ("gain", "gains")}, indent=1, default=str))
+
+
+def of_one(table: Table, shift: str, strength: int) -> Table:
+    """The part of a shift in one strength."""
+    return {key: scores for key, scores in table.items() if key[:2] == (shift, strength)}
 
 
 def _finite(value: Any) -> Any:
