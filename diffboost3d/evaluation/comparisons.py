@@ -86,7 +86,7 @@ def verdict(comparison: PairedComparison, seeds: int, comparisons: int) -> str:
     "diffboost helps: +2.1 Dice points over none (95 % interval 1.0 to 3.2, n = 50 cases, 2 seeds)".
 
     `comparisons` is the size of the family that Holm's adjustment was over. A gain or a loss is claimed only when the
-    adjusted p-value is below 0.05 and the interval leaves out 0. With too few cases for any p-value to get there the
+    adjusted p-values, over cases and over cases and seeds, are below 0.05. With too few cases for any p-value to get there the
     sentence says so, since "no gain" would claim more than was measured.
     """
     who, reference, interval = comparison.arm, comparison.reference, comparison.difference
@@ -102,10 +102,8 @@ def verdict(comparison: PairedComparison, seeds: int, comparisons: int) -> str:
     if independent == 1:
         cases = f"n = {_count(comparison.cases, 'case')}{of_patients}"
         measured = f"{points(interval.mean, sign=True)} Dice points over {reference} ({cases})"
-    if comparison.p_holm < SIGNIFICANCE and interval.low > 0:
-        return f"{who} helps: {measured}"
-    if comparison.p_holm < SIGNIFICANCE and interval.high < 0:
-        return f"{who} hurts: {measured}"
+    if max(comparison.p_holm, comparison.p_crossed_holm) < SIGNIFICANCE:
+        return f"{who} {'helps' if interval.mean > 0 else 'hurts'}: {measured}"
     if smallest_holm_p(independent, comparisons) >= SIGNIFICANCE:
         return f"{who}: too few cases to tell: {measured}"
     return f"{who} brings no detectable gain: {measured}"

@@ -29,6 +29,7 @@ class CrossedMean:
         se_seeds: standard error that the choice of the seeds makes; nan with one seed.
         seed_sd: standard deviation of the mean between seeds, as it is seen; nan with one seed.
         patients: how many independent cases there are.
+        p_value: of the mean against 0, by the same t statistic, two-sided; 1 where no spread can be estimated.
     """
 
     interval: Interval
@@ -36,6 +37,7 @@ class CrossedMean:
     se_seeds: float
     seed_sd: float
     patients: int
+    p_value: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,9 @@ def crossed_mean(
     if luck is None:
         luck = [part for part, _ in folds]
     seeds = sum(part.variance for part in luck)
-    interval = _interval(mean, [cases, *luck], level)
-    return CrossedMean(interval, math.sqrt(cases.variance), math.sqrt(seeds) if folds else math.nan, seed_sd, count)
+    interval, p_value = _interval(mean, [cases, *luck], level)
+    se_seeds = math.sqrt(seeds) if folds else math.nan
+    return CrossedMean(interval, math.sqrt(cases.variance), se_seeds, seed_sd, count, p_value)
 
 
 def luck_of_seeds(differences: Sequence[Mapping[str, Mapping[Run, float]]]) -> list[list[Part]]:
@@ -195,14 +198,16 @@ def _fold_parts(table: NDArray[np.float64], cases: int) -> tuple[Part, float] | 
     return Part((rows / cases) ** 2 / runs * between, runs - 1.0), between
 
 
-def _interval(mean: float, parts: Sequence[Part], level: float) -> Interval:
+def _interval(mean: float, parts: Sequence[Part], level: float) -> tuple[Interval, float]:
+    """The t interval, and the p-value of the mean against 0."""
     from scipy.stats import t
 
     variance = sum(part.variance for part in parts)
     if math.isnan(variance):
-        return Interval(mean, math.nan, math.nan)
+        return Interval(mean, math.nan, math.nan), 1.0
     if variance <= 0:
-        return Interval(mean, mean, mean)
+        return Interval(mean, mean, mean), 0.0 if mean else 1.0
     freedom = variance**2 / sum(part.variance**2 / part.freedom for part in parts if part.variance)
-    half = float(t.ppf((1 + level) / 2, freedom)) * math.sqrt(variance)
-    return Interval(mean, mean - half, mean + half)
+    error = math.sqrt(variance)
+    half = float(t.ppf((1 + level) / 2, freedom)) * error
+    return Interval(mean, mean - half, mean + half), float(2 * t.sf(abs(mean) / error, freedom))

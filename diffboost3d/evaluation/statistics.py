@@ -27,6 +27,7 @@ class PairedComparison:
     """How an arm differs from a reference on the same cases: mean of arm minus reference, and whether by chance.
 
     Attributes:
+        p_value, p_holm: of the cases, and adjusted. p_crossed_holm: of the mean over cases and seeds, adjusted; 0: there is none.
         patients: of whom the cases are; None: each is of another.
     """
 
@@ -37,6 +38,7 @@ class PairedComparison:
     p_holm: float
     cases: int
     patients: int | None = None
+    p_crossed_holm: float = 0.0
 
     @property
     def independent(self) -> int:

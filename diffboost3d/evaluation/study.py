@@ -18,15 +18,19 @@ from diffboost3d.evaluation.summary import score_grids
 
 TERCILES = ("small", "middle", "large")
 RULE = (
-    "helps or hurts: the adjusted p-value is below 0.05 and the 95 % interval over cases and seeds leaves out 0; "
-    "no detectable gain: otherwise"
+    "helps or hurts: two adjusted p-values are below 0.05, that of Wilcoxon's test over cases and that of the mean over cases "
+    "and seeds; no detectable gain: otherwise"
 )
 Grids = Mapping[str, Grid]  # case -> {(fold, seed, label): value}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """An arm against another on the same cases: mean of arm minus reference with its interval over cases and seeds, and p."""
+    """An arm against another on the same cases: mean of arm minus reference with its interval over cases and seeds, and p.
+
+    Attributes:
+        p_value, p_holm: Wilcoxon's over cases, and adjusted. p_crossed_holm: that of the mean over cases and seeds, adjusted.
+    """
 
     arm: str
     reference: str
@@ -34,6 +38,7 @@ class Comparison:
     over_cases: Interval
     p_value: float
     p_holm: float
+    p_crossed_holm: float
     cases: int
     seeds: int
     left_out: int
@@ -61,8 +66,8 @@ def compare(
     """Compare arms; all pairs are one family, to which Holm's adjustment is made.
 
     The interval of the difference is that of `crossed_mean`, over patients and seeds, with the luck of seeds moderated by the
-    other pairs (`luck_of_seeds`); `over_cases` is the bootstrap over patients alone. The p-value is Wilcoxon's, on one
-    difference a patient: the mean over cases, labels and seeds.
+    other pairs (`luck_of_seeds`), and there is a p-value of the same mean; `over_cases` is the bootstrap over patients alone.
+    The other p-value is Wilcoxon's, on one difference a patient: the mean over cases, labels and seeds.
 
     Args:
         pairs: (arm, reference) -> the scores of both.
@@ -84,16 +89,17 @@ def compare(
         crossed = crossed_mean(runs, patients, luck=luck)
         rows.append((arm, reference, crossed, over_cases, p_value, len(runs), seeds, len(paired.left_out)))
     adjusted = holm([row[4] for row in rows])
-    return [Comparison(*row[:5], p_holm, *row[5:]) for row, p_holm in zip(rows, adjusted, strict=True)]
+    crossed_adjusted = holm([row[2].p_value for row in rows])
+    return [
+        Comparison(*row[:5], p_holm, p_crossed, *row[5:])
+        for row, p_holm, p_crossed in zip(rows, adjusted, crossed_adjusted, strict=True)
+    ]
 
 
 def claim(comparison: Comparison, comparisons: int) -> str:
     """helps, hurts, no detectable gain, or too few cases: see `RULE`. `comparisons` is the size of the family."""
-    interval = comparison.difference.interval
-    if comparison.p_holm < SIGNIFICANCE and interval.low > 0:
-        return "helps"
-    if comparison.p_holm < SIGNIFICANCE and interval.high < 0:
-        return "hurts"
+    if max(comparison.p_holm, comparison.p_crossed_holm) < SIGNIFICANCE:
+        return "helps" if comparison.difference.interval.mean > 0 else "hurts"
     if smallest_holm_p(comparison.difference.patients, comparisons) >= SIGNIFICANCE:
         return "too few cases"
     return "no detectable gain"
@@ -237,6 +243,8 @@ def _rows(
             "seed_sd": _or_none(crossed.seed_sd),
             "p_value": one.p_value,
             "p_holm": one.p_holm,
+            "p_crossed": crossed.p_value,
+            "p_crossed_holm": one.p_crossed_holm,
             "cases": one.cases,
             "patients": crossed.patients,
             "seeds": one.seeds,

@@ -19,7 +19,7 @@ from diffboost3d.evaluation.comparisons import (
 )
 from diffboost3d.evaluation.crossed import crossed_mean, luck_of_seeds
 from diffboost3d.evaluation.metrics import METRICS
-from diffboost3d.evaluation.statistics import Interval, PairedComparison, bootstrap_mean, compare_paired
+from diffboost3d.evaluation.statistics import Interval, PairedComparison, bootstrap_mean, compare_paired, holm
 
 # {arm: {case: {(fold, seed, label): value}}} of one metric
 Grids = dict[str, dict[str, dict[tuple[int, int, str], float]]]
@@ -36,11 +36,11 @@ def summarise(
     - `arms`: `{arm: {metric: {mean, low, high, cases, labels: {label: {mean, low, high, cases}}, seeds: {...}}}}` with
       the reference first; low and high are the 95 % bootstrap interval over patients, and `seeds` is `{seed: mean}`, so
       that the spread between training seeds is visible;
-    - `comparisons`: `[{metric, arm, reference, difference: {mean, low, high}, p_value, p_holm, cases, patients, left_out,
-      verdict}]`, arm minus reference over cases scored in both on the same folds, seeds and labels; low and high are the
-      95 % interval over patients and, with several, seeds (`crossed_mean`); the p-value is of one difference a patient, with
-      Holm's adjustment within a metric; `left_out` counts the other cases and `verdict` is a sentence for Dice and None for
-      the rest;
+    - `comparisons`: `[{metric, arm, reference, difference: {mean, low, high}, p_value, p_holm, p_crossed_holm, cases,
+      patients, left_out, verdict}]`, arm minus reference over cases scored in both on the same folds, seeds and labels; low
+      and high are the 95 % interval over patients and, with several, seeds (`crossed_mean`), p_crossed_holm of the same mean;
+      p_value is of one difference a patient; Holm's adjustment is within a metric; `left_out` counts the other cases and
+      `verdict` is a sentence for Dice and None for the rest;
     - `notes`: sentences on what is missing or was left out.
 
     Numbers that don't exist (the interval of one case) are None. Scores that aren't finite are left out and counted in
@@ -143,12 +143,17 @@ def _compare(
         for (arm, other), cases in paired.items()
     }
     luck = dict(zip(runs, luck_of_seeds(list(runs.values())), strict=True))
+    crossed = {pair: crossed_mean(of_pair, patients, luck=luck[pair]) for pair, of_pair in runs.items()}
+    adjusted = dict(zip(crossed, holm([one.p_value for one in crossed.values()]), strict=True))
     rows = []
     for tested in compare_paired(of_patients, seed=seed):
         pair = (tested.arm, tested.reference)
-        difference = crossed_mean(runs[pair], patients, luck=luck[pair]).interval
         comparison = dataclasses.replace(
-            tested, difference=difference, cases=len(runs[pair]), patients=len(of_patients[pair])
+            tested,
+            difference=crossed[pair].interval,
+            cases=len(runs[pair]),
+            patients=len(of_patients[pair]),
+            p_crossed_holm=adjusted[pair],
         )
         seeds = {run_seed for case in runs[pair] for _, run_seed in runs[pair][case]}
         rows.append(_row(metric, comparison, len(paired[pair].left_out), len(seeds), len(of_patients)))
@@ -163,6 +168,7 @@ def _row(metric: str, comparison: PairedComparison, left_out: int, seeds: int, c
         "difference": _interval(comparison.difference),
         "p_value": comparison.p_value,
         "p_holm": comparison.p_holm,
+        "p_crossed_holm": comparison.p_crossed_holm,
         "cases": comparison.cases,
         "patients": comparison.independent,
         "left_out": left_out,

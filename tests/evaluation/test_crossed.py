@@ -145,3 +145,17 @@ def test_the_interval_covers_the_truth_with_and_without_luck_of_the_seeds(seed_s
         interval = crossed_mean(table(drawn)).interval
         covered += interval.low <= 0 <= interval.high
     assert covered / 400 >= 0.92
+
+
+def test_the_p_value_fits_the_interval():
+    """At the level 1 - p the interval ends at 0."""
+    random = np.random.default_rng(0)
+    values = {
+        f"c{case}": {(0, seed): 0.3 + shift + float(random.normal()) for seed, shift in enumerate((0.1, -0.2, 0.1))}
+        for case in range(12)
+    }
+    found = crossed_mean(values)
+    assert 0 < found.p_value < 1
+    edge = crossed_mean(values, level=1 - found.p_value).interval
+    assert min(abs(edge.low), abs(edge.high)) == pytest.approx(0, abs=1e-9)
+    assert crossed_mean({"a": {(0, 0): 1.0}}).p_value == 1.0  # nothing is known of its spread
