@@ -118,7 +118,9 @@ def sentence(comparison: Comparison, comparisons: int) -> str:
         "hurts": "hurts",
         "no detectable gain": "brings no detectable gain",
         "too few cases": "can't be judged, too few cases",
-    }[claim(comparison, comparisons)]
+    }[found := claim(comparison, comparisons)]
+    if found == "no detectable gain" and interval.low * interval.high > 0:
+        words += f" by a table of {comparisons} comparisons"
     patients = comparison.difference.patients
     of_patients = "" if patients == comparison.cases else f" of {patients} patients"
     over = "cases and seeds" if comparison.seeds > 1 else "cases; one seed, whose luck it doesn't hold"
