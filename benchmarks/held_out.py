@@ -297,6 +297,7 @@ def write(
         "set": "hippocampus",
         "second_axis": 0,
         "second_steps": 700,
+        "stack_steps": [600, 600],
     }
     extra = {
         key: value for key, value in vars(given).items() if key not in known and value not in (None, plain.get(key))
