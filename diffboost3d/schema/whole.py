@@ -80,8 +80,8 @@ class RuntimeConfig:
     precision: str = key("no", "Mixed precision.", choices=("no", "bf16", "fp16"))
     workers: int | None = key(
         None,
-        "Loader processes of each training; 0: samples are made in the training process; null: with a GPU its share of the cores "
-        "but one, at most 8, else 0.",
+        "Loader processes of each training; 0: samples are made in the training process; null: with CUDA on Linux its share of the "
+        "cores but one, at most 8, where 1 GB of shared memory is free; else 0.",
         low=0,
     )
     threads: int = key(0, "CPU threads; 0: as torch chooses.", low=0)
