@@ -104,7 +104,8 @@ def rows(held_out: HeldOut, stacked: bool, second: bool = False) -> dict[str, Ro
     return made
 
 
-def main() -> None:
+def asked() -> argparse.Namespace:
+    """What the command line asks for."""
     arguments = parser(__doc__)
     arguments.add_argument(
         "--stack-workspace", type=Path, help="where a generator with layers along the slices is trained"
@@ -130,7 +131,11 @@ def main() -> None:
     )
     arguments.add_argument("--only", nargs="+", help="names of the rows to measure; default: all")
     arguments.add_argument("--result", default="coherence", help="name of the result file")
-    given = arguments.parse_args()
+    return arguments.parse_args()
+
+
+def main() -> None:
+    given = asked()
     common = (given.cases, given.seed, given.part, given.set)
     held_out = HeldOut(given.data, given.workspace, given.overrides, *common, given.start_workspace)
     stacked = with_layers(given, held_out) if given.stack_workspace else None

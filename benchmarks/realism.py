@@ -13,6 +13,7 @@ figures of fine texture (`texture_auc`); it sees what the small networks miss. W
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ JUDGES = {"auc": 10, "auc_long": 40}  # epochs
 PATCH, PATCHES = (16, 16, 16), 12
 
 
-def main() -> None:
+def asked() -> argparse.Namespace:
+    """What the command line asks for."""
     arguments = parser(__doc__)
     arguments.add_argument("--pixel-workspace", type=Path, help="where a generator on the pixel codec is trained too")
     arguments.add_argument(
@@ -36,7 +38,11 @@ def main() -> None:
     )
     arguments.add_argument("--rows", nargs="+", help="numbers of the rows to judge, from 0; default: all")
     arguments.add_argument("--result", default="realism", help="name of the result file")
-    given = arguments.parse_args()
+    return arguments.parse_args()
+
+
+def main() -> None:
+    given = asked()
     held_out = HeldOut(given.data, given.workspace, given.overrides, given.cases, given.seed, given.part)
     start, default = held_out.default.strength, held_out.default
     recipe_from_start = dataclasses.replace(RECIPE, strength=start)
