@@ -75,8 +75,8 @@ class CodecConfig:
     )
     decorrelate: float = key(
         0.5,
-        "Several image channels of haar and pixel, with normalise: how far what they have in common and what they don't is brought to the same "
-        "variance; 0: not at all, 1: wholly. More makes them agree better, and what they have in common grainier.",
+        "Several image channels of haar and pixel, with normalise: how far what they have in common and what they don't is brought "
+        "to the same variance; 0: not at all, 1: wholly. More makes them agree better, and what they have in common grainier.",
         low=0,
         high=1,
     )
