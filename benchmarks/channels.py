@@ -249,7 +249,10 @@ def summary(found: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
     about = {"pretrain": given.pretrain, "finetune": given.finetune, "samples": given.samples, "spacing": given.spacing}
     about |= {"overrides": given.overrides}
     top = {name: value for name, value in found["strength 0.5"].items() if name != "values"}
-    return {**top, "by_strength": found, "settings": about, "split": SPLIT, "versions": versions()}
+    command = "python benchmarks/channels.py --data PATH/dicom_example/brain --work FOLDER"
+    command += "".join(f" --{name} {about[name]}" for name in ("pretrain", "finetune", "samples", "spacing"))
+    command = " ".join([command, *(["--separate"] if given.separate else []), *given.overrides])
+    return {**top, "command": command, "by_strength": found, "settings": about, "split": SPLIT, "versions": versions()}
 
 
 if __name__ == "__main__":

@@ -227,7 +227,8 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--part", choices=("all", "planted", "clean"), default="all")
     arguments = parser.parse_args()
-    result: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+    result: dict[str, Any] = {"command": "python benchmarks/inspect_planted.py --data FOLDER"}
+    result |= json.loads(RESULT.read_text()) if RESULT.is_file() else {}
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         sets = {one: arguments.data / one for one in ("hippocampus", "acdc", "busi", "ct_example")}

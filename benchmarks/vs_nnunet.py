@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -90,6 +91,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, required=True, help="wall clock of its training")
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--batch", type=int, help="samples a step; without it the plan's")
+    parser.add_argument("--result", type=Path, help="a file for the figures, such as results/vs_nnunet.json")
     add_environment(parser, required=True)
     given = parser.parse_args()
     keep_to_cores()
@@ -99,7 +101,19 @@ def main() -> None:
         python, Workspace(given.from_workspace), given.workspace, given.seconds, given.fold, given.batch
     )
     dice = [one.value for one in scores if one.metric == "dice"]
-    print(json.dumps({"dice_nnunet": round(sum(dice) / len(dice), 4), "seconds": seconds, **facts}, indent=1))
+    batch = "" if given.batch is None else f" --batch {given.batch}"
+    result = {
+        "dice_nnunet": round(sum(dice) / len(dice), 4),
+        "test_cases": len({one.case for one in scores}),
+        "seconds": seconds,
+        **facts,
+        "machine": {"cores": os.cpu_count(), "cores_used": CORES, "processor": platform.machine()},
+        "command": "python benchmarks/vs_nnunet.py --from-workspace WORKSPACE --workspace FOLDER "
+        f"--seconds {given.seconds:g} --fold {given.fold}{batch} --environment ENVIRONMENT",
+    }
+    print(json.dumps(result, indent=1))
+    if given.result is not None:
+        write_json(given.result, result)
 
 
 def add_environment(parser: argparse.ArgumentParser, required: bool = False) -> None:

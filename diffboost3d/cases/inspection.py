@@ -79,6 +79,7 @@ CODES: dict[str, tuple[str, str]] = {
     "no-label": (NOTE, "nothing: images without a label serve the generator"),
     "empty-label": (NOTE, "nothing, if there is nothing to find in them"),
     "label-stored-as-float": (NOTE, "nothing: the values are whole numbers"),
+    "read-as": (NOTE, "nothing, if it is meant so"),
     "rare-label": (NOTE, "check that it is meant; a split may have none of it"),
     "absent-label": (NOTE, "take the label away from dataset.json or data.labels if it is not meant"),
     "unlisted-image": (NOTE, "list it in dataset.json if it is meant to be used"),
@@ -194,6 +195,9 @@ def look(pair: Pair, root: Path, known: Collection[int] | None, patient: str, re
         found.append(
             observation("colour-picture", pair.id, image_name, "a colour picture", NOTE, "nothing: it is read as grey")
         )
+    if checked is not None:
+        found += [observation("read-as", pair.id, image_name, f"the picture {note}") for note in checked.image.notes]
+        found += [observation("read-as", pair.id, str(label_name), note) for note in checked.label_notes]
     for path, what in () if checked is None else rounded_files(pair, checked.image.grid):
         code = "channel-grid" if path in pair.channels else "label-grid"
         found.append(observation(code, pair.id, os.path.relpath(path, root), what, NOTE, ROUNDED))

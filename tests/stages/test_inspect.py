@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from inspected import CASES, Change, array_of, problems, save, seen
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from diffboost3d.cases.inspection import CODES
 from diffboost3d.cli import main
@@ -149,6 +150,19 @@ def test_a_colour_picture_is_named(cohorts: Path, tmp_path: Path) -> None:
     found = seen(folder, "inspect.label_fit=false")
     assert [one["case"] for one in found["findings"] if one["code"] == "colour-picture"] == ["us_001"]
     assert problems(found) <= {("colour-picture", "us_001")}
+
+
+def test_what_reading_does_to_a_mask_is_a_note(cohorts: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(cohorts / "us", tmp_path / "data")
+    path = folder / "labels" / "us_001.png"
+    smooth = Image.open(path).convert("L").filter(ImageFilter.GaussianBlur(1))
+    top = np.asarray(smooth).max()
+    smooth.point([round(255 * level / top) for level in range(256)]).save(path)
+    found = seen(folder, "inspect.label_fit=false")
+    (note,) = [one for one in found["findings"] if one["code"] == "read-as"]
+    assert (note["level"], note["case"], note["file"]) == ("note", "us_001", os.path.join("labels", "us_001.png"))
+    assert "grey levels; from 128 on it is foreground" in note["what"]
+    assert not problems(found)
 
 
 @pytest.mark.parametrize("kind", ["mr", "ct", "us"])
