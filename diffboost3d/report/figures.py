@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffboost3d.cases.records import Score
+from diffboost3d.evaluation.comparisons import SIGNIFICANCE
 from diffboost3d.evaluation.statistics import bootstrap_mean
 from diffboost3d.evaluation.summary import case_values
 
@@ -73,7 +74,7 @@ def per_case_plot(scores: Sequence[Score], metric: str = "dice") -> bytes:
 def gain_plot(summary: Mapping[str, Any], metric: str = "dice") -> bytes:
     """Draw the paired differences of a summary with their intervals, one row a comparison, and a line at zero.
 
-    Comparisons whose interval lies on one side of zero are dark, the others grey. Returns PNG bytes; raises ValueError
+    Differences that are claimed (see `comparisons.verdict`) are dark, the others grey. Returns PNG bytes; raises ValueError
     when the summary has no comparison of `metric` with a case.
     """
     rows = [row for row in summary["comparisons"] if row["metric"] == metric and row["difference"]["mean"] is not None]
@@ -88,7 +89,7 @@ def gain_plot(summary: Mapping[str, Any], metric: str = "dice") -> bytes:
             np.nan if row["difference"][end] is None else (100 if fraction else 1) * row["difference"][end]
             for end in ("mean", "low", "high")
         )
-        colour = ACCENT if low > 0 or high < 0 else QUIET
+        colour = ACCENT if max(row["p_holm"], row["p_crossed_holm"]) < SIGNIFICANCE else QUIET
         axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
         axes.plot(mean, place, "o", color=colour, markersize=6)
     axes.set_yticks(range(len(rows)), [f"{row['arm']} against {row['reference']}" for row in rows])

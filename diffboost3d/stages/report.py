@@ -74,14 +74,18 @@ def _caveat(config: Config) -> str:
     )
 
 
+PAIRED = (
+    "Paired Dice differences. Dark: claimed. A claim counts all comparisons of the table, so that an interval may leave out 0 "
+    "where nothing is claimed."
+)
+
+
 def _results(summary: dict[str, Any], caveat: str) -> Section:
     verdicts = [f"- {row['verdict']}" for row in summary["comparisons"] if row["metric"] == "dice"]
     notes = [f"- {note}" for note in summary["notes"]]
     figures: tuple[PageFigure, ...] = ()
     if verdicts:
-        figures = (
-            PageFigure(gain_plot(summary), "Forest plot of paired Dice differences", "Paired Dice differences."),
-        )
+        figures = (PageFigure(gain_plot(summary), "Forest plot of paired Dice differences", PAIRED),)
     text = (
         caveat
         + "Mean over test cases with its 95 % bootstrap interval; those of gains are over cases and seeds.\n\n"

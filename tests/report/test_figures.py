@@ -12,7 +12,7 @@ from PIL import Image
 
 from diffboost3d.cases.records import Score
 from diffboost3d.evaluation.summary import summarise
-from diffboost3d.report.figures import LABEL_COLOURS, Panel, gain_plot, montage, per_case_plot
+from diffboost3d.report.figures import ACCENT, LABEL_COLOURS, Panel, gain_plot, montage, per_case_plot
 
 
 def pixels(png):
@@ -53,6 +53,19 @@ def test_nothing_to_draw_is_refused(scores, summary):
         montage([])
     with pytest.raises(ValueError, match="no panels"):
         montage([[], []])
+
+
+@pytest.mark.parametrize(("p_crossed_holm", "claimed"), [(0.01, True), (0.2, False)])
+def test_only_what_is_claimed_is_dark(p_crossed_holm: float, claimed: bool) -> None:
+    row = {
+        "metric": "dice",
+        "arm": "cutmix",
+        "reference": "none",
+        "difference": {"mean": 0.02, "low": 0.01, "high": 0.03},
+    }
+    row |= {"p_holm": 0.01, "p_crossed_holm": p_crossed_holm}
+    drawn = pixels(gain_plot({"comparisons": [row], "metrics": []}))
+    assert near(drawn, ACCENT).any() == claimed
 
 
 def test_one_comparison_of_one_case_can_be_plotted():
