@@ -56,20 +56,23 @@ def main() -> None:
         "--workspace", type=Path, required=True, help="where the generator is trained, or found trained"
     )
     arguments.add_argument("--example", type=Path, help="a folder in MSD layout with one CT; its first case is taken")
-    arguments.add_argument("--strength", type=float, nargs="+", default=[0.5, 1.0], help="of the samples")
+    arguments.add_argument(
+        "--strength", type=float, action="append", help="of the samples; may be given again; default: 0.5 and 1"
+    )
     arguments.add_argument("overrides", nargs="*", help="more overrides of the training")
     given = arguments.parse_args()
     data = given.workspace / "data"
     training = make_data(data, given.example)
     words = [*TRAINING, *given.overrides, f"data.root={data}", f"data.splits={data / 'splits.json'}"]
     found: dict[str, Any] = {}
-    for strength in given.strength:
+    strengths = given.strength or [0.5, 1.0]
+    for strength in strengths:
         workspace = given.workspace / "ws"  # volumes of another strength are made anew, the generator is kept
         run(STAGES, workspace, [*words, f"synthesize.strength={strength}"])
         found[f"strength {strength:g}"] = measured(Workspace(workspace), training, given.example)
         print(json.dumps(found[f"strength {strength:g}"]["all"], indent=1), flush=True)
     if given.example is not None:
-        run(("train",), given.workspace / "ws", [*words, f"synthesize.strength={given.strength[-1]}"])
+        run(("train",), given.workspace / "ws", [*words, f"synthesize.strength={strengths[-1]}"])
         found["prediction"] = predicted(given.workspace)
     result = {
         **found,

@@ -16,6 +16,7 @@ batch into the plan, so that it takes more of them; nothing else of the plan cha
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import platform
@@ -25,6 +26,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from held_out import commit
 from nnunet_export import DATASET, _call, _environment, _versions
 
 from diffboost3d.cases.atomic import write_json
@@ -91,7 +93,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, required=True, help="wall clock of its training")
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--batch", type=int, help="samples a step; without it the plan's")
-    parser.add_argument("--result", type=Path, help="a file for the figures, such as results/vs_nnunet.json")
+    parser.add_argument(
+        "--result",
+        type=Path,
+        help="a file for the figures, such as results/vs_nnunet.json; the scores of every case come beside it",
+    )
     add_environment(parser, required=True)
     given = parser.parse_args()
     keep_to_cores()
@@ -110,10 +116,20 @@ def main() -> None:
         "machine": {"cores": os.cpu_count(), "cores_used": CORES, "processor": platform.machine()},
         "command": "python benchmarks/vs_nnunet.py --from-workspace WORKSPACE --workspace FOLDER "
         f"--seconds {given.seconds:g} --fold {given.fold}{batch} --environment ENVIRONMENT",
+        "commit": commit(),
     }
     print(json.dumps(result, indent=1))
     if given.result is not None:
         write_json(given.result, result)
+        write_scores(given.result.with_suffix(".csv"), scores)
+
+
+def write_scores(path: Path, scores: list[Score]) -> None:
+    """A row a case, label and metric."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["case", "label", "metric", "value", "unit"])
+        writer.writerows([one.case, one.label, one.metric, f"{one.value:.5f}", one.unit] for one in scores)
 
 
 def add_environment(parser: argparse.ArgumentParser, required: bool = False) -> None:

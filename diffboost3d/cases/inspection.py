@@ -51,6 +51,7 @@ CODES: dict[str, tuple[str, str]] = {
     "unreadable": (PROBLEM, "copy or convert the file again from its source"),
     "4d-file": (PROBLEM, "give one 3D volume a file, or name its channels if they are channels"),
     "colour-picture": (PROBLEM, "convert it to grey"),
+    "mask-colours": (PROBLEM, "store the numbers of the labels, or name the one label by data.labels"),
     "nan-voxels": (PROBLEM, "replace NaN and infinite voxels by real values, e.g. that of air"),
     "constant-image": (PROBLEM, "the conversion went wrong; export the image again"),
     "bad-geometry": (PROBLEM, "export it again, or resample it on a right-angled grid"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from diffboost3d.errors import DataError
 from diffboost3d.imaging.files import PICTURE_ENDINGS, ending_of, read_label
 from diffboost3d.imaging.geometry import Grid
+from diffboost3d.imaging.pictures import colours_told
 
 LOSSY_ENDINGS = (".jpg", ".jpeg")
 WHITE = 255
@@ -56,8 +57,17 @@ def _read_mask(path: Path, known: Collection[int] | None) -> tuple[NDArray[np.in
         hard = _hard(path, whole, known)
         if hard is not whole:
             notes += (f"the mask {path.name} has {len(np.unique(whole))} grey levels; from {HALF} on it is foreground",)
+        elif (only := _only_label(known)) and set(np.unique(whole).tolist()) == {0, 1} and only != 1:
+            hard = only * whole
+            notes += (f"the mask {path.name} has 0 and 1; its 1 is taken for the one label, {only}",)
         whole = hard
     return whole, volume.grid, notes
+
+
+def _only_label(known: Collection[int] | None) -> int | None:
+    """The value of the one label that is known; None where there are none or several."""
+    labels = set(known or ()) - {0}
+    return labels.pop() if len(labels) == 1 else None
 
 
 def _hard(path: Path, levels: NDArray[np.int64], known: Collection[int] | None) -> NDArray[np.int64]:
@@ -84,6 +94,25 @@ def _hard(path: Path, levels: NDArray[np.int64], known: Collection[int] | None) 
             f"{path}: has {len(np.unique(levels))} grey levels, most of them neither black nor white; is it an image?"
         )
     return np.where(levels >= HALF, labels[0], 0)
+
+
+def why_colours_are_refused(notes: Mapping[str, Sequence[str]]) -> str:
+    """Why masks whose labels aren't named can't be used: they have several colours; "" where they haven't.
+
+    Args:
+        notes: of each case, what reading did to its masks.
+    """
+    cases: dict[str, list[str]] = {}
+    for case, told in notes.items():
+        for colour in colours_told(told):
+            cases.setdefault(colour, []).append(case)
+    if len(cases) < 2:
+        return ""
+    told_of = ", ".join(f"{colour} in {len(of)} (such as {of[0]})" for colour, of in sorted(cases.items()))
+    return (
+        f"masks of {len(cases)} colours: {told_of}; where these are different labels, store their numbers; where they are one, "
+        "name it: data.labels={background: 0, lesion: 255}"
+    )
 
 
 def _fraction(array: NDArray[Any]) -> float:

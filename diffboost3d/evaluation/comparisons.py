@@ -85,8 +85,9 @@ def verdict(comparison: PairedComparison, seeds: int, comparisons: int) -> str:
 
     "diffboost helps: +2.1 Dice points over none (95 % interval 1.0 to 3.2, n = 50 cases, 2 seeds)".
 
-    `comparisons` is the size of the family that Holm's adjustment was over. A gain or a loss is claimed only when the
-    adjusted p-values, over cases and over cases and seeds, are below 0.05. With too few cases for any p-value to get there the
+    With one seed the interval is over cases alone, and the sentence says so. `comparisons` is the size of the family that Holm's
+    adjustment was over. A gain or a loss is claimed only when the adjusted p-values, over cases and over cases and seeds, are
+    below 0.05. With too few cases for any p-value to get there the
     sentence says so, since "no gain" would claim more than was measured.
     """
     who, reference, interval = comparison.arm, comparison.reference, comparison.difference
@@ -94,9 +95,10 @@ def verdict(comparison: PairedComparison, seeds: int, comparisons: int) -> str:
         return f"{who} can't be compared with {reference}: no case is scored in both on the same seeds and labels"
     independent = comparison.independent
     of_patients = "" if independent == comparison.cases else f" of {_count(independent, 'patient')}"
+    alone = "" if seeds > 1 else "over cases, not over the luck of training, "
     measured = (
         f"{points(interval.mean, sign=True)} Dice points over {reference} "
-        f"(95 % interval {points(interval.low)} to {points(interval.high)}, "
+        f"(95 % interval {alone}{points(interval.low)} to {points(interval.high)}, "
         f"n = {_count(comparison.cases, 'case')}{of_patients}, {_count(seeds, 'seed')})"
     )
     if independent == 1:
@@ -106,7 +108,8 @@ def verdict(comparison: PairedComparison, seeds: int, comparisons: int) -> str:
         return f"{who} {'helps' if interval.mean > 0 else 'hurts'}: {measured}"
     if smallest_holm_p(independent, comparisons) >= SIGNIFICANCE:
         return f"{who}: too few cases to tell: {measured}"
-    return f"{who} brings no detectable gain: {measured}"
+    by_table = f" by a table of {comparisons} comparisons" if interval.low * interval.high > 0 else ""
+    return f"{who} brings no detectable gain{by_table}: {measured}"
 
 
 def points(fraction: float, sign: bool = False) -> str:

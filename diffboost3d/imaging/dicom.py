@@ -224,8 +224,15 @@ def _each_once(files: list[tuple[Path, Any]]) -> tuple[list[tuple[Path, Any]], l
             continue
         kept.append((path, header))
         if other is not path and differing is None:
-            differing = f"{other.name} and {path.name} are of one slice (SOPInstanceUID) and differ; keep the right one"
+            differing = (
+                f"{_near(other)} and {_near(path)} are of one slice (SOPInstanceUID) and differ; keep the right one"
+            )
     return sorted(kept, key=lambda one: one[0]), copies, differing
+
+
+def _near(path: Path) -> str:
+    """A file and its folder."""
+    return f"{path.parent.name}/{path.name}"
 
 
 def _whole(value: Any) -> int | None:

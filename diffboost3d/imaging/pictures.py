@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,14 @@ from diffboost3d.errors import DataError
 
 DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # of Pillow: more than 8 bits
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr", "CMYK", *DEEP_MODES)
+MOST_FLAT, LEAST_PIXELS = (
+    32,
+    4,
+)  # colours of a mask that was never compressed or blurred, and pixels of one that is meant
+SHADES = 0.15  # channels by the brightest one: colours that differ by more are no shades of each other
 COLOURED = 16  # channels of a pixel differ by more than this: a colour, and no grey that went through JPEG
 ORIENTATION = 0x0112  # EXIF
+COLOUR_TOLD = "has a colour ("
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ def read_picture(path: Path) -> Pixels:
 def read_mask(path: Path) -> Pixels:
     """Read a picture as a mask: values as they are stored, of coloured pixels the brightest channel, so that red is no shade.
 
-    A coloured palette of more than two entries in use is a numbering of labels: its numbers are taken.
+    A coloured palette is a numbering of labels, its numbers are taken; but not of two entries in use of which 0 is the brighter.
 
     Raises:
         DataError: as `read_picture`; masks of several colours in one picture, which could not be told apart by brightness.
@@ -66,18 +73,50 @@ def read_mask(path: Path) -> Pixels:
     if share == 0:
         return Pixels(_standing(_luminance(rgb)), 0.0, notes + more)
     numbers = np.asarray(picture) if picture.mode == "P" else np.zeros(1, np.uint8)
-    if len(np.unique(numbers)) > 2:
+    if _numbers_labels(numbers, rgb):
         told = "has a palette of colours; the numbers of its entries are taken as labels"
         return Pixels(_standing(numbers), share, (*notes, told))
     if len(colours := _colours(rgb)) > 1:
         raise DataError(
             f"{path}: a mask of several colours ({', '.join(colours)}); store the numbers of its labels, grey or with a palette"
         )
-    return Pixels(_standing(rgb.max(axis=2)), share, (*notes, *more, "has colours; its brightest channel is taken"))
+    told = f"{COLOUR_TOLD}{', '.join(colours) or 'mixed'}); its brightest channel is taken"
+    return Pixels(_standing(rgb.max(axis=2)), share, (*notes, *more, told))
+
+
+def colours_told(notes: Iterable[str]) -> set[str]:
+    """The colours of masks that notes of reading tell."""
+    return {note.split(COLOUR_TOLD)[1].split(")")[0] for note in notes if COLOUR_TOLD in note}
+
+
+def _numbers_labels(numbers: NDArray[np.uint8], rgb: NDArray[np.uint8]) -> bool:
+    """Whether entries of a coloured palette are labels: of more than two, and of two where the darker one is 0."""
+    used = np.unique(numbers)
+    if len(used) != 2:
+        return len(used) > 2
+    dark, bright = (int(rgb[numbers == entry].max()) for entry in used)
+    return bool(used[0] == 0 and dark < bright)
 
 
 def _colours(rgb: NDArray[np.uint8]) -> list[str]:
-    """Names of the colours that a twentieth or more of the coloured pixels have; shades and blurred borders don't count."""
+    """The colours of a mask, white among them; shades of one and blurred borders don't count.
+
+    Where few colours are in use, as in what was never compressed, a few pixels of one make it count; else a twentieth of the
+    coloured pixels do, and only red, green, blue and their sums are told apart.
+    """
+    used, counts = np.unique(rgb.reshape(-1, 3), axis=0, return_counts=True)
+    if len(used) > MOST_FLAT:
+        return _main_colours(rgb)
+    bright = (used.max(axis=1) >= used.max() / 4) & (counts >= LEAST_PIXELS)
+    kinds = used[bright] / used[bright].max(axis=1, keepdims=True)
+    apart: list[tuple[NDArray[Any], str]] = []
+    for at in np.argsort(-used[bright].max(axis=1).astype(int), kind="stable"):
+        if all(np.abs(kinds[at] - other).max() > SHADES for other, _ in apart):
+            apart.append((kinds[at], "#" + bytes(used[bright][at].tolist()).hex()))
+    return sorted(name for _, name in apart)
+
+
+def _main_colours(rgb: NDArray[np.uint8]) -> list[str]:
     coloured = rgb[_spread(rgb) > COLOURED]
     strong = coloured > 0.5 * coloured.max(axis=1, keepdims=True)
     kinds, counts = np.unique(strong @ np.array([4, 2, 1]), return_counts=True)

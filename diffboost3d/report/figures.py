@@ -42,11 +42,11 @@ class Panel:
     colours: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
 
-def per_case_plot(scores: Sequence[Score], metric: str = "dice") -> bytes:
+def per_case_plot(scores: Sequence[Score], metric: str = "dice", patients: Mapping[str, str] | None = None) -> bytes:
     """Draw each case as a dot an arm (mean over labels and seeds), cases joined by thin lines, means with intervals.
 
-    Arms stand in the order of their first score. Returns PNG bytes; raises ValueError without finite scores of
-    `metric`.
+    `patients` has the patient of each case, whose cases are drawn together for the interval; None: every case is one. Arms
+    stand in the order of their first score. Returns PNG bytes; raises ValueError without finite scores of `metric`.
     """
     values = case_values(scores, metric)
     if not values:
@@ -55,13 +55,15 @@ def per_case_plot(scores: Sequence[Score], metric: str = "dice") -> bytes:
     scale = 100.0 if metric in _FRACTIONS else 1.0
     figure, axes = axes_of(width=max(4.0, 1.6 + 1.25 * len(values)), height=4.2)
     arms = list(values)
+    numbers = {patient: number for number, patient in enumerate(dict.fromkeys((patients or {}).values()))}
     places = _spread(sorted({case for cases in values.values() for case in cases}))
     for case, shift in places.items():
         at = [(i + shift, scale * values[arm][case]) for i, arm in enumerate(arms) if case in values[arm]]
         axes.plot(*zip(*at, strict=True), color=FAINT, linewidth=0.6, zorder=1)
         axes.plot(*zip(*at, strict=True), "o", color=ACCENT, alpha=0.45, markersize=4, markeredgewidth=0, zorder=2)
     for i, arm in enumerate(arms):
-        mean = bootstrap_mean([scale * value for value in values[arm].values()])
+        clusters = None if patients is None else [numbers[patients[case]] for case in values[arm]]
+        mean = bootstrap_mean([scale * value for value in values[arm].values()], clusters=clusters)
         _mean_and_interval(axes, i + 0.32, mean.mean, mean.low, mean.high)
     axes.set_xticks(range(len(arms)), [arm.replace("_", "\n+ ") for arm in arms])
     axes.set_xlim(-0.5, len(arms) - 0.5 + 0.05)
@@ -89,7 +91,7 @@ def gain_plot(summary: Mapping[str, Any], metric: str = "dice") -> bytes:
             np.nan if row["difference"][end] is None else (100 if fraction else 1) * row["difference"][end]
             for end in ("mean", "low", "high")
         )
-        colour = ACCENT if max(row["p_holm"], row["p_crossed_holm"]) < SIGNIFICANCE else QUIET
+        colour = ACCENT if max(row["p_holm"], row.get("p_crossed_holm", 0.0)) < SIGNIFICANCE else QUIET
         axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
         axes.plot(mean, place, "o", color=colour, markersize=6)
     axes.set_yticks(range(len(rows)), [f"{row['arm']} against {row['reference']}" for row in rows])

@@ -121,8 +121,9 @@ class SynthesizeConfig:
     noise: str = key(
         "shared",
         "Noise along the slice axis: independent, shared (a part rho is common), ar1 (each slice's goes on from the one "
-        "before, over correlation_mm), smoothed (blurred over correlation_mm).",
-        choices=("independent", "shared", "ar1", "smoothed"),
+        "before, over correlation_mm), smoothed (blurred over correlation_mm), spectrum (every wave in plane goes along the slices "
+        "as in the real volume).",
+        choices=("independent", "shared", "ar1", "smoothed", "spectrum"),
     )
     rho: float | None = key(
         None,

@@ -80,10 +80,10 @@ def open_gate(
     split = workspace.read_split(fold)
     making = _Making(config, workspace, manifest, split, fold)
     own = gate_digest(config, manifest, split, model)
+    started = now()
+    for part in range(making.count):  # also where the limits are there: a study lends these without the segmenters
+        making.train(part, accelerator)
     if not workspace.is_current(workspace.gate(fold), own):
-        started = now()
-        for part in range(making.count):
-            making.train(part, accelerator)
         making.sample_unseen(own, accelerator, sampled)
         if accelerator.is_main_process:
             limits, facts = making.limits(accelerator.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from operator import add
@@ -18,6 +18,7 @@ from diffboost3d.cases.atomic import write_json
 from diffboost3d.cases.inspection import NOTE, PROBLEM, CaseFacts, Observation, Reading, look, observation
 from diffboost3d.cases.inspection_rules import Limits, label_fits, missing_labels, not_told, set_observations
 from diffboost3d.cases.layouts import BidsChoice, Choice, Folder, Pair, read_folder
+from diffboost3d.cases.masks import why_colours_are_refused
 from diffboost3d.cases.splits import patients_of
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.errors import ConfigError, DataError
@@ -62,7 +63,8 @@ def inspect_folder(config: Config, root: Path) -> dict[str, Any]:
     Raises:
         DataError: as `read_folder`, unless DICOM series in it tell why.
     """
-    choice = Choice(BidsChoice(tuple(config.data.bids.images), config.data.bids.label), tuple(config.data.series))
+    bids = BidsChoice(tuple(config.data.bids.images), config.data.bids.label)
+    choice = Choice(bids, tuple(config.data.series), labels_named=bool(config.data.labels))
     try:
         folder = read_folder(root, config.data.layout, choice)
     except DataError as error:
@@ -95,6 +97,7 @@ def _inspected(config: Config, root: Path, folder: Folder, labels: dict[str, int
     series = series_observations(root) if folder.layout == "dicom" and not config.data.series else []
     observations = [
         *_of_folder(folder, series),
+        *_of_colours(facts if known is None else ()),
         *_not_of_cases(series, facts),
         *(one for case in facts for one in case.observations),
         *set_observations(facts, labels, is_ct, limits),
@@ -104,6 +107,13 @@ def _inspected(config: Config, root: Path, folder: Folder, labels: dict[str, int
     ]
     units = {name: "HU" if hounsfield else "" for name, hounsfield in is_ct.items()}
     return summary(str(root), folder, facts, labels, modality, observations, units)
+
+
+def _of_colours(facts: Sequence[CaseFacts]) -> Iterator[Observation]:
+    """Masks of several colours, where labels aren't named."""
+    told = {one.case: [seen.what for seen in one.observations if seen.code == "read-as"] for one in facts}
+    if refused := why_colours_are_refused(told):
+        yield observation("mask-colours", "", "", refused)
 
 
 def _channels_in_hu(config: Config, names: Sequence[str], modality: str) -> dict[str, bool]:

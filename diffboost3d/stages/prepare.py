@@ -75,7 +75,8 @@ def run(config: Config, workspace: Workspace) -> None:
     if config.data.root is None:
         raise ConfigError("data.root is missing: give the folder with the images, e.g. data.root=PATH/hippocampus")
     edges = edge_operator(config.prepare.edges, device_of_prepare(config))  # first: a wrong file of weights is refused
-    choice = Choice(BidsChoice(tuple(config.data.bids.images), config.data.bids.label), tuple(config.data.series))
+    bids = BidsChoice(tuple(config.data.bids.images), config.data.bids.label)
+    choice = Choice(bids, tuple(config.data.series), labels_named=bool(config.data.labels))
     folder = read_folder(Path(config.data.root).expanduser(), config.data.layout, choice)
     root = folder.root
     _tell(folder, root, workspace)

@@ -45,9 +45,10 @@ def run(config: Config, workspace: Workspace) -> None:
     manifest = workspace.read_manifest()
     scores = workspace.read_scores()
     summary = json.loads(workspace.summary_path.read_text(encoding="utf-8"))
+    patients = {case.id: case.patient for case in manifest.cases}
     sections = [
         _results(summary, _caveat(config)),
-        Section("Cases", "One dot a test case, averaged over labels and seeds.", (_per_case(scores),)),
+        Section("Cases", "One dot a test case, averaged over labels and seeds.", (_per_case(scores, patients),)),
         *_synthetic_section(config, workspace, manifest),
         *audit_section(config, workspace, manifest),
         *_prediction_section(config, workspace, manifest, scores),
@@ -86,16 +87,19 @@ def _results(summary: dict[str, Any], caveat: str) -> Section:
     figures: tuple[PageFigure, ...] = ()
     if verdicts:
         figures = (PageFigure(gain_plot(summary), "Forest plot of paired Dice differences", PAIRED),)
+    over = "cases and seeds" if len(summary["seeds"]) > 1 else "cases, of one seed, whose luck they don't hold"
     text = (
         caveat
-        + "Mean over test cases with its 95 % bootstrap interval; those of gains are over cases and seeds.\n\n"
+        + f"Mean over test cases with its 95 % bootstrap interval; those of gains are over {over}.\n\n"
         + "\n".join(verdicts)
     )
     return Section("Results", text + ("\n\n" + "\n".join(notes) if notes else ""), figures, arms_table(summary))
 
 
-def _per_case(scores: list[Score]) -> PageFigure:
-    return PageFigure(per_case_plot(scores), "Dice of every test case by arm", "Bars: mean and 95 % interval.")
+def _per_case(scores: list[Score], patients: dict[str, str]) -> PageFigure:
+    return PageFigure(
+        per_case_plot(scores, patients=patients), "Dice of every test case by arm", "Bars: mean and 95 % interval."
+    )
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import numpy as np
 
 from diffboost3d.cases.checks import USED, check_pair
 from diffboost3d.cases.layouts import Folder, Pair
+from diffboost3d.cases.masks import why_colours_are_refused
 from diffboost3d.cases.records import IGNORED, Finding
 from diffboost3d.errors import DataError
 from diffboost3d.imaging.files import PICTURE_ENDINGS, Volume, ending_of
@@ -89,6 +90,9 @@ def survey(
     results = list(in_parallel(config, one, folder.pairs, "check"))
     usable = [surveyed for surveyed, _ in results if surveyed is not None]
     findings = [finding for _, found in results for finding in found]
+    told = {finding.case: [one.problem for one in findings if one.case == finding.case] for finding in findings}
+    if known is None and (refused := why_colours_are_refused(told)):
+        raise DataError(f"{folder.root}: {refused}")
     if not usable:
         first = f"; the first: {findings[0]}" if findings else ""
         raise DataError(f"{folder.name}: none of {len(folder.pairs)} cases can be used{first}")

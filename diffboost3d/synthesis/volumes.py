@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffboost3d.diffusion.codecs import Codec, latent_shape, padded_size
+from diffboost3d.diffusion.codecs import Codec, latent_shape, padded, padded_size
 from diffboost3d.diffusion.networks import ConditionalDenoiser
 from diffboost3d.diffusion.sampling import WHOLE, Correction, SamplingPlan, sample
 from diffboost3d.diffusion.second_plane import CrossSlices, SecondPlane
@@ -24,6 +24,7 @@ from diffboost3d.imaging.scratch import IN_MEMORY, Scratch
 from diffboost3d.imaging.slices import SliceGrid
 from diffboost3d.seeds import seed_of
 from diffboost3d.synthesis.coherence import slice_noise
+from diffboost3d.synthesis.spectral_noise import noise_like
 from diffboost3d.synthesis.spectrum import with_spectrum_of
 
 SLOW_VOXELS = 10
@@ -31,7 +32,7 @@ SLOW_VOXELS = 10
 
 @dataclass(frozen=True)
 class NoisePlan:
-    """How noise is shared along the slice axis; see `coherence.slice_noise`."""
+    """How noise is shared along the slice axis; see `coherence.slice_noise`, for "spectrum" `spectral_noise.noise_like`."""
 
     kind: str
     rho: float
@@ -224,7 +225,7 @@ class VolumeSampler:
         made: list[list[NDArray[np.float32]]],
     ) -> None:
         """Denoise all slabs of all samples, batch by batch. The noise is of a slice, whichever slabs the slice is in."""
-        noises = [self._noise_of(grid, spacing_mm, request.seed) for request in requests]
+        noises = [self._noise_of(grid, spacing_mm, request.image, request.seed) for request in requests]
         cutters = [grid.cutter(torch.from_numpy(channels_of(request.image))) for request in requests]
         assemblies = [[grid.assembly(channel) for channel in volume] for volume in made]
         slabs = [(sample, number) for sample in range(len(requests)) for number in range(len(grid.firsts))]
@@ -259,7 +260,7 @@ class VolumeSampler:
             CrossSlices(
                 self._text(request.prompts),
                 request.control_across(plan.axis),
-                self._noise_of(other, plan.spacing_mm, seed_of(request.seed, "second plane")),
+                self._noise_of(other, plan.spacing_mm, request.image, seed_of(request.seed, "second plane")),
             )
             for request in requests
         ]
@@ -276,13 +277,28 @@ class VolumeSampler:
             *self._window(grid.shape, plan.axis),
         )
 
-    def _noise_of(self, grid: SliceGrid, spacing_mm: float, seed: int) -> torch.Tensor:
+    def _noise_of(self, grid: SliceGrid, spacing_mm: float, image: NDArray[np.float32], seed: int) -> torch.Tensor:
         """(S, c, h, w) of a whole volume."""
-        plane = [side for index, side in enumerate(grid.shape) if index != grid.axis]
-        shape = (len(grid), *latent_shape(self._codec, padded_size(plane, self._denoiser.divisor)))
         plan = self._noise
-        noise = slice_noise(plan.kind, shape, plan.rho, plan.correlation_mm, spacing_mm, seed)
+        if plan.kind == "spectrum":
+            noise = noise_like(self._maps_of(grid, image), seed)
+        else:
+            plane = [side for index, side in enumerate(grid.shape) if index != grid.axis]
+            shape = (len(grid), *latent_shape(self._codec, padded_size(plane, self._denoiser.divisor)))
+            noise = slice_noise(plan.kind, shape, plan.rho, plan.correlation_mm, spacing_mm, seed)
         return noise if self._scratch.in_memory(grid.shape) else torch.from_numpy(self._scratch.copy(noise.numpy()))
+
+    @torch.inference_mode()
+    def _maps_of(self, grid: SliceGrid, image: NDArray[np.float32]) -> torch.Tensor:
+        """(S, c, h, w) of the slices of a real image, in batches."""
+        slices = np.moveaxis(channels_of(image), grid.axis + 1, 0)
+        size = padded_size(slices.shape[-2:], self._denoiser.divisor)
+        count = self._at_once(grid.shape, grid.axis)
+        maps = [
+            self._codec.encode(padded(torch.from_numpy(slices[at : at + count].copy()).to(self._device), size)).cpu()
+            for at in range(0, len(slices), count)
+        ]
+        return torch.cat(maps)
 
     def _stream(self, seed: int, at: int) -> torch.Generator:
         return torch.Generator(self._device).manual_seed(seed_of(seed, "eta", at))

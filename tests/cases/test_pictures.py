@@ -159,8 +159,13 @@ def test_a_mask_of_ones_is_not_taken_for_black(tmp_path: Path) -> None:
     image = mask(tmp_path / "image.png", np.s_[2:8], np.s_[4:10], 90)
     label = mask(tmp_path / "m.png", np.s_[2:8], np.s_[4:10], 1)
     checked, finding = check_pair(Pair("a", image, label), {0, 255})
+    assert (checked is not None, finding) == (True, None)
+    assert np.array_equal(checked.label > 0, read_masks([label], None)[0] == 1)
+    assert np.unique(checked.label).tolist() == [0, 255]
+    assert checked.label_notes == ("the mask m.png has 0 and 1; its 1 is taken for the one label, 255",)
+    checked, finding = check_pair(Pair("a", image, label), {0, 2, 255})  # which one?
     assert checked is None
-    assert "label value 1 is unknown; known: 0, 255" in str(finding)
+    assert "label value 1 is unknown; known: 0, 2, 255" in str(finding)
 
 
 def test_an_empty_mask_in_jpeg_stays_empty(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from diffboost3d.cases.layouts import read_folder
+from diffboost3d.cases.layouts import Choice, read_folder
 from diffboost3d.errors import DataError
 from diffboost3d.imaging.slicer_segments import slicer_segments
 
@@ -44,6 +44,24 @@ def test_files_that_number_segments_otherwise_are_refused(tmp_path: Path, second
     write(tmp_path, "a", {"liver": 1, "tumour": 3})
     write(tmp_path, "b", second)
     with pytest.raises(DataError, match=r"b\.seg\.nrrd has .* as label .*a\.seg\.nrrd has .*number the segments alike"):
+        read_folder(tmp_path)
+
+
+def test_capitals_make_no_other_name(tmp_path: Path) -> None:
+    write(tmp_path, "a", {"Liver": 1})
+    write(tmp_path, "b", {"liver": 1})
+    assert read_folder(tmp_path).labels == {"background": 0, "Liver": 1}
+
+
+def test_names_in_files_dont_count_where_the_user_names_the_labels(tmp_path: Path) -> None:
+    write(tmp_path, "a", {"liver": 1, "tumour": 3})
+    write(tmp_path, "b", {"tumour": 1})
+    assert read_folder(tmp_path, choice=Choice(labels_named=True)).labels is None
+
+
+def test_a_segment_called_background_that_is_none_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "a", {"Background": 1, "liver": 2})
+    with pytest.raises(DataError, match=r"a\.seg\.nrrd has a segment called background as label 1, .*data\.labels="):
         read_folder(tmp_path)
 
 

@@ -80,7 +80,10 @@ def test_a_clear_gain_is_said_to_help():
 
 def test_a_clear_loss_is_said_to_hurt():
     said = verdict(comparison(-0.021, -0.032, -0.010, 0.004), seeds=1, comparisons=5)
-    assert said == "diffboost hurts: -2.1 Dice points over none (95 % interval -3.2 to -1.0, n = 50 cases, 1 seed)"
+    assert said == (
+        "diffboost hurts: -2.1 Dice points over none (95 % interval over cases, not over the luck of training, -3.2 to -1.0, "
+        "n = 50 cases, 1 seed)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,7 +91,7 @@ def test_a_clear_loss_is_said_to_hurt():
 )
 def test_a_gain_is_claimed_only_when_both_p_values_agree(p_crossed, p_holm):
     seen = comparison(0.01, 0.001, 0.02, p_holm, p_crossed=p_crossed)
-    assert "no detectable gain: +1.0" in verdict(seen, seeds=2, comparisons=5)
+    assert "no detectable gain by a table of 5 comparisons: +1.0" in verdict(seen, seeds=2, comparisons=5)
 
 
 def test_too_few_cases_are_called_that_and_not_no_gain():

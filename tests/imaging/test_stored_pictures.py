@@ -53,17 +53,53 @@ def test_a_red_mask_is_as_white_as_a_white_one(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "red.png")
     label = read_label(tmp_path / "red.png")
     assert np.unique(label.array).tolist() == [0, 255]
-    assert label.notes == ("has colours; its brightest channel is taken",)
+    assert label.notes == ("has a colour (#ff0000); its brightest channel is taken",)
     assert read(tmp_path / "red.png").array.max() == 76  # as an image: luminance
 
 
-@pytest.mark.parametrize(("entries", "values"), [(2, [0, 255]), (3, [0, 1, 2])])
-def test_a_palette_of_more_than_two_colours_numbers_labels(entries: int, values: list[int], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("entries", "values"), [(2, [0, 1]), (3, [0, 1, 2])])
+def test_a_palette_of_colours_numbers_labels(entries: int, values: list[int], tmp_path: Path) -> None:
     picture = Image.new("P", (9, 6))
     picture.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
     picture.putdata([number % entries for number in range(54)])
     picture.save(tmp_path / "palette.png")
     assert np.unique(read_mask(tmp_path / "palette.png").array).tolist() == values
+
+
+def test_a_palette_whose_first_entry_is_the_bright_one_is_looked_up(tmp_path: Path) -> None:
+    picture = Image.new("P", (9, 6))
+    picture.putpalette([255, 0, 0, 0, 0, 0])
+    picture.putdata([1, *[0] * 52, 1])
+    picture.save(tmp_path / "palette.png")
+    assert read_mask(tmp_path / "palette.png").array[0, 0] == 0
+    assert read_mask(tmp_path / "palette.png").array[1, 0] == 255
+
+
+@pytest.mark.parametrize(
+    "colours",
+    [
+        ((255, 0, 0), (0, 255, 0)),
+        ((255, 255, 255), (255, 0, 0)),
+        ((255, 165, 0), (255, 255, 0)),
+        ((255, 0, 0), (255, 100, 0)),
+    ],
+)
+def test_a_small_structure_of_another_colour_is_seen(colours, tmp_path: Path) -> None:
+    array = np.zeros((200, 200, 3), np.uint8)
+    array[20:180, 20:180] = colours[0]
+    array[60:66, 60:66] = colours[1]
+    Image.fromarray(array).save(tmp_path / "both.png")
+    with pytest.raises(DataError, match=r"several colours \(#[0-9a-f]{6}, #[0-9a-f]{6}\)"):
+        read_mask(tmp_path / "both.png")
+
+
+def test_shades_of_one_colour_are_one(tmp_path: Path) -> None:
+    array = np.zeros((20, 20, 3), np.uint8)
+    array[2:18, 2:18] = (64, 41, 0)
+    array[4:16, 4:16] = (128, 82, 0)
+    array[6:14, 6:14] = (255, 165, 0)
+    Image.fromarray(array).save(tmp_path / "orange.png")
+    assert read_mask(tmp_path / "orange.png").notes == ("has a colour (#ffa500); its brightest channel is taken",)
 
 
 def test_a_mask_of_several_colours_is_refused_and_blurred_borders_of_one_are_not(tmp_path: Path) -> None:
@@ -74,7 +110,7 @@ def test_a_mask_of_several_colours_is_refused_and_blurred_borders_of_one_are_not
     array[16:28, 4:28] = (0, 255, 0)
     for ending in ("png", "jpg"):
         Image.fromarray(array).save(tmp_path / f"both.{ending}")
-        with pytest.raises(DataError, match=r"both\..*several colours \(green, red\); store the numbers"):
+        with pytest.raises(DataError, match=r"both\..*several colours \(.*\); store the numbers"):
             read_mask(tmp_path / f"both.{ending}")
 
 

@@ -36,6 +36,13 @@ def test_every_metric_can_be_plotted(scores, summary, metric):
     assert pixels(gain_plot(summary, metric)).std() > 0
 
 
+def test_cases_of_a_patient_count_together_in_the_interval(scores):
+    cases = sorted({score.case for score in scores})
+    own, shared = ({case: case for case in cases}, {case: str(at // 3) for at, case in enumerate(cases)})
+    assert per_case_plot(scores, patients=own) == per_case_plot(scores)
+    assert per_case_plot(scores, patients=shared) != per_case_plot(scores)
+
+
 def test_one_case_in_one_arm_can_be_plotted():
     assert pixels(per_case_plot([Score("none", 0, 0, "a", "organ", "dice", 0.5, "")])).std() > 0
 

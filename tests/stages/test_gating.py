@@ -147,6 +147,15 @@ def test_missing_volumes_are_judged_again_alike(folder):
     }
 
 
+def test_limits_without_their_segmenters_get_them_again(folder, copy):
+    """As where a study has lent the limits of a set, and the segmenters not yet."""
+    other = copy("limits alone")
+    for part in (0, 1):
+        shutil.rmtree(other.gate_part(0, part))
+    assert main(["synthesize", *words(folder, "limits alone")]) == 0
+    assert settled(other) == settled(Workspace(folder / "ws"))
+
+
 def test_turned_off_it_judges_nothing(folder, copy):
     workspace = copy("off")
     assert main(["synthesize", *words(folder, "off", "gate.enabled=false")]) == 0

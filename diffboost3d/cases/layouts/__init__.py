@@ -80,16 +80,21 @@ def read_folder(root: Path, layout: str = "auto", choice: Choice = FREE) -> Fold
     )
     if not folder.pairs:
         why = f"; the first: {folder.findings[0]}" if folder.findings else f"; {EXPECTED}"
-        raise DataError(f"{root}: no images found{why}")
+        asked = "" if layout == "auto" else f" as data.layout={layout} has them"
+        raise DataError(f"{root}: no images found{asked}{why}")
     _refuse_twins(root, folder.pairs)
-    return folder if folder.labels else dataclasses.replace(folder, labels=_named_by_slicer(base, folder.pairs))
+    if folder.labels or choice.labels_named:
+        return folder
+    return dataclasses.replace(folder, labels=_named_by_slicer(base, folder.pairs))
 
 
 def _named_by_slicer(root: Path, pairs: tuple[Pair, ...]) -> dict[str, int] | None:
     """Names and values of labels by the headers of NRRD files from 3D Slicer, each of which numbers its segments by itself.
 
+    Capitals don't make another name.
+
     Raises:
-        DataError: two files give one number to different segments, or one segment different numbers.
+        DataError: one number is given to different segments, or one segment has different numbers, or is called background.
     """
     values: dict[str, tuple[int, str]] = {}
     names: dict[int, tuple[str, str]] = {}
@@ -98,14 +103,20 @@ def _named_by_slicer(root: Path, pairs: tuple[Pair, ...]) -> dict[str, int] | No
             file = "" if path is None else os.path.relpath(path, root)
             for value, name in (slicer_segments(path) if path is not None else {}).items():
                 known, first = names.setdefault(value, (name, file))
-                number, other = values.setdefault(name, (value, file))
-                if (known, number) != (name, value):
+                number, other = values.setdefault(name.lower(), (value, file))
+                if known.lower() != name.lower() or number != value:
+                    said = f"{first} has {known} as {value}" if number == value else f"{other} has it as {number}"
                     raise DataError(
-                        f"{root}: {file} has {name} as label {value}; "
-                        + (f"{first} has {known} as {value}" if known != name else f"{other} has it as {number}")
-                        + "; number the segments alike in all files (3D Slicer exports them by a colour table)"
+                        f"{root}: {file} has {name} as label {value}; {said}; number the segments alike in all files (3D Slicer "
+                        "exports them by a colour table), or name the labels yourself: data.labels={background: 0, liver: 1}"
                     )
-    told = sorted((value, name) for name, (value, _) in values.items() if value)
+    if values.get("background", (0, ""))[0]:
+        number, file = values["background"]
+        raise DataError(
+            f"{root}: {file} has a segment called background as label {number}, but background is 0; name the labels yourself: "
+            "data.labels={background: 0, liver: 1}"
+        )
+    told = sorted((value, name) for value, (name, _) in names.items() if value)
     return {"background": 0, **{name: value for value, name in told}} if told else None
 
 

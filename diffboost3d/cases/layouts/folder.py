@@ -85,6 +85,7 @@ class Choice:
 
     bids: BidsChoice = BidsChoice()
     series: tuple[str, ...] = ()  # of DICOM: patterns, a channel each; see `layouts.dicom.dicom_cases`
+    labels_named: bool = False  # by the user, so that names in files don't count
 
 
 FREE = Choice()
