@@ -30,6 +30,7 @@ from diffboost3d.evaluation.two_sample import SMALLEST_SIDE, two_sample_auc
 from diffboost3d.synthesis.volumes import NoisePlan
 
 INDEPENDENT = NoisePlan("independent", 0.0, 1.0)
+BY_SPECTRUM = NoisePlan("spectrum", 0.0, 1.0)
 EPOCHS = 40
 JUDGED = (
     "no lever",
@@ -42,6 +43,7 @@ TRIALS = {
     "default, noise independent": INDEPENDENT,
     "default, noise ar1, 1.5 mm": NoisePlan("ar1", 0.0, 1.5),
     "default, noise smoothed, 1.5 mm": NoisePlan("smoothed", 0.0, 1.5),
+    "default, noise by the real spectrum": BY_SPECTRUM,
 }
 SECOND_EVERY = (3, 1)
 
@@ -71,6 +73,7 @@ def rows(held_out: HeldOut, stacked: bool, second: bool = False) -> dict[str, Ro
         "noise ar1, 4 mm": Row(pure, NoisePlan("ar1", 0.0, 4.0)),
         "noise smoothed, 1.5 mm": Row(pure, NoisePlan("smoothed", 0.0, 1.5)),
         "noise smoothed, 3 mm": Row(pure, NoisePlan("smoothed", 0.0, 3.0)),
+        "noise by the real spectrum": Row(pure, BY_SPECTRUM),
         "start at strength 0.7": Row(dataclasses.replace(default, strength=0.7)),
         "start at strength 0.5": Row(dataclasses.replace(default, strength=0.5)),
         "spectrum matched": Row(pure, match_spectrum=1.0),
