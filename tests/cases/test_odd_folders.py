@@ -110,7 +110,7 @@ def test_the_layout_can_be_insisted_on(tmp_path: Path) -> None:
     touch(tmp_path / "images" / "a.png", tmp_path / "imagesTr" / "b_0000.nii.gz")
     assert [pair.id for pair in read_folder(tmp_path, "plain").pairs] == ["a"]
     assert [pair.id for pair in read_folder(tmp_path, "nnunet").pairs] == ["b"]
-    with pytest.raises(DataError, match="no images found as data.layout=msd has them; expected imagesTr/"):
+    with pytest.raises(DataError, match=r"no images found as data\.layout=msd has them; expected imagesTr/"):
         read_folder(tmp_path, "msd")
 
 

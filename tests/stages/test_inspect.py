@@ -165,6 +165,22 @@ def test_what_reading_does_to_a_mask_is_a_note(cohorts: Path, tmp_path: Path) ->
     assert not problems(found)
 
 
+def test_masks_of_another_colour_in_each_case_are_named_and_refused(cohorts: Path, tmp_path: Path, capsys) -> None:
+    folder = shutil.copytree(cohorts / "us", tmp_path / "data")
+    (folder / "dataset.json").unlink()
+    for number, path in enumerate(sorted((folder / "labels").glob("*.png"))):
+        mask = np.asarray(Image.open(path).convert("L")) > 0
+        Image.fromarray(mask[..., None] * np.eye(3, dtype=np.uint8)[number % 2] * np.uint8(255)).save(path)
+    (problem,) = [one for one in seen(folder, "inspect.label_fit=false")["findings"] if one["level"] == "problem"]
+    assert problem["code"] == "mask-colours"
+    assert "masks of 2 colours: #00ff00 in" in problem["what"]
+    words = [f"data.root={folder}", f"workspace={tmp_path / 'ws'}"]
+    assert main(["prepare", *words]) == 1
+    assert "masks of 2 colours: #00ff00 in" in capsys.readouterr().err
+    assert main(["prepare", *words, "data.labels={background: 0, lesion: 255}"]) == 0
+    assert not problems(seen(folder, "data.labels={background: 0, lesion: 255}", "inspect.label_fit=false"))
+
+
 @pytest.mark.parametrize("kind", ["mr", "ct", "us"])
 def test_nothing_is_invented_on_the_built_in_cohorts_and_nothing_is_written(kind: str, cohorts: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (cohorts / kind).rglob("*")}
