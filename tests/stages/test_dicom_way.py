@@ -254,7 +254,9 @@ def test_two_files_of_one_slice_that_differ_cost_their_case_in_a_line_that_names
     one = tmp_path / "scan1" / "s1003.dcm"
     other = one.with_name("changed.dcm")
     other.write_bytes(one.read_bytes()[:-1] + b"\7")
-    with pytest.raises(DataError, match=r"scan1: scan1/changed\.dcm and scan1/s1003\.dcm are of one slice \(.*\) and differ"):
+    with pytest.raises(
+        DataError, match=r"scan1: scan1/changed\.dcm and scan1/s1003\.dcm are of one slice \(.*\) and differ"
+    ):
         read(tmp_path / "scan1")
     found = inspect_folder(compose([f"data.root={tmp_path}", "inspect.label_fit=false"]), tmp_path)
     (wrong,) = (one for one in found["findings"] if one["level"] == "problem")
