@@ -192,12 +192,8 @@ def look(pair: Pair, root: Path, known: Collection[int] | None, patient: str, re
     elif label_name is not None and checked.label is not None and are_swapped(checked.image.array, checked.label):
         found.append(observation("swapped", pair.id, label_name, SWAPPED))
         checked = None
-    if checked is not None and checked.image.coloured:
-        found.append(
-            observation("colour-picture", pair.id, image_name, "a colour picture", NOTE, "nothing: it is read as grey")
-        )
     if checked is not None:
-        found += [observation("read-as", pair.id, image_name, f"the picture {note}") for note in checked.image.notes]
+        found += [_of_picture(pair.id, image_name, note) for note in checked.image.notes]
         found += [observation("read-as", pair.id, str(label_name), note) for note in checked.label_notes]
     for path, what in () if checked is None else rounded_files(pair, checked.image.grid):
         code = "channel-grid" if path in pair.channels else "label-grid"
@@ -234,6 +230,15 @@ def look(pair: Pair, root: Path, known: Collection[int] | None, patient: str, re
 
 
 # --- what is wrong ---------------------------------------------------------------------------------------------------
+def _of_picture(case: str, file: str, note: str) -> Observation:
+    """What reading did to an image."""
+    if "coloured" in note:
+        return observation(
+            "colour-picture", case, file, f"a colour picture: {note}", NOTE, "nothing: it is read as grey"
+        )
+    return observation("read-as", case, file, f"the picture {note}")
+
+
 def _refusal(pair: Pair, root: Path, reading: Reading, said: str) -> tuple[Volume | None, Observation]:
     """The image of a case that was refused, if it can be read, and the reason in a code; `said` is the checks' own line."""
     what = said.replace(f"{root}{os.sep}", "")

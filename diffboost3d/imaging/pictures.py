@@ -14,10 +14,8 @@ from diffboost3d.errors import DataError
 
 DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # of Pillow: more than 8 bits
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr", "CMYK", *DEEP_MODES)
-MOST_FLAT, LEAST_PIXELS = (
-    32,
-    4,
-)  # colours of a mask that was never compressed or blurred, and pixels of one that is meant
+MOST_FLAT = 32  # colours of a mask that was never compressed or blurred
+LEAST_PIXELS = 4  # of a colour that is meant
 SHADES = 0.15  # channels by the brightest one: colours that differ by more are no shades of each other
 COLOURED = 16  # channels of a pixel differ by more than this: a colour, and no grey that went through JPEG
 ORIENTATION = 0x0112  # EXIF

@@ -90,7 +90,9 @@ def survey(
     results = list(in_parallel(config, one, folder.pairs, "check"))
     usable = [surveyed for surveyed, _ in results if surveyed is not None]
     findings = [finding for _, found in results for finding in found]
-    told = {finding.case: [one.problem for one in findings if one.case == finding.case] for finding in findings}
+    told: dict[str, list[str]] = {}
+    for finding in findings:
+        told.setdefault(finding.case, []).append(finding.problem)
     if known is None and (refused := why_colours_are_refused(told)):
         raise DataError(f"{folder.root}: {refused}")
     if not usable:

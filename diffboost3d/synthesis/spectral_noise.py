@@ -12,11 +12,8 @@ from numpy.typing import NDArray
 
 Float = NDArray[np.float32]
 
-SMOOTHING = (
-    0.07,
-    0.1,
-    0.1,
-)  # of the frequencies of (slices, h, w), a deviation: single waves are the anatomy of the case
+# of the frequencies of (slices, h, w), a standard deviation: single waves are the anatomy of the case
+SMOOTHING = (0.07, 0.1, 0.1)
 _LEAST_POWER = 1e-6
 
 
