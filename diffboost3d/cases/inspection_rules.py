@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diffboost3d.cases.inspection import NOTE, PROBLEM, CaseFacts, Observation, observation
+from diffboost3d.cases.inspection import CaseFacts
+from diffboost3d.cases.observations import NOTE, PROBLEM, Observation, observation
 from diffboost3d.imaging.label_fit import Gain, LabelFit
 
 CT_SHIFT_HU = 500.0  # by which all of low, middle and high grey values must be off

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from diffboost3d.cases.inspection import PROBLEM, CaseFacts, Observation
+from diffboost3d.cases.inspection import CaseFacts
 from diffboost3d.cases.layouts import Folder
+from diffboost3d.cases.observations import PROBLEM, Observation
 
 VERSION = 1
 WIDTH = 12

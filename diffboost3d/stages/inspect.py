@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffboost3d.cases.atomic import write_json
-from diffboost3d.cases.inspection import NOTE, PROBLEM, CaseFacts, Observation, Reading, look, observation
+from diffboost3d.cases.inspection import CaseFacts, Reading, look
 from diffboost3d.cases.inspection_rules import Limits, label_fits, missing_labels, not_told, set_observations
 from diffboost3d.cases.layouts import BidsChoice, Choice, Folder, Pair, read_folder
 from diffboost3d.cases.masks import why_colours_are_refused
+from diffboost3d.cases.observations import NOTE, PROBLEM, Observation, observation
 from diffboost3d.cases.splits import patients_of
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.errors import ConfigError, DataError

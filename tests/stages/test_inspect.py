@@ -14,7 +14,7 @@ import pytest
 from inspected import CASES, Change, array_of, problems, save, seen
 from PIL import Image, ImageFilter
 
-from diffboost3d.cases.inspection import CODES
+from diffboost3d.cases.observations import CODES
 from diffboost3d.cli import main
 from diffboost3d.stages.inspect import series_observations
 
