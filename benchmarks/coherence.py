@@ -7,8 +7,9 @@
 "no lever" is what a slice-wise generator does by itself: independent noise, pure noise to start from, no edges of the
 neighbouring slices (the slice's own in their place), nothing of the real volume's spectrum or slow waves. Each row adds one
 lever to it. With `--stack-workspace` a generator with layers along the slice axis, trained on from the first, is measured too,
-with `--second-workspace` one that has learned a second plane. Trials of other noise are made where `--only` names them
-(`--part choose --only "default, noise independent" ...`), and each is judged.
+with `--second-workspace` one that has learned a second plane, with `--refine SIGMA ...` volumes that a refiner has gone over.
+Trials of other noise are made where `--only` names them (`--part choose --only "default, noise independent" ...`), and each
+is judged.
 Means over cases of the measures of `diffboost3d.evaluation.coherence`; of some rows the two-sample AUC in plane and on
 re-slices, with as many planes of each, by judges of 40 epochs. Writes `results/coherence.json`.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,9 +61,10 @@ class Row:
     stacked: bool = False
     slow_mm: float = 0.0
     second_every: int = 0
+    refine: float = 0.0
 
 
-def rows(held_out: HeldOut, stacked: bool, second: bool = False) -> dict[str, Row]:
+def rows(held_out: HeldOut, stacked: bool, second: bool = False, refine: Sequence[float] = ()) -> dict[str, Row]:
     """Every lever alone, levers together, trials, and the default."""
     settings, default = held_out.config.synthesize, held_out.default
     pure = dataclasses.replace(default, strength=1.0)
@@ -82,13 +85,17 @@ def rows(held_out: HeldOut, stacked: bool, second: bool = False) -> dict[str, Ro
             dataclasses.replace(default, strength=0.5), neighbours=True
         ),
     }
+    for sigma in refine:
+        made[f"refined at {sigma:g}"] = Row(pure, refine=sigma)
     if stacked:
         made["layers along the slices"] = Row(pure, stacked=True)
         made["layers along the slices, edges of neighbours, start at strength 0.5"] = Row(
             dataclasses.replace(default, strength=0.5), neighbours=True, stacked=True
         )
     noise = NoisePlan(settings.noise, settings.rho or 0.0, settings.correlation_mm)
-    chosen = Row(default, noise, settings.match_spectrum, neighbours=True, slow_mm=held_out.slow_mm)
+    chosen = Row(
+        default, noise, settings.match_spectrum, neighbours=True, slow_mm=held_out.slow_mm, refine=settings.refine
+    )
     made["default, start at strength 0.3"] = dataclasses.replace(
         chosen, plan=dataclasses.replace(default, strength=0.3)
     )
@@ -96,6 +103,7 @@ def rows(held_out: HeldOut, stacked: bool, second: bool = False) -> dict[str, Ro
     made["default, from pure noise"] = dataclasses.replace(chosen, plan=pure)
     made["default, slow waves not kept"] = dataclasses.replace(chosen, slow_mm=0.0)
     made |= {name: dataclasses.replace(chosen, noise=noise) for name, noise in TRIALS.items()}
+    made |= {f"default, refined at {sigma:g}": dataclasses.replace(chosen, refine=sigma) for sigma in refine}
     for every in SECOND_EVERY if second else ():
         made[f"default, second plane at steps of {every}"] = dataclasses.replace(chosen, second_every=every)
     if stacked:
@@ -117,6 +125,9 @@ def asked() -> argparse.Namespace:
     arguments.add_argument("--second-axis", type=int, default=0)
     arguments.add_argument(
         "--second-steps", type=int, default=700, help="of its pre-training and of its fine-tuning, on from the first"
+    )
+    arguments.add_argument(
+        "--refine", type=float, nargs="+", default=[], help="noise of a refiner, which is trained; rows of their own"
     )
     arguments.add_argument("--stack", type=int, default=8, help="slices of its training stacks")
     arguments.add_argument(
@@ -145,15 +156,17 @@ def main() -> None:
     crossed = with_second_plane(given, held_out) if given.second_workspace else None
     real = [held_out.real(case) for case in held_out.cases]
     table: dict[str, dict[str, Any]] = {}
-    for name, row in rows(held_out, stacked is not None, crossed is not None).items():
+    for name, row in rows(held_out, stacked is not None, crossed is not None, given.refine).items():
         named = name in (given.only or ())
         if not named and (name in TRIALS or (given.only and name not in ("no lever", "default"))):
             continue
         of = stacked if row.stacked else crossed if row.second_every else held_out
         assert of is not None
-        made = of.samples(row.plan, row.noise, row.match_spectrum, row.neighbours, row.slow_mm, row.second_every)
+        made = of.samples(
+            row.plan, row.noise, row.match_spectrum, row.neighbours, row.slow_mm, row.second_every, row.refine
+        )
         table[name] = measured(real, made, held_out.axis)
-        if given.judges and (named or name in JUDGED or row.stacked or row.second_every):
+        if given.judges and (named or name in JUDGED or row.stacked or row.second_every or row.refine):
             table[name] |= aucs(real, made, held_out, given.judges if name == "default" else 1)
         print(name, table[name], flush=True)
     write(

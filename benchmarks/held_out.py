@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import platform
@@ -26,10 +27,13 @@ from diffboost3d.config import compose, digest
 from diffboost3d.diffusion.sampling import SamplingPlan
 from diffboost3d.diffusion.text import fill_templates
 from diffboost3d.diffusion.weights import load_generator
+from diffboost3d.refinement.sampling import RefinePlan
+from diffboost3d.refinement.weights import load_refiner
 from diffboost3d.seeds import seed_of
 from diffboost3d.stages.inputs import cases_of, control_of, prepared, slice_axis
 from diffboost3d.stages.noise import with_measured_noise
 from diffboost3d.stages.synthesis_work import sampling_plan
+from diffboost3d.synthesis.refining import Refining
 from diffboost3d.synthesis.volumes import NoisePlan, SampleRequest, SecondPlanePlan, SlabPlan, VolumeSampler, slow_mm_of
 
 Float = NDArray[np.float32]
@@ -108,6 +112,7 @@ class HeldOut:
             self.overrides.append("diffusion.start_from=START-WORKSPACE/diffusion/fold0")
         for stage in ("prepare", "pretrain", "finetune"):
             subprocess.run([sys.executable, "-m", "diffboost3d", stage, *given], check=True)
+        self._given = given
         self.config, self.workspace, self.seed = compose(given), Workspace(workspace), seed
         self.manifest = self.workspace.read_manifest()
         split = self.workspace.read_split(0)
@@ -124,6 +129,12 @@ class HeldOut:
         self.generator = load_generator(self.workspace.finetuned(0))
         self.model: str = json.loads((self.workspace.finetuned(0) / "record.json").read_text())["digest"]
 
+    @functools.cached_property
+    def refiner(self) -> Path:
+        """Folder of the fold's refiner, trained where it isn't yet."""
+        subprocess.run([sys.executable, "-m", "diffboost3d", "train-refiner", *self._given], check=True)
+        return self.workspace.refiner(0)
+
     def real(self, case: Case) -> Float:
         """The prepared image (I, J, K) in [-1, 1]."""
         return np.asarray(prepared(self.workspace, case, "image"), np.float32)
@@ -133,25 +144,39 @@ class HeldOut:
         return control_of(self.config, self.manifest, self.workspace, case, with_label=True)
 
     def sampler(
-        self, plan: SamplingPlan, noise: NoisePlan, match_spectrum: float, slow_mm: float, second_every: int = 0
+        self,
+        plan: SamplingPlan,
+        noise: NoisePlan,
+        match_spectrum: float,
+        slow_mm: float,
+        second_every: int = 0,
+        refine: float = 0.0,
     ) -> VolumeSampler:
-        """A sampler of volumes; with `second_every` across the second plane of the configuration too, at so many steps."""
+        """A sampler of volumes; with `second_every` across the second plane of the configuration too, at so many steps; with
+        `refine` they are gone over by the refiner, with noise of this standard deviation.
+        """
         settings, axis = self.config.synthesize, self.config.diffusion.second_axis
         second = None
         if second_every:
             assert axis is not None
             second = SecondPlanePlan(axis, second_every, self.cases[0].grid.spacing_mm[axis])
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        refining = None
+        if refine:
+            steps = RefinePlan(refine, settings.refine_steps, settings.batch_voxels)
+            refining = Refining(load_refiner(self.refiner), steps, device)
         return VolumeSampler(
             *self.generator,
             plan,
             noise,
             settings.negative_prompt,
             settings.batch,
-            torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+            device,
             match_spectrum=match_spectrum,
             slow_mm=slow_mm,
             slabs=SlabPlan(settings.slab, settings.slab_overlap, settings.batch_voxels, settings.slab_blend),
             second=second,
+            refining=refining,
         )
 
     def requests(
@@ -178,6 +203,7 @@ class HeldOut:
         neighbours: bool = True,
         slow_mm: float | None = None,
         second_every: int = 0,
+        refine: float = 0.0,
     ) -> list[Float]:
         """One synthetic volume (I, J, K) of every case; kept in the workspace, so that benchmarks share them.
 
@@ -185,7 +211,7 @@ class HeldOut:
             noise, match_spectrum: None: as configured. slow_mm: waves of this length and more are the real volume's; None: as
                 configured.
             neighbours: whether a slice sees the edges of its neighbours; else its own in their place.
-            second_every: see `sampler`.
+            second_every, refine: see `sampler`.
         """
         ids = [case.id for case in self.cases]
         prepared_as = [case.digest for case in self.cases]
@@ -194,6 +220,8 @@ class HeldOut:
         match_spectrum = settings.match_spectrum if match_spectrum is None else match_spectrum
         slow_mm = self.slow_mm if slow_mm is None else slow_mm
         named = [dataclasses.asdict(noise), match_spectrum, slow_mm, settings.negative_prompt, second_every]
+        if refine:
+            named += [refine, settings.refine_steps, json.loads((self.refiner / "record.json").read_text())["digest"]]
         own = digest(
             dataclasses.asdict(plan), named, self.seed, ids, prepared_as, self.model, code_digest(), neighbours
         )
@@ -201,7 +229,7 @@ class HeldOut:
         if kept.is_file():
             with np.load(kept, allow_pickle=False) as arrays:
                 return [arrays[name] for name in ids]
-        sampler = self.sampler(plan, noise, match_spectrum, slow_mm, second_every)
+        sampler = self.sampler(plan, noise, match_spectrum, slow_mm, second_every, refine)
         second = second_every > 0
         made = [
             sampler.volumes(self.axis, case.grid.spacing_mm, self.requests(case, 1, neighbours, second))[0]
@@ -218,7 +246,7 @@ def code_digest() -> str:
     return digest(
         [
             path.read_text(encoding="utf-8")
-            for name in ("diffusion", "synthesis", "imaging")
+            for name in ("diffusion", "synthesis", "imaging", "refinement")
             for path in sorted((folder / name).glob("*.py"))
         ]
     )
@@ -298,12 +326,13 @@ def write(
         "second_axis": 0,
         "second_steps": 700,
         "stack_steps": [600, 600],
+        "refine": [],
     }
     extra = {
         key: value for key, value in vars(given).items() if key not in known and value not in (None, plain.get(key))
     }
     extra = {
-        key.replace("_", "-"): " ".join(map(quoted, value)) if isinstance(value, list) else value
+        key.replace("_", "-"): " ".join(quoted(str(word)) for word in value) if isinstance(value, list) else value
         for key, value in extra.items()
     }
     words = [quoted(word) for word in given.overrides]

@@ -32,6 +32,11 @@ def of_set(config: Config, name: str) -> Config:
     return dataclasses.replace(config, synthesize=dataclasses.replace(section, sets={}))
 
 
+def refines(section: SynthesizeConfig) -> bool:
+    """Whether the volumes of a set are gone over by a refiner; what the GAN makes is not."""
+    return section.generator == "diffusion" and section.refine > 0
+
+
 def synthetic_sets(config: Config) -> list[str]:
     """The sets of synthetic volumes that the arms train on, in the order of the arms; maybe none."""
     arms = [config.arm[name] for name in config.arms]

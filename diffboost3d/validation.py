@@ -79,6 +79,7 @@ def _check_together(config: Config) -> None:
     _check_sampling(config.synthesize, config.diffusion.schedule.timesteps)
     _check_slabs(config)
     _check_second_plane(config)
+    _check_refiner(config)
     _check_merge(config.merge)
     _check_segmenter(config)
     _check_anatomy(config)
@@ -160,6 +161,7 @@ def _check_ranges(config: Config) -> None:
         "diffusion.pretrain.scale": config.diffusion.pretrain.scale,
         "diffusion.finetune.scale": config.diffusion.finetune.scale,
         "diffusion.pool.training.scale": config.diffusion.pool.training.scale,
+        "refiner.sigma": config.refiner.sigma,
         "synthesize.guidance_range": config.synthesize.guidance_range,
         "synthesize.anatomy.scale": config.synthesize.anatomy.scale,
         "synthesize.anatomy.label_volume": config.synthesize.anatomy.label_volume,
@@ -317,6 +319,21 @@ def _check_second_plane(config: Config) -> None:
         raise ConfigError(
             f"synthesize.second_plane_every={every} is refused with slab_blend={config.synthesize.slab_blend}; it needs whole "
             "volumes: synthesize.slab_blend=step"
+        )
+
+
+def _check_refiner(config: Config) -> None:
+    """Noise that it learns, and patches that its levels can halve."""
+    refiner, asked = config.refiner, config.synthesize.refine
+    divisor = 2 ** (len(refiner.channels) - 1)
+    if refiner.patch % divisor or refiner.patch < 2 * divisor:
+        raise ConfigError(
+            f"refiner.patch={refiner.patch} is refused with refiner.channels={refiner.channels}; it takes a multiple of "
+            f"{divisor}, at least {2 * divisor}"
+        )
+    if asked and not refiner.sigma[0] <= asked <= refiner.sigma[1]:
+        raise ConfigError(
+            f"synthesize.refine={asked} is refused; allowed: 0, and what the refiner learns, refiner.sigma={refiner.sigma}"
         )
 
 

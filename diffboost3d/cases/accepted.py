@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffboost3d.cases.records import Manifest, Split, SyntheticRecord
-from diffboost3d.cases.workspace import CONFIG, Workspace
+from diffboost3d.cases.workspace import CONFIG, RECORD, Workspace
 from diffboost3d.errors import WorkspaceError
 
 
@@ -47,6 +47,8 @@ def read_fold(workspace: Workspace, manifest: Manifest, fold: int, samples: int 
     workspace.require(workspace.synthetic(fold), "synthesize")
     model = _checked_generator(workspace, manifest, fold, split)
     records = _by_sample(workspace, fold, set(split.training))
+    refined = any(record.refiner for found in records.values() for _, record in found)
+    refiner = _checked_refiner(workspace, manifest, fold, split) if refined else ""
     children: list[Child] = []
     for case in split.training:
         accepted = []
@@ -56,7 +58,9 @@ def read_fold(workspace: Workspace, manifest: Manifest, fold: int, samples: int 
                 raise WorkspaceError(
                     f"{workspace.synthetic_record(fold, case, sample)} is missing: run `diffboost3d synthesize` again"
                 )
-            accepted += [_child(workspace, fold, path, record, model) for path, record in found if record.accepted]
+            accepted += [
+                _child(workspace, fold, path, record, model, refiner) for path, record in found if record.accepted
+            ]
         children += accepted[:samples]
     return FoldVolumes(fold, split, tuple(children))
 
@@ -65,10 +69,7 @@ def _checked_generator(workspace: Workspace, manifest: Manifest, fold: int, spli
     """Digest of the fold's generator, which must have learned from the fold's own side only."""
     finetuned = workspace.require(workspace.finetuned(fold), "finetune")
     pretrained = workspace.require(workspace.pretrained(fold), "pretrain")
-    patients = {case.id: case.patient for case in manifest.cases}
-    held_out = {patients[case] for case in (*split.validation, *split.test)}
-    seen = {*finetuned["training"], *pretrained["training"]}
-    leaked = sorted(case for case in seen if patients.get(case, case) in held_out)
+    leaked = _leaked(manifest, split, {*finetuned["training"], *pretrained["training"]})
     if leaked or set(finetuned["training"]) != set(split.training):
         what = f"saw {leaked[0]}, now held out" if leaked else "was trained on other cases"
         raise WorkspaceError(
@@ -76,6 +77,27 @@ def _checked_generator(workspace: Workspace, manifest: Manifest, fold: int, spli
             "`finetune` and `synthesize` again"
         )
     return str(finetuned["digest"])
+
+
+def _checked_refiner(workspace: Workspace, manifest: Manifest, fold: int, split: Split) -> str:
+    """Digest of the fold's refiner, which must have learned from the fold's own side only; "" where there is none."""
+    folder = workspace.refiner(fold)
+    if not (folder / RECORD).is_file():
+        return ""
+    record = workspace.require(folder, "train-refiner")
+    if leaked := _leaked(manifest, split, set(record["training"])):
+        raise WorkspaceError(
+            f"fold {fold}: the splits have changed since its refiner was trained (saw {leaked[0]}, now held out): run "
+            "`diffboost3d train-refiner` and `synthesize` again"
+        )
+    return str(record["digest"])
+
+
+def _leaked(manifest: Manifest, split: Split, seen: set[str]) -> list[str]:
+    """Of the cases that were seen those whose patients are held out."""
+    patients = {case.id: case.patient for case in manifest.cases}
+    held_out = {patients[case] for case in (*split.validation, *split.test)}
+    return sorted(case for case in seen if patients.get(case, case) in held_out)
 
 
 def _by_sample(
@@ -114,8 +136,8 @@ def _wanted(
     return list(range(int(OmegaConf.load(path).synthesize.samples)))
 
 
-def _child(workspace: Workspace, fold: int, path: Path, record: SyntheticRecord, model: str) -> Child:
-    if record.model != model:
+def _child(workspace: Workspace, fold: int, path: Path, record: SyntheticRecord, model: str, refiner: str) -> Child:
+    if record.model != model or record.refiner not in ("", refiner):
         raise WorkspaceError(
             f"{path} is stale, of an earlier generator than {workspace.relative(workspace.finetuned(fold))}: run "
             "`diffboost3d synthesize` again"

@@ -202,6 +202,8 @@ class SyntheticRecord:
             reasons: why not, a line each. checks: figures of the gate; none: it was not judged. nearest: the training image of
             another patient that is most like it.
         channels: paths of further channels' files, as `path`; (): none, or all are in one 4D file.
+        refiner: digest of the 3D network that went over it. refine: the noise that it took away, in units of [-1, 1]; "" and 0:
+            none did.
     """
 
     case: str
@@ -228,6 +230,8 @@ class SyntheticRecord:
     nearest: str = ""
     synthetic: bool = True
     channels: tuple[str, ...] = ()
+    refiner: str = ""
+    refine: float = 0.0
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> SyntheticRecord:

@@ -129,6 +129,10 @@ class Workspace:
         """Folder of the GAN that translates edges of the fold into images."""
         return self.root / "pix2pix" / f"fold{fold}"
 
+    def refiner(self, fold: int) -> Path:
+        """Folder of the 3D network that goes over synthetic volumes of the fold."""
+        return self.root / "diffusion" / "refiner" / f"fold{fold}"
+
     def synthetic(self, fold: int) -> Path:
         return self.root / "synthetic" / self.synthetic_set / f"fold{fold}"
 

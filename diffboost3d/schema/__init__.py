@@ -26,6 +26,8 @@ from diffboost3d.schema.generator import (
     Pix2PixConfig,
     Pix2PixTrainingConfig,
     PoolConfig,
+    RefinerConfig,
+    RefinerTrainingConfig,
     ScheduleConfig,
     WeightsConfig,
 )
@@ -74,6 +76,8 @@ __all__ = [
     "PoolConfig",
     "PredictConfig",
     "PrepareConfig",
+    "RefinerConfig",
+    "RefinerTrainingConfig",
     "RuntimeConfig",
     "ScheduleConfig",
     "SynthesizeConfig",

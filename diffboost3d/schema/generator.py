@@ -1,4 +1,4 @@
-"""Keys of the generators: the diffusion model with its codec and trainings, and the GAN of the pix2pix arms."""
+"""Keys of the generators: the diffusion model with its codec and trainings, the refiner, and the GAN of the pix2pix arms."""
 
 from __future__ import annotations
 
@@ -217,6 +217,42 @@ class DiffusionConfig:
     max_size: int = key(256, "Largest side of a training slice in voxels; larger slices are cropped.", low=16)
     attention_slicing: bool = key(False, "Attention by slices of heads: less memory, slower.")
     gradient_checkpointing: bool = key(False, "Compute activations again for the gradients: less memory, slower.")
+
+
+@dataclass
+class RefinerTrainingConfig:
+    steps: int = key(3600, "Optimiser steps.", low=1)
+    batch: int = key(4, "Patches a step, over all processes.", low=1)
+    learning_rate: float = key(1.5e-3, "Peak learning rate (AdamW), decayed by a cosine.", low=0)
+    warmup_steps: int = key(50, "Steps of linear warm-up.", low=0)
+    weight_decay: float = key(0.01, "Weight decay (AdamW).", low=0)
+    clip_norm: float = key(1.0, "Gradient norm is clipped to this; 0: not.", low=0)
+    accumulation: int = key(1, "Batches whose gradients are added up before a step.", low=1)
+    ema_decay: float = key(0.998, "Decay of the averaged weights; 0: no averaging.", low=0, high=0.99999)
+    checkpoint_every: int = key(200, "Steps between checkpoints.", low=1)
+    images_every: int = key(500, "Steps between image grids in TensorBoard.", low=1)
+    validate_every: int = key(500, "Steps between validation losses.", low=1)
+
+
+@dataclass
+class RefinerConfig:
+    channels: list[int] = key(
+        [24, 48, 64],
+        "Channels of each level of its 3D U-Net; every level after the first halves the sides.",
+        low=4,
+        length=(2, 3, 4),
+    )
+    blocks: int = key(2, "Residual blocks a level, on the way down and on the way up.", low=1)
+    patch: int = key(20, "Side of a training patch in voxels; a multiple of the halvings of the sides.", low=8)
+    sigma: list[float] = key(
+        [0.01, 0.4],
+        "Least and greatest standard deviation of the noise that it learns to take away, in units of [-1, 1]; "
+        "synthesize.refine lies between.",
+        low=0.0001,
+        high=4,
+        length=(2,),
+    )
+    training: RefinerTrainingConfig = section(RefinerTrainingConfig)
 
 
 @dataclass

@@ -173,6 +173,14 @@ class SynthesizeConfig:
         "never.",
         low=0,
     )
+    refine: float = key(
+        0.0,
+        "Standard deviation, in units of [-1, 1], of noise that is put on a volume and taken away again in 3D by the refiner of "
+        "train-refiner, so that fine texture is of one piece along all axes; 0: none, and no refiner is trained.",
+        low=0,
+        high=4,
+    )
+    refine_steps: int = key(10, "Steps in which that noise is taken away.", low=1)
     keep_background: bool = key(
         True,
         "Keep the real values outside the body or field of view: constant filling, masked background, in CT also air around the "

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffboost3d.schema.data import DataConfig, InspectConfig, PrepareConfig
-from diffboost3d.schema.generator import DiffusionConfig, Pix2PixConfig
+from diffboost3d.schema.generator import DiffusionConfig, Pix2PixConfig, RefinerConfig
 from diffboost3d.schema.keys import key, section
 from diffboost3d.schema.segmenter import (
     ArmConfig,
@@ -107,6 +107,7 @@ class Config:
     data: DataConfig = section(DataConfig)
     prepare: PrepareConfig = section(PrepareConfig)
     diffusion: DiffusionConfig = section(DiffusionConfig)
+    refiner: RefinerConfig = section(RefinerConfig)
     pix2pix: Pix2PixConfig = section(Pix2PixConfig)
     synthesize: SynthesizeConfig = section(SynthesizeConfig)
     merge: MergeConfig = section(MergeConfig)

@@ -39,11 +39,11 @@ LIMITS = "limits.json"
 WEAK_DICE = 0.5  # below this on real cases, a segmenter says little about synthetic ones
 
 
-def gate_digest(config: Config, manifest: Manifest, split: Split, model: str) -> str:
+def gate_digest(config: Config, manifest: Manifest, split: Split, model: str, refiner: str = "") -> str:
     """Digest of all that verdicts depend on; empty where the gate is off.
 
     Args:
-        model: digest of the generator.
+        model, refiner: digests of the generator, and of what goes over its volumes; "": nothing does.
     """
     if not config.gate.enabled:
         return ""
@@ -61,6 +61,7 @@ def gate_digest(config: Config, manifest: Manifest, split: Split, model: str) ->
         patients,
         config.seed,
         config.runtime.precision,
+        *filter(None, [refiner]),
     )
 
 
@@ -68,18 +69,17 @@ LEARNING_PARTS = ("training", "unlabelled", "validation")
 
 
 def open_gate(
-    config: Config, workspace: Workspace, manifest: Manifest, accelerator: Any, fold: int, model: str, sampled: Sampled
+    config: Config, workspace: Workspace, manifest: Manifest, accelerator: Any, fold: int, own: str, sampled: Sampled
 ) -> Gate | None:
     """The gate of a fold, made where it isn't yet; None where it is off. All processes take part.
 
     Args:
-        model: digest of the generator. sampled: makes volumes of validation cases, which the generator has never seen.
+        own: its `gate_digest`. sampled: makes volumes of validation cases, which the generator has never seen.
     """
     if not config.gate.enabled:
         return None
     split = workspace.read_split(fold)
     making = _Making(config, workspace, manifest, split, fold)
-    own = gate_digest(config, manifest, split, model)
     started = now()
     for part in range(making.count):  # also where the limits are there: a study lends these without the segmenters
         making.train(part, accelerator)

@@ -30,11 +30,16 @@ from diffboost3d.schema import (
     DiffusionTrainingConfig,
     MergeConfig,
     Pix2PixTrainingConfig,
+    RefinerTrainingConfig,
     SynthesizeConfig,
     TrainConfig,
 )
 from diffboost3d.segmentation.batches import MergePlan
 from diffboost3d.training import TrainingPlan, make_accelerator
+
+AnyTrainingConfig = (
+    DiffusionTrainingConfig | CodecTrainingConfig | TrainConfig | Pix2PixTrainingConfig | RefinerTrainingConfig
+)
 
 
 def accelerator_of(config: Config) -> Any:
@@ -123,11 +128,13 @@ def sampling_settings(section: SynthesizeConfig) -> dict[str, Any]:
         del settings[nothing_about_a_volume]
     if section.generator == "diffusion":
         del settings["generator"]  # earlier versions had no other
+    if not section.refine:
+        del settings["refine"], settings["refine_steps"]  # without, a volume is what it was before there were refiners
     return settings
 
 
 def without_intervals(
-    section: DiffusionTrainingConfig | CodecTrainingConfig | TrainConfig | Pix2PixTrainingConfig,
+    section: AnyTrainingConfig,
 ) -> dict[str, Any]:
     """A training's settings for its digest: how often it is pictured or saved changes nothing about the result."""
     plain = dataclasses.asdict(section)
@@ -240,7 +247,7 @@ def merge_plan(section: MergeConfig, source: str, manifest: Manifest, patches: i
 
 
 def training_plan(
-    section: DiffusionTrainingConfig | CodecTrainingConfig | TrainConfig | Pix2PixTrainingConfig,
+    section: AnyTrainingConfig,
     seed: int,
     workers: int | None,
 ) -> TrainingPlan:

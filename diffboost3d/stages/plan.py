@@ -31,6 +31,7 @@ from diffboost3d.stages.plan_trials import (
     scoring_seconds,
     search_seconds,
     try_codec,
+    try_refiner,
     try_set,
     try_translator,
 )
@@ -97,9 +98,10 @@ def _tried(plan: Plan, workspace: Workspace, device: Any) -> Trials:
         translator, network = (
             try_translator(config, plan.manifest, device) if "train-pix2pix" in stages else (None, None)
         )
+        refiner, refining = try_refiner(config, plan.manifest, device) if "train-refiner" in stages else (None, None)
         made = new_generator(config, workspace, plan.manifest) if "pretrain" in stages else None
         sets = {
-            name: try_set(of_set(config, name), plan.manifest, (made, network), shape, device)
+            name: try_set(of_set(config, name), plan.manifest, (made, network, refining), shape, device)
             for name in synthetic_sets(config)
         }
         search = search_seconds(config, shape, spacing_mm) if sets and config.gate.enabled else (0.0, 0)
@@ -108,7 +110,7 @@ def _tried(plan: Plan, workspace: Workspace, device: Any) -> Trials:
         bar.set_postfix_str("metrics")
         scoring = scoring_seconds(config, plan.manifest, shape, spacing_mm)
         bar.update()
-    return Trials(segmenter, patches, arms, scoring, process, generator, codec, translator, sets, search)
+    return Trials(segmenter, patches, arms, scoring, process, generator, codec, translator, refiner, sets, search)
 
 
 # --- the data --------------------------------------------------------------------------------------------------------

@@ -25,16 +25,16 @@ from diffboost3d.planning.costs import (
     weights_bytes,
 )
 from diffboost3d.planning.trials import Trial
+from diffboost3d.refinement.learning import SHOWN as REFINED_SHOWN
+from diffboost3d.refinement.learning import VALIDATED as REFINED
 from diffboost3d.schema import (
     ArmConfig,
-    CodecTrainingConfig,
     Config,
     DiffusionTrainingConfig,
-    Pix2PixTrainingConfig,
     TrainConfig,
 )
 from diffboost3d.stages.edge_operator import device_of_prepare, edge_operator
-from diffboost3d.stages.inputs import cases_of, slice_axis, source_image
+from diffboost3d.stages.inputs import AnyTrainingConfig, cases_of, slice_axis, source_image
 from diffboost3d.stages.plan_choices import Plan, segmenter_patch
 from diffboost3d.stages.plan_trials import SetTrial, StepTrial
 from diffboost3d.stages.synthesis_work import disk_needed
@@ -66,6 +66,7 @@ class Trials:
     generator: StepTrial | None = None
     codec: StepTrial | None = None
     translator: StepTrial | None = None
+    refiner: StepTrial | None = None
     sets: dict[str, SetTrial] = field(default_factory=dict)
     search: tuple[float, int] = (0.0, 0)
 
@@ -110,6 +111,7 @@ class Reckoning:
             "prepare": self._prepare,
             "train-codec": self._codec,
             "pretrain": self._pretrain,
+            "train-refiner": self._refiner,
             "finetune": self._finetune,
             "train-pix2pix": self._translator,
             "synthesize": self._synthesize,
@@ -196,6 +198,15 @@ class Reckoning:
         disk = len(self._folds) * (checkpoint_bytes(trial.network) + weights_bytes(trial.network))
         peak = trial.network.peak(section.batch)
         return self._cost("train-pix2pix", len(self._folds) * seconds, "steps of both networks", data, peak, disk)
+
+    def _refiner(self) -> Cost:
+        trial, section = _there(self._trials.refiner), self._config.refiner.training
+        numbers = _numbers(section, section.batch, REFINED, REFINED_SHOWN)
+        seconds = training_seconds(trial.network, numbers, trial.sample_seconds, self._workers)
+        data = max(FLOAT * _voxels(one.training, one.unlabelled, one.validation) for one in self._folds)
+        disk = len(self._folds) * (checkpoint_bytes(trial.network) + weights_bytes(trial.network))
+        peak = trial.network.peak(section.batch)
+        return self._cost("train-refiner", len(self._folds) * seconds, "steps of the network", data, peak, disk)
 
     # --- synthesis ---------------------------------------------------------------------------------------------------
     def _synthesize(self) -> Cost:
@@ -360,7 +371,7 @@ def _merges(arm: ArmConfig) -> bool:
 
 
 def _numbers(
-    section: TrainConfig | DiffusionTrainingConfig | CodecTrainingConfig | Pix2PixTrainingConfig,
+    section: AnyTrainingConfig,
     batch: float,
     validated: float,
     pictured: float,

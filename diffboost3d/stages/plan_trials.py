@@ -21,6 +21,10 @@ from diffboost3d.diffusion.learning import DiffusionLearner
 from diffboost3d.evaluation.memorisation import DetailIndex, places
 from diffboost3d.evaluation.metrics import score_labels
 from diffboost3d.planning.trials import Trial, clocked, seconds_each, try_training
+from diffboost3d.refinement.batches import NoisyPatches
+from diffboost3d.refinement.learning import RefinementObjective
+from diffboost3d.refinement.networks import Refiner
+from diffboost3d.refinement.sampling import RefinePlan
 from diffboost3d.schema import ArmConfig, Config, DiffusionTrainingConfig
 from diffboost3d.seeds import generator
 from diffboost3d.segmentation.batches import PatchDataset, Size, TrainingCase
@@ -29,12 +33,15 @@ from diffboost3d.stages.arms import augmentations_of
 from diffboost3d.stages.generator_start import Generator, first_generator, untrained_generator
 from diffboost3d.stages.generator_training import slice_plan
 from diffboost3d.stages.inputs import merge_plan, slice_axis
+from diffboost3d.stages.refiners import new_refiner
 from diffboost3d.stages.segmenters import network_spec, new_network, segmenter_loss
 from diffboost3d.stages.synthesis_work import sampling_plan
 from diffboost3d.stages.translators import translator_sizes
+from diffboost3d.synthesis.refining import Refining
 from diffboost3d.synthesis.spectrum import with_spectrum_of
 from diffboost3d.synthesis.translated import TranslatedVolumes
 from diffboost3d.synthesis.volumes import NoisePlan, SlabPlan, VolumeSampler, slow_mm_of
+from diffboost3d.synthetic_sets import refines
 from diffboost3d.translation.batches import PairedSlices, PairedVolume
 from diffboost3d.translation.learning import AdversarialObjective
 from diffboost3d.translation.networks import Translator, build
@@ -161,6 +168,26 @@ def try_translator(config: Config, manifest: Manifest, device: torch.device) -> 
     return StepTrial(network, seconds_each(data.__getitem__), size[0] * size[1]), translator
 
 
+def try_refiner(config: Config, manifest: Manifest, device: torch.device) -> tuple[StepTrial, Refiner]:
+    """Of `train-refiner`, and the refiner; a sample is a patch."""
+    patch = config.refiner.patch
+    images = [_image(config, _with_channels(manifest, (patch,) * 3), number) for number in range(2)]
+    refiner = new_refiner(config, images, config.seed)
+    data = NoisyPatches(images, (patch,) * 3, refiner.plan.sigma, config.seed, "plan")
+    network = try_training(RefinementObjective(refiner), _batches(data), config.refiner.training.batch, device)
+    return StepTrial(network, seconds_each(data.__getitem__), patch**3), refiner
+
+
+def refining_seconds(config: Config, refiner: Refiner, shape: Sequence[int], device: torch.device) -> float:
+    """Seconds that `synthesize` takes to go over a volume of all channels."""
+    tried, times = _limited(shape)
+    settings, count = config.synthesize, refiner.plan.image_channels
+    refine = Refining(refiner, RefinePlan(settings.refine, 2, settings.batch_voxels), device, config.runtime.precision)
+    channels = [_image(config, tried, number) for number in range(count)]
+    seconds = clocked(lambda: refine(channels, np.stack(channels), config.seed), device)
+    return times * seconds * settings.refine_steps / 2
+
+
 def slice_seconds(config: Config, made: Generator, shape: Sequence[int], axis: int, device: torch.device) -> float:
     """Seconds that `synthesize` takes for a slice of such a volume: its own forecast, without waiting for other work."""
     settings = config.synthesize
@@ -200,25 +227,26 @@ def _said_seconds(
 def try_set(
     config: Config,
     manifest: Manifest,
-    makers: tuple[Generator | None, Translator | None],
+    makers: tuple[Generator | None, Translator | None, Refiner | None],
     shape: Sequence[int],
     device: torch.device,
 ) -> SetTrial:
     """Of making volumes of such a shape.
 
     Args:
-        config: of the set. makers: the generator and the translator, where the run has them.
+        config: of the set. makers: the generator, the translator and the refiner, where the run has them.
     """
-    generator_, translator = makers
+    generator_, translator, refiner = makers
     axis = slice_axis(config, manifest)
     if config.synthesize.generator == "pix2pix":
         assert translator is not None  # a run with such a set trains it
         return SetTrial(translated_seconds(config, translator, shape, axis, device), 0.0)
     assert generator_ is not None
-    return SetTrial(
-        slice_seconds(config, generator_, shape, axis, device),
-        manifest.channel_count * finishing_seconds(config, shape),
-    )
+    finishing = manifest.channel_count * finishing_seconds(config, shape)
+    if refines(config.synthesize):
+        assert refiner is not None  # a run with such a set trains it
+        finishing += refining_seconds(config, refiner, shape, device)
+    return SetTrial(slice_seconds(config, generator_, shape, axis, device), finishing)
 
 
 def finishing_seconds(config: Config, shape: Sequence[int]) -> float:

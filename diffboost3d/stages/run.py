@@ -9,12 +9,13 @@ from importlib import import_module
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.config import to_yaml
 from diffboost3d.schema import Config
-from diffboost3d.synthetic_sets import of_set, synthetic_sets
+from diffboost3d.synthetic_sets import of_set, refines, synthetic_sets
 
 STAGES = (
     "prepare",
     "train-codec",
     "pretrain",
+    "train-refiner",
     "finetune",
     "train-pix2pix",
     "synthesize",
@@ -22,11 +23,11 @@ STAGES = (
     "evaluate",
     "report",
 )
-DIFFUSION = {"train-codec", "pretrain", "finetune"}
+DIFFUSION = {"train-codec", "pretrain", "train-refiner", "finetune"}
 
 
 def run(config: Config, workspace: Workspace) -> None:
-    """Run the stages; those of synthesis only where an arm uses what they make, train-codec only where it is used."""
+    """Run the stages; those of synthesis, its codec and its refiner only where an arm uses what they make."""
     begun = time.monotonic()
     for stage in needed_stages(config):
         started = time.monotonic()
@@ -45,12 +46,15 @@ def needed_stages(config: Config) -> tuple[str, ...]:
 
 def _unused(config: Config) -> set[str]:
     """Stages that nothing after them would read; an arm that merges warped real volumes needs none of synthesis."""
-    generators = {of_set(config, name).synthesize.generator for name in synthetic_sets(config)}
+    sets = [of_set(config, name).synthesize for name in synthetic_sets(config)]
+    generators = {one.generator for one in sets}
     unused = set() if generators else {"synthesize"}
     if "pix2pix" not in generators:
         unused.add("train-pix2pix")
     if "diffusion" not in generators:
         return unused | DIFFUSION
+    if not any(refines(one) for one in sets):
+        unused.add("train-refiner")
     diffusion = config.diffusion
     given = diffusion.family == "stable_diffusion" or diffusion.start_from or diffusion.codec.weights
     return unused if diffusion.codec.name == "vae" and not given else unused | {"train-codec"}

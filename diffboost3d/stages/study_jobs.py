@@ -20,9 +20,9 @@ from diffboost3d.config import digest, from_yaml, to_plain, to_yaml
 from diffboost3d.errors import DiffBoostError
 from diffboost3d.schema import Config
 from diffboost3d.stages.run import needed_stages
-from diffboost3d.synthetic_sets import synthetic_sets
+from diffboost3d.synthetic_sets import of_set, refines, synthetic_sets
 
-PRETRAINING = ("train-codec", "pretrain")
+PRETRAINING = ("train-codec", "pretrain", "train-refiner")
 CELL = ("train", "evaluate")
 NOT_OF_A_JOB = (
     "workspace",
@@ -70,7 +70,8 @@ class Job:
         if self.kind == "cell":
             return [workspace.segmenter(self.fold, self.arm, self.seed) / "predictions" / RECORD]
         if self.kind == "pretrain":
-            return [workspace.pretrained(self.fold) / RECORD]
+            folders = {"pretrain": workspace.pretrained(self.fold), "train-refiner": workspace.refiner(self.fold)}
+            return [folder / RECORD for stage, folder in folders.items() if stage in self.stages]
         return [workspace.of_set(name).synthetic(self.fold) / RECORD for name in synthetic_sets(self.config)]
 
 
@@ -173,6 +174,8 @@ def _shaping(config: Config, arms: list[str]) -> dict[str, Any]:
 def _known(config: Config, kind: str) -> list[Any]:
     """Of the configuration what is known to shape a result, to guess which jobs are the same work."""
     generator = [to_plain(config.diffusion), to_plain(config.pix2pix), config.prompt, config.seed]
+    if any(refines(of_set(config, name).synthesize) for name in synthetic_sets(config)):
+        generator.append(to_plain(config.refiner))
     if kind == "pretrain":
         return generator
     generator += [to_plain(section) for section in (config.synthesize, config.gate, config.network)]

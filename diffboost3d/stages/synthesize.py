@@ -38,6 +38,7 @@ from diffboost3d.stages.inputs import (
     source_image,
 )
 from diffboost3d.stages.noise import with_measured_noise
+from diffboost3d.stages.refiners import refining_of, require_refiner
 from diffboost3d.stages.synthesis_work import (
     Group,
     disk_needed,
@@ -80,9 +81,10 @@ def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelera
     else:
         config = with_measured_noise(config, workspace, manifest, cases)
         model = require_generator(config, workspace, workspace.finetuned(fold), "finetune", manifest.channel_count)
-    judged_by = gate_digest(config, manifest, workspace.read_split(fold), model)
+    refiner = require_refiner(config, workspace, manifest, fold)
+    judged_by = gate_digest(config, manifest, workspace.read_split(fold), model, refiner)
     records = [
-        _record(config, manifest, case, fold, sample, model, anatomies.digest(case, sample), judged_by)
+        _record(config, manifest, case, fold, sample, (model, refiner), anatomies.digest(case, sample), judged_by)
         for case in cases
         for sample in range(config.synthesize.samples)
     ]
@@ -103,8 +105,8 @@ def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelera
     if rank == 0:
         said = forecast(parts, _seconds_a_voxel(sampler, parts[0], axis), needed, free, done)
         workspace.log(f"{title}: {said}")
-    sampled = partial(_sampled, config, workspace, manifest, sampler, fold, model)
-    gate = open_gate(config, workspace, manifest, accelerator, fold, model, sampled)
+    sampled = partial(_sampled, config, workspace, manifest, sampler, fold, (model, refiner))
+    gate = open_gate(config, workspace, manifest, accelerator, fold, judged_by, sampled)
     bar = tqdm(
         desc=f"{title}, {len(records)} volumes of {len(cases)} cases",
         unit="volume",
@@ -137,18 +139,20 @@ def _record(
     case: Case,
     fold: int,
     sample: int,
-    model: str,
+    makers: tuple[str, str],
     anatomy: str,
     judged_by: str = "",
 ) -> SyntheticRecord:
     """What is known before a volume is made.
 
     Args:
+        makers: digests of the generator and of the refiner, "" where there is none.
         anatomy: digest of what decides its shapes. judged_by: digest of the gate; "": there is none.
     """
     settings = sampling_settings(config.synthesize) | {"anatomy": anatomy}
     seed, endings = seed_of(config.seed, "synthesize", fold, case.id, sample), channel_endings(case)
-    made_of = [settings, model, case.digest, manifest.prompt, seed, config.runtime.precision]
+    model, refiner = makers
+    made_of = [settings, model, case.digest, manifest.prompt, seed, config.runtime.precision, *filter(None, [refiner])]
     record = SyntheticRecord(
         case=case.id,
         fold=fold,
@@ -166,6 +170,8 @@ def _record(
         strength=config.synthesize.strength,
         unit=case.intensity.unit,
         noise=config.synthesize.noise,
+        refiner=refiner,
+        refine=config.synthesize.refine if refiner else 0.0,
     )
     return as_translated(record) if _translates(config) else record
 
@@ -223,6 +229,7 @@ def _sampler(
         SlabPlan(settings.slab, settings.slab_overlap, settings.batch_voxels, settings.slab_blend),
         _scratch(config, workspace),
         _second_plane(config, manifest),
+        refining_of(config, workspace, accelerator.device, fold),
     )
 
 
@@ -319,7 +326,7 @@ def _sampled(
     manifest: Manifest,
     sampler: VolumeSampler | TranslatedVolumes,
     fold: int,
-    model: str,
+    makers: tuple[str, str],
     case: Case,
     count: int,
 ) -> list[NDArray[np.float32]]:
@@ -328,7 +335,7 @@ def _sampled(
     requests = []
     for sample in range(count):
         seed = seed_of(config.seed, "gate", fold, case.id, sample)
-        record = _record(config, manifest, case, fold, sample, model, "")
+        record = _record(config, manifest, case, fold, sample, makers, "")
         record = dataclasses.replace(record, seed=seed, look=_look(config, seed))
         requests.append(_request(config, manifest, record, blueprint_of_case(config, workspace, manifest, case)))
     return list(sampler.volumes(axis, case.grid.spacing_mm, requests))

@@ -24,6 +24,7 @@ from diffboost3d.imaging.scratch import IN_MEMORY, Scratch
 from diffboost3d.imaging.slices import SliceGrid
 from diffboost3d.seeds import seed_of
 from diffboost3d.synthesis.coherence import slice_noise
+from diffboost3d.synthesis.refining import Refining
 from diffboost3d.synthesis.spectral_noise import noise_like
 from diffboost3d.synthesis.spectrum import with_spectrum_of
 
@@ -120,6 +121,7 @@ class VolumeSampler:
         slow_mm: waves of this length and more are those of the real one; 0: none; None: as many as `slow_mm_of` says.
         slabs: how volumes are cut. scratch: where whole volumes are kept.
         second: a second plane; needs slabs that are blended at every step.
+        refining: goes over whole volumes in 3D, before they are given the spectrum.
     """
 
     def __init__(
@@ -139,6 +141,7 @@ class VolumeSampler:
         slabs: SlabPlan = SlabPlan(),
         scratch: Scratch = IN_MEMORY,
         second: SecondPlanePlan | None = None,
+        refining: Refining | None = None,
     ) -> None:
         if second is not None and slabs.blend != "step":
             raise ValueError(f"a second plane needs whole volumes (blend step), not slabs blended at the {slabs.blend}")
@@ -153,6 +156,7 @@ class VolumeSampler:
         self._embedded: dict[tuple[tuple[str, float], ...], torch.Tensor] = {}
         self._batch, self._device, self._match_spectrum = batch, device, match_spectrum
         self._slabs, self._scratch, self._second, self._slow_mm = slabs, scratch, second, slow_mm
+        self._refining = refining
         self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
     def together(self, shape: Sequence[int], axis: int) -> int:
@@ -188,6 +192,9 @@ class VolumeSampler:
         grid = SliceGrid(shape, axis, *slab)
         made = [[self._scratch.empty(shape) for _ in range(self._codec.image_channels)] for _ in requests]
         self._fill(grid, self._at_once(shape, axis), spacing_mm[axis], requests, made)
+        if self._refining is not None:
+            for volume, request in zip(made, requests, strict=True):
+                self._refining(volume, request.image, request.seed)
         finish = partial(
             with_spectrum_of,
             share=self._match_spectrum,
