@@ -39,6 +39,7 @@ JUDGED = (
     "default, start at strength 0.3",
     "default, from pure noise",
     "default, slow waves not kept",
+    "default, not refined",
     "default",
 )  # rows that are judged too, beside those of layers, of a second plane, and trials
 TRIALS = {
@@ -94,7 +95,12 @@ def rows(held_out: HeldOut, stacked: bool, second: bool = False, refine: Sequenc
         )
     noise = NoisePlan(settings.noise, settings.rho or 0.0, settings.correlation_mm)
     chosen = Row(
-        default, noise, settings.match_spectrum, neighbours=True, slow_mm=held_out.slow_mm, refine=settings.refine
+        default,
+        noise,
+        settings.match_spectrum,
+        neighbours=True,
+        slow_mm=held_out.slow_mm,
+        refine=settings.refine or 0.0,
     )
     made["default, start at strength 0.3"] = dataclasses.replace(
         chosen, plan=dataclasses.replace(default, strength=0.3)
@@ -111,6 +117,8 @@ def rows(held_out: HeldOut, stacked: bool, second: bool = False, refine: Sequenc
         made["default, layers along the slices, noise independent"] = dataclasses.replace(
             chosen, stacked=True, noise=INDEPENDENT
         )
+    if chosen.refine:
+        made["default, not refined"] = dataclasses.replace(chosen, refine=0.0)
     made["default"] = chosen
     return made
 

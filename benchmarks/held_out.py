@@ -32,6 +32,7 @@ from diffboost3d.refinement.weights import load_refiner
 from diffboost3d.seeds import seed_of
 from diffboost3d.stages.inputs import cases_of, control_of, prepared, slice_axis
 from diffboost3d.stages.noise import with_measured_noise
+from diffboost3d.stages.refine_rule import USUAL, with_refine
 from diffboost3d.stages.synthesis_work import sampling_plan
 from diffboost3d.synthesis.refining import Refining
 from diffboost3d.synthesis.volumes import NoisePlan, SampleRequest, SecondPlanePlan, SlabPlan, VolumeSampler, slow_mm_of
@@ -115,6 +116,7 @@ class HeldOut:
         self._given = given
         self.config, self.workspace, self.seed = compose(given), Workspace(workspace), seed
         self.manifest = self.workspace.read_manifest()
+        self.config = with_refine(self.config, self.manifest)
         split = self.workspace.read_split(0)
         known = cases_of(self.manifest, split.training)
         self.config = with_measured_noise(self.config, self.workspace, self.manifest, known)
@@ -132,7 +134,8 @@ class HeldOut:
     @functools.cached_property
     def refiner(self) -> Path:
         """Folder of the fold's refiner, trained where it isn't yet."""
-        subprocess.run([sys.executable, "-m", "diffboost3d", "train-refiner", *self._given], check=True)
+        asked = [*self._given, f"synthesize.refine={USUAL}"]  # a refiner learns noise of every strength
+        subprocess.run([sys.executable, "-m", "diffboost3d", "train-refiner", *asked], check=True)
         return self.workspace.refiner(0)
 
     def real(self, case: Case) -> Float:
@@ -203,7 +206,7 @@ class HeldOut:
         neighbours: bool = True,
         slow_mm: float | None = None,
         second_every: int = 0,
-        refine: float = 0.0,
+        refine: float | None = None,
     ) -> list[Float]:
         """One synthetic volume (I, J, K) of every case; kept in the workspace, so that benchmarks share them.
 
@@ -211,7 +214,7 @@ class HeldOut:
             noise, match_spectrum: None: as configured. slow_mm: waves of this length and more are the real volume's; None: as
                 configured.
             neighbours: whether a slice sees the edges of its neighbours; else its own in their place.
-            second_every, refine: see `sampler`.
+            second_every, refine: see `sampler`; refine None: as configured.
         """
         ids = [case.id for case in self.cases]
         prepared_as = [case.digest for case in self.cases]
@@ -219,6 +222,7 @@ class HeldOut:
         noise = noise or NoisePlan(settings.noise, settings.rho or 0.0, settings.correlation_mm)
         match_spectrum = settings.match_spectrum if match_spectrum is None else match_spectrum
         slow_mm = self.slow_mm if slow_mm is None else slow_mm
+        refine = settings.refine or 0.0 if refine is None else refine
         named = [dataclasses.asdict(noise), match_spectrum, slow_mm, settings.negative_prompt, second_every]
         if refine:
             named += [refine, settings.refine_steps, json.loads((self.refiner / "record.json").read_text())["digest"]]

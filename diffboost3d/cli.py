@@ -19,7 +19,7 @@ COMMANDS = {
     "plan": "settings for the prepared data and this machine, and what every stage will take",
     "train-codec": "train an autoencoder whose maps are diffused (diffusion.codec.name=vae)",
     "pretrain": "train the generator on all training-side images, without labels",
-    "train-refiner": "train the 3D network that goes over synthetic volumes (synthesize.refine above 0)",
+    "train-refiner": "train the 3D network that goes over synthetic volumes, without labels (synthesize.refine)",
     "finetune": "train it further on the labelled training cases",
     "train-pix2pix": "train the GAN of the pix2pix arms on the labelled training cases",
     "synthesize": "make synthetic volumes of the labelled training cases, and judge them",

@@ -33,8 +33,8 @@ def of_set(config: Config, name: str) -> Config:
 
 
 def refines(section: SynthesizeConfig) -> bool:
-    """Whether the volumes of a set are gone over by a refiner; what the GAN makes is not."""
-    return section.generator == "diffusion" and section.refine > 0
+    """Whether the volumes of a set are, or with refine=null may be, gone over by a refiner; what the GAN makes is not."""
+    return section.generator == "diffusion" and section.refine != 0
 
 
 def synthetic_sets(config: Config) -> list[str]:

@@ -333,7 +333,7 @@ def _check_refiner(config: Config) -> None:
         )
     if asked and not refiner.sigma[0] <= asked <= refiner.sigma[1]:
         raise ConfigError(
-            f"synthesize.refine={asked} is refused; allowed: 0, and what the refiner learns, refiner.sigma={refiner.sigma}"
+            f"synthesize.refine={asked} is refused; allowed: null, 0, and what the refiner learns, refiner.sigma={refiner.sigma}"
         )
 
 

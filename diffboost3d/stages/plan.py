@@ -35,6 +35,7 @@ from diffboost3d.stages.plan_trials import (
     try_set,
     try_translator,
 )
+from diffboost3d.stages.refine_rule import with_refine
 from diffboost3d.stages.run import needed_stages
 from diffboost3d.stages.synthesis_work import duration, size_in_words
 from diffboost3d.synthetic_sets import of_set, synthetic_sets
@@ -52,7 +53,7 @@ def run(config: Config, workspace: Workspace) -> None:
     if not workspace.main:
         return
     manifest = workspace.read_manifest()
-    device = device_of(config)
+    config, device = with_refine(config, manifest), device_of(config)
     plan = Plan(config, manifest, read_machine(workspace.root, device.type))
     facts = data_facts(plan, workspace)
     for line in data_lines(facts, plan):

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffboost3d.cases.records import Manifest
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.errors import ConfigError
 from diffboost3d.refinement.batches import spread_of_images
@@ -30,23 +29,17 @@ def shape_of_refiner(config: Config) -> dict[str, Any]:
     return {"channels": list(wanted.channels), "blocks": wanted.blocks, "sigma": list(wanted.sigma)}
 
 
-def require_volumes(manifest: Manifest) -> None:
-    """Raises ConfigError in 2D: pictures have one plane."""
-    if manifest.spatial_dims == 2:
-        raise ConfigError(
-            f"a refiner needs volumes, and {manifest.name} has 2D pictures; allowed there: synthesize.refine=0"
-        )
-
-
-def require_refiner(config: Config, workspace: Workspace, manifest: Manifest, fold: int) -> str:
+def require_refiner(config: Config, workspace: Workspace, fold: int) -> str:
     """The digest of the fold's refiner; "" where none is asked for.
 
+    Args:
+        config: with a number for `synthesize.refine`.
+
     Raises:
-        WorkspaceError: not trained yet. ConfigError: trained with another `refiner` than this command was given; 2D pictures.
+        WorkspaceError: not trained yet. ConfigError: trained with another `refiner` than this command was given.
     """
     if not refines(config.synthesize):
         return ""
-    require_volumes(manifest)
     record = workspace.require(workspace.refiner(fold), STAGE)
     for key, asked in shape_of_refiner(config).items():
         if record["shape"][key] != asked:
@@ -78,9 +71,9 @@ def new_refiner(config: Config, images: Sequence[NDArray[np.float32]], seed: int
 
 
 def refining_of(config: Config, workspace: Workspace, device: Any, fold: int) -> Refining | None:
-    """What refines the fold's volumes; None where nothing does."""
+    """What refines the fold's volumes; None where nothing does. `synthesize.refine` has to be a number."""
     settings = config.synthesize
-    if not refines(settings):
+    if not settings.refine or not refines(settings):
         return None
     plan = RefinePlan(settings.refine, settings.refine_steps, settings.batch_voxels)
     return Refining(load_refiner(workspace.refiner(fold)), plan, device, config.runtime.precision)

@@ -19,6 +19,7 @@ from diffboost3d.cases.workspace import CONFIG, RECORD, Workspace
 from diffboost3d.config import digest, from_yaml, to_plain, to_yaml
 from diffboost3d.errors import DiffBoostError
 from diffboost3d.schema import Config
+from diffboost3d.stages.refine_rule import with_refine
 from diffboost3d.stages.run import needed_stages
 from diffboost3d.synthetic_sets import of_set, refines, synthetic_sets
 
@@ -85,7 +86,9 @@ def jobs_of(config: Config, study: Study, variant: str, size: int | None) -> lis
     workspace = Workspace(root)
     manifest = workspace.read_manifest()
     config = dataclasses.replace(
-        config, workspace=str(root), data=dataclasses.replace(config.data, labelled=size, splits=None)
+        with_refine(config, manifest),
+        workspace=str(root),
+        data=dataclasses.replace(config.data, labelled=size, splits=None),
     )
     jobs: list[Job] = []
     for fold in config.folds:

@@ -38,6 +38,7 @@ from diffboost3d.stages.inputs import (
     source_image,
 )
 from diffboost3d.stages.noise import with_measured_noise
+from diffboost3d.stages.refine_rule import with_refine
 from diffboost3d.stages.refiners import refining_of, require_refiner
 from diffboost3d.stages.synthesis_work import (
     Group,
@@ -65,7 +66,7 @@ def run(config: Config, workspace: Workspace) -> None:
     accelerator = accelerator_of(config)
     for name in synthetic_sets(config) or [DEFAULT_SET]:
         for fold in config.folds:
-            _run_fold(of_set(config, name), workspace.of_set(name), manifest, accelerator, fold)
+            _run_fold(with_refine(of_set(config, name), manifest), workspace.of_set(name), manifest, accelerator, fold)
 
 
 def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelerator: Any, fold: int) -> None:
@@ -81,7 +82,7 @@ def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelera
     else:
         config = with_measured_noise(config, workspace, manifest, cases)
         model = require_generator(config, workspace, workspace.finetuned(fold), "finetune", manifest.channel_count)
-    refiner = require_refiner(config, workspace, manifest, fold)
+    refiner = require_refiner(config, workspace, fold)
     judged_by = gate_digest(config, manifest, workspace.read_split(fold), model, refiner)
     records = [
         _record(config, manifest, case, fold, sample, (model, refiner), anatomies.digest(case, sample), judged_by)
@@ -171,7 +172,7 @@ def _record(
         unit=case.intensity.unit,
         noise=config.synthesize.noise,
         refiner=refiner,
-        refine=config.synthesize.refine if refiner else 0.0,
+        refine=config.synthesize.refine or 0.0 if refiner else 0.0,
     )
     return as_translated(record) if _translates(config) else record
 

@@ -19,16 +19,24 @@ from diffboost3d.refinement.weights import save_refiner
 from diffboost3d.schema import Config
 from diffboost3d.seeds import seed_of
 from diffboost3d.stages.inputs import accelerator_of, cases_of, prepared, training_plan, without_intervals
-from diffboost3d.stages.refiners import STAGE, new_refiner, require_volumes, shape_of_refiner
+from diffboost3d.stages.refine_rule import with_refine
+from diffboost3d.stages.refiners import STAGE, new_refiner, shape_of_refiner
+from diffboost3d.synthetic_sets import DEFAULT_SET, of_set, refines, synthetic_sets
 from diffboost3d.training import fit
 
 Images = list[NDArray[np.float32]]
 
 
 def run(config: Config, workspace: Workspace) -> None:
-    """Train one refiner a fold, on its unlabelled and labelled training images; `prepare` must have finished."""
+    """Train one refiner a fold, on its unlabelled and labelled training images; `prepare` must have finished.
+
+    None is trained where no set of synthetic volumes is refined.
+    """
     manifest = workspace.read_manifest()
-    require_volumes(manifest)
+    sets = [with_refine(of_set(config, name), manifest) for name in synthetic_sets(config) or [DEFAULT_SET]]
+    if not any(refines(one.synthesize) for one in sets):
+        workspace.log(f"{STAGE}: none is needed, synthesize.refine is 0 here")
+        return
     accelerator = accelerator_of(config)
     for fold in config.folds:
         _run_fold(config, workspace, manifest, accelerator, fold)

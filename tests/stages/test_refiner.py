@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -15,6 +16,7 @@ from diffboost3d.cases.workspace import Workspace
 from diffboost3d.cli import main
 from diffboost3d.config import compose
 from diffboost3d.errors import WorkspaceError
+from diffboost3d.stages.refine_rule import with_refine
 from diffboost3d.stages.run import needed_stages
 
 REFINED = (
@@ -137,7 +139,7 @@ def test_a_plan_says_what_it_takes(made):
 
 def test_more_noise_than_it_learns_and_uneven_patches_are_refused(capsys):
     for words, said in (
-        (["synthesize.refine=0.8"], "refiner.sigma"),
+        (["synthesize.refine=0.8"], "synthesize.refine=0.8 is refused"),
         (["refiner.patch=10"], "refiner.patch=10 is refused"),
         (["refiner.sigma=[0.5,0.1]"], "refiner.sigma"),
     ):
@@ -146,8 +148,23 @@ def test_more_noise_than_it_learns_and_uneven_patches_are_refused(capsys):
 
 
 def test_pictures_have_no_third_axis(tmp_path, capsys):
-    words = [f"data.root={write_pictures(tmp_path / 'data')}", f"workspace={tmp_path / 'ws'}", *TINY, *REFINED]
+    words = [f"data.root={write_pictures(tmp_path / 'data')}", f"workspace={tmp_path / 'ws'}", *TINY]
     assert main(["prepare", *words]) == 0
     capsys.readouterr()
-    assert main(["train-refiner", *words]) == 2
-    assert "synthesize.refine=0" in capsys.readouterr().err
+    assert main(["train-refiner", *words, "synthesize.refine=0.3"]) == 2
+    assert "synthesize.refine=0.3 is refused" in capsys.readouterr().err
+    assert main(["train-refiner", *words, "synthesize.refine=null"]) == 0
+    assert "none is needed" in capsys.readouterr().out
+    assert not Workspace(tmp_path / "ws").refiner(0).exists()
+
+
+@pytest.mark.parametrize(
+    ("spacing", "asked", "refined"), [(1.0, None, 0.1), (3.0, None, 0.1), (5.0, None, 0.0), (5.0, 0.2, 0.2)]
+)
+def test_thick_slices_share_no_texture_and_are_refined_only_where_that_is_asked_for(made, spacing, asked, refined):
+    manifest = made[0].read_manifest()
+    case = manifest.cases[0]
+    grid = dataclasses.replace(case.grid, affine=np.diag([1.0, 1.0, spacing, 1.0]).tolist())
+    manifest = dataclasses.replace(manifest, cases=(dataclasses.replace(case, grid=grid),))
+    config = compose([f"synthesize.refine={'null' if asked is None else asked}"])
+    assert with_refine(config, manifest).synthesize.refine == refined
