@@ -151,7 +151,11 @@ def asked() -> argparse.Namespace:
         default=3,
         help="seeds of the judges of the default; of other rows: one; 0: nothing is judged",
     )
-    arguments.add_argument("--only", nargs="+", help="names of the rows to measure; default: all")
+    arguments.add_argument(
+        "--only",
+        nargs="+",
+        help="names of the rows to measure and judge, beside no lever, which isn't judged then, and the default; default: all",
+    )
     arguments.add_argument("--result", default="coherence", help="name of the result file")
     return arguments.parse_args()
 
@@ -163,6 +167,7 @@ def main() -> None:
     stacked = with_layers(given, held_out) if given.stack_workspace else None
     crossed = with_second_plane(given, held_out) if given.second_workspace else None
     real = [held_out.real(case) for case in held_out.cases]
+    judged = ("default",) if given.only else JUDGED
     table: dict[str, dict[str, Any]] = {}
     for name, row in rows(held_out, stacked is not None, crossed is not None, given.refine).items():
         named = name in (given.only or ())
@@ -174,7 +179,7 @@ def main() -> None:
             row.plan, row.noise, row.match_spectrum, row.neighbours, row.slow_mm, row.second_every, row.refine
         )
         table[name] = measured(real, made, held_out.axis)
-        if given.judges and (named or name in JUDGED or row.stacked or row.second_every or row.refine):
+        if given.judges and (named or name in judged or (not given.only and is_own_training(row))):
             table[name] |= aucs(real, made, held_out, given.judges if name == "default" else 1)
         print(name, table[name], flush=True)
     write(
@@ -195,6 +200,11 @@ def main() -> None:
         default=dataclasses.asdict(rows(held_out, False)["default"]),
         levers=table,
     )
+
+
+def is_own_training(row: Row) -> bool:
+    """Whether it needs more than the generator; such rows are judged."""
+    return bool(row.stacked or row.second_every or row.refine)
 
 
 def with_layers(given: argparse.Namespace, held_out: HeldOut) -> HeldOut:

@@ -176,7 +176,7 @@ class SynthesizeConfig:
     refine: float | None = key(
         None,
         "Standard deviation, in units of [-1, 1], of noise that is put on a volume and taken away again in 3D by the refiner of "
-        "train-refiner, so that fine texture is of one piece along all axes; null: 0.1, but none in pictures and where slices are more "
+        "train-refiner, so that fine texture is of one piece along all axes; null: 0.2, but none in pictures and where slices are more "
         "than 3 times as thick as the finest spacing; 0: none, and no refiner is trained.",
         low=0,
         high=4,

@@ -159,7 +159,7 @@ def test_pictures_have_no_third_axis(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("spacing", "asked", "refined"), [(1.0, None, 0.1), (3.0, None, 0.1), (5.0, None, 0.0), (5.0, 0.2, 0.2)]
+    ("spacing", "asked", "refined"), [(1.0, None, 0.2), (3.0, None, 0.2), (5.0, None, 0.0), (5.0, 0.1, 0.1)]
 )
 def test_thick_slices_share_no_texture_and_are_refined_only_where_that_is_asked_for(made, spacing, asked, refined):
     manifest = made[0].read_manifest()
