@@ -179,7 +179,7 @@ def main() -> None:
             row.plan, row.noise, row.match_spectrum, row.neighbours, row.slow_mm, row.second_every, row.refine
         )
         table[name] = measured(real, made, held_out.axis)
-        if given.judges and (named or name in judged or (not given.only and is_own_training(row))):
+        if given.judges and (named or name in judged or (not given.only and is_own_training(row, held_out))):
             table[name] |= aucs(real, made, held_out, given.judges if name == "default" else 1)
         print(name, table[name], flush=True)
     write(
@@ -202,9 +202,10 @@ def main() -> None:
     )
 
 
-def is_own_training(row: Row) -> bool:
-    """Whether it needs more than the generator; such rows are judged."""
-    return bool(row.stacked or row.second_every or row.refine)
+def is_own_training(row: Row, held_out: HeldOut) -> bool:
+    """Whether it needs more than the default does; such rows are judged."""
+    refines_otherwise = row.refine not in (0.0, held_out.config.synthesize.refine)
+    return bool(row.stacked or row.second_every or refines_otherwise)
 
 
 def with_layers(given: argparse.Namespace, held_out: HeldOut) -> HeldOut:

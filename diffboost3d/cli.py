@@ -59,7 +59,7 @@ KEYS = {
     "plan": "preset arms folds seeds network prepare.spacing_mm diffusion.codec.name train.patch train.max_patch runtime.*",
     "train-codec": "diffusion.codec.* diffusion.pool.* seed folds runtime.*",
     "pretrain": "diffusion.* prompt seed folds runtime.*",
-    "train-refiner": "refiner.* seed folds runtime.*",
+    "train-refiner": "refiner.* synthesize.refine arms seed folds runtime.*",
     "finetune": "diffusion.finetune.* seed folds runtime.*",
     "train-pix2pix": "pix2pix.* seed folds runtime.*",
     "synthesize": "synthesize.* arms seed folds runtime.*",

@@ -29,6 +29,13 @@ MORE = (
     "synthesize.eta=0.5",
     "gate.range_margin=3",  # so that some are accepted and some refused
     "prepare.workers=1",
+    "synthesize.refine=0.1",
+    "synthesize.refine_steps=2",
+    "refiner.channels=[4,8]",
+    "refiner.patch=8",
+    "refiner.training.steps=4",
+    "refiner.training.batch=2",
+    "refiner.training.checkpoint_every=1",
 )
 # what the process is about to put in its place as it dies, and the how-manieth of these
 KILLS = [
@@ -36,6 +43,8 @@ KILLS = [
     (r"prepared/[^/]+/edge\.nii\.gz$", 2),
     (r"pretrained/fold0/checkpoint/state\.safetensors$", 3),
     (r"pretrained/fold0/model$", 1),
+    (r"refiner/fold0/checkpoint/state\.safetensors$", 2),
+    (r"refiner/fold0/refiner\.safetensors$", 1),
     (r"diffusion/fold0/checkpoint/state\.safetensors$", 2),
     (r"gate/fold0/part1/checkpoint/state\.safetensors$", 2),
     (r"gate/fold0/references/[^/]+\.json$", 1),
@@ -109,6 +118,7 @@ def test_what_is_left_is_byte_for_byte_that_of_an_undisturbed_run(both, pattern,
 def test_the_killed_runs_went_on_where_they_were(both):
     said = (both[1] / "log.txt").read_text(encoding="utf-8")
     assert "pretrain fold 0, 5 images: goes on from step 2 of 4" in said
+    assert "train-refiner fold 0, 5 images: goes on from step 1 of 4" in said
     assert "finetune fold 0, 5 labelled cases: goes on from step 1 of 4" in said
     assert "train fold 0, diffboost, seed 0: goes on from step 1 of 4" in said
     assert "pretrain fold 0: done already" in said

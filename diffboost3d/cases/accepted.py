@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffboost3d.cases.records import Manifest, Split, SyntheticRecord
-from diffboost3d.cases.workspace import CONFIG, RECORD, Workspace
+from diffboost3d.cases.workspace import CONFIG, Workspace
 from diffboost3d.errors import WorkspaceError
 
 
@@ -80,11 +80,8 @@ def _checked_generator(workspace: Workspace, manifest: Manifest, fold: int, spli
 
 
 def _checked_refiner(workspace: Workspace, manifest: Manifest, fold: int, split: Split) -> str:
-    """Digest of the fold's refiner, which must have learned from the fold's own side only; "" where there is none."""
-    folder = workspace.refiner(fold)
-    if not (folder / RECORD).is_file():
-        return ""
-    record = workspace.require(folder, "train-refiner")
+    """Digest of the fold's refiner, which must have learned from the fold's own side only."""
+    record = workspace.require(workspace.refiner(fold), "train-refiner")
     if leaked := _leaked(manifest, split, set(record["training"])):
         raise WorkspaceError(
             f"fold {fold}: the splits have changed since its refiner was trained (saw {leaked[0]}, now held out): run "
@@ -137,10 +134,15 @@ def _wanted(
 
 
 def _child(workspace: Workspace, fold: int, path: Path, record: SyntheticRecord, model: str, refiner: str) -> Child:
-    if record.model != model or record.refiner not in ("", refiner):
+    if record.model != model:
         raise WorkspaceError(
             f"{path} is stale, of an earlier generator than {workspace.relative(workspace.finetuned(fold))}: run "
             "`diffboost3d synthesize` again"
+        )
+    if record.refiner and record.refiner != refiner:
+        raise WorkspaceError(
+            f"{path} is stale, of an earlier refiner than {workspace.relative(workspace.refiner(fold))}: run "
+            "`diffboost3d train-refiner` and `synthesize` again"
         )
     label = path.parent / record.label if record.label else None
     image = path.parent / record.path

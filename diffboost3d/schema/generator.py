@@ -243,7 +243,9 @@ class RefinerConfig:
         length=(2, 3, 4),
     )
     blocks: int = key(2, "Residual blocks a level, on the way down and on the way up.", low=1)
-    patch: int = key(20, "Side of a training patch in voxels; a multiple of the halvings of the sides.", low=8)
+    patch: int = key(
+        20, "Side of a training patch in voxels; a multiple of 2 ^ (levels - 1), at least twice that.", low=8
+    )
     sigma: list[float] = key(
         [0.01, 0.4],
         "Least and greatest standard deviation of the noise that it learns to take away, in units of [-1, 1]; "

@@ -38,11 +38,12 @@ from diffboost3d.stages.inputs import AnyTrainingConfig, cases_of, slice_axis, s
 from diffboost3d.stages.plan_choices import Plan, segmenter_patch
 from diffboost3d.stages.plan_trials import SetTrial, StepTrial
 from diffboost3d.stages.synthesis_work import disk_needed
-from diffboost3d.synthetic_sets import of_set, synthetic_sets
+from diffboost3d.synthetic_sets import of_set, refines, synthetic_sets
 from diffboost3d.translation.learning import SHOWN, VALIDATED
 
 PICTURED_STEPS = 10  # of the samples that a training of the generator pictures
 VOLUME_BYTES = 25  # of main memory for each voxel of a volume that is synthesised (benchmarks: synthesis_memory)
+REFINED_BYTES = 24  # more, where volumes are refined: six arrays
 FLOAT, LABEL = 4, 1  # bytes of a voxel
 TIMED_CASES = 2
 
@@ -231,17 +232,21 @@ class Reckoning:
             index = max(_images(config, fold) for fold in self._folds) * trials.search[1]
         measured = "one pass of the network" + (", the gate's steps; no draw refused" if gate.enabled else "")
         channels = self._plan.manifest.channel_count
-        data = channels * (VOLUME_BYTES * max(math.prod(shape) for shape in self._plan.shapes) + index)
+        refined = any(refines(of_set(config, name).synthesize) for name in synthetic_sets(config))
+        bytes_ = VOLUME_BYTES + (REFINED_BYTES if refined else 0)
+        data = channels * (bytes_ * max(math.prod(shape) for shape in self._plan.shapes) + index)
         return self._cost("synthesize", seconds, measured, data, max(networks), disk)
 
     def _sampling_bytes(self, config: Config) -> int:
         """Memory of making the volumes of a set."""
         if config.synthesize.generator == "pix2pix":
-            trial, axis = _there(self._trials.translator), slice_axis(config, self._plan.manifest)
+            axis, trials = slice_axis(config, self._plan.manifest), [_there(self._trials.translator)]
             voxels = max(math.prod(shape) // shape[axis] for shape in self._plan.shapes)  # a slice at a time
         else:
-            trial, voxels = _there(self._trials.generator), config.synthesize.batch_voxels
-        return 4 * trial.network.parameters + round(voxels / trial.voxels * trial.network.inference)
+            voxels, trials = config.synthesize.batch_voxels, [_there(self._trials.generator)]
+            trials += [_there(self._trials.refiner)] if refines(config.synthesize) else []
+        needed = [4 * one.network.parameters + round(voxels / one.voxels * one.network.inference) for one in trials]
+        return max(needed)
 
     def _set(self, config: Config, trial: SetTrial, fold: Fold) -> float:
         """Seconds of one set in one fold: its volumes, and what its gate looks at."""

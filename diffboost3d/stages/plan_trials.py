@@ -33,7 +33,6 @@ from diffboost3d.stages.arms import augmentations_of
 from diffboost3d.stages.generator_start import Generator, first_generator, untrained_generator
 from diffboost3d.stages.generator_training import slice_plan
 from diffboost3d.stages.inputs import merge_plan, slice_axis
-from diffboost3d.stages.refine_rule import USUAL
 from diffboost3d.stages.refiners import new_refiner
 from diffboost3d.stages.segmenters import network_spec, new_network, segmenter_loss
 from diffboost3d.stages.synthesis_work import sampling_plan
@@ -181,14 +180,9 @@ def try_refiner(config: Config, manifest: Manifest, device: torch.device) -> tup
 
 def refining_seconds(config: Config, refiner: Refiner, shape: Sequence[int], device: torch.device) -> float:
     """Seconds that `synthesize` takes to go over a volume of all channels."""
-    tried, times = _limited(shape)
-    settings, count = config.synthesize, refiner.plan.image_channels
-    refine = Refining(
-        refiner, RefinePlan(settings.refine or USUAL, 2, settings.batch_voxels), device, config.runtime.precision
-    )
-    channels = [_image(config, tried, number) for number in range(count)]
-    seconds = clocked(lambda: refine(channels, np.stack(channels), config.seed), device)
-    return times * seconds * settings.refine_steps / 2
+    settings = config.synthesize
+    plan = RefinePlan(settings.refine or 0.0, settings.refine_steps, settings.batch_voxels)
+    return Refining(refiner, plan, device, config.runtime.precision).seconds(shape)
 
 
 def slice_seconds(config: Config, made: Generator, shape: Sequence[int], axis: int, device: torch.device) -> float:

@@ -25,12 +25,14 @@ from diffboost3d.stages.generator_training import (
     train_generator,
 )
 from diffboost3d.stages.inputs import accelerator_of, cases_of, pool_index, second_axis, slice_axis
+from diffboost3d.stages.refine_rule import with_refine
 
 
 def run(config: Config, workspace: Workspace) -> None:
     """Pre-train on the pool where there is one, then one generator a fold on its unlabelled and labelled training images."""
     manifest = workspace.read_manifest()
     second_axis(config, manifest)  # refuses what it can't be, before hours on a pool
+    with_refine(config, manifest)  # the same
     accelerator = accelerator_of(config)
     if config.diffusion.pool.root is not None:
         _on_pool(config, workspace, manifest, accelerator)

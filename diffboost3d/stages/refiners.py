@@ -73,7 +73,7 @@ def new_refiner(config: Config, images: Sequence[NDArray[np.float32]], seed: int
 def refining_of(config: Config, workspace: Workspace, device: Any, fold: int) -> Refining | None:
     """What refines the fold's volumes; None where nothing does. `synthesize.refine` has to be a number."""
     settings = config.synthesize
-    if not settings.refine or not refines(settings):
+    if not settings.refine:
         return None
     plan = RefinePlan(settings.refine, settings.refine_steps, settings.batch_voxels)
     return Refining(load_refiner(workspace.refiner(fold)), plan, device, config.runtime.precision)

@@ -177,10 +177,10 @@ def _shaping(config: Config, arms: list[str]) -> dict[str, Any]:
 def _known(config: Config, kind: str) -> list[Any]:
     """Of the configuration what is known to shape a result, to guess which jobs are the same work."""
     generator = [to_plain(config.diffusion), to_plain(config.pix2pix), config.prompt, config.seed]
-    if any(refines(of_set(config, name).synthesize) for name in synthetic_sets(config)):
-        generator.append(to_plain(config.refiner))
     if kind == "pretrain":
         return generator
+    if any(refines(of_set(config, name).synthesize) for name in synthetic_sets(config)):
+        generator.append(to_plain(config.refiner))
     generator += [to_plain(section) for section in (config.synthesize, config.gate, config.network)]
     if kind == "synthesize":
         return generator

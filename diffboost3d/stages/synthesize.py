@@ -63,10 +63,11 @@ def run(config: Config, workspace: Workspace) -> None:
     `finetune` must have finished, and `train-pix2pix` for a set that it makes.
     """
     manifest = workspace.read_manifest()
+    config = with_refine(config, manifest)
     accelerator = accelerator_of(config)
     for name in synthetic_sets(config) or [DEFAULT_SET]:
         for fold in config.folds:
-            _run_fold(with_refine(of_set(config, name), manifest), workspace.of_set(name), manifest, accelerator, fold)
+            _run_fold(of_set(config, name), workspace.of_set(name), manifest, accelerator, fold)
 
 
 def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelerator: Any, fold: int) -> None:
@@ -172,7 +173,7 @@ def _record(
         unit=case.intensity.unit,
         noise=config.synthesize.noise,
         refiner=refiner,
-        refine=config.synthesize.refine or 0.0 if refiner else 0.0,
+        refine=config.synthesize.refine or 0.0,
     )
     return as_translated(record) if _translates(config) else record
 

@@ -33,8 +33,8 @@ def run(config: Config, workspace: Workspace) -> None:
     None is trained where no set of synthetic volumes is refined.
     """
     manifest = workspace.read_manifest()
-    sets = [with_refine(of_set(config, name), manifest) for name in synthetic_sets(config) or [DEFAULT_SET]]
-    if not any(refines(one.synthesize) for one in sets):
+    known = with_refine(config, manifest)
+    if not any(refines(of_set(known, name).synthesize) for name in synthetic_sets(known) or [DEFAULT_SET]):
         workspace.log(f"{STAGE}: none is needed, synthesize.refine is 0 here")
         return
     accelerator = accelerator_of(config)

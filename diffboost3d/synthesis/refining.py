@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from diffboost3d.refinement.networks import Refiner
-from diffboost3d.refinement.sampling import RefinePlan, refined
+from diffboost3d.refinement.sampling import BLOCK_OVERLAP, RefinePlan, refined
 from diffboost3d.refinement.texture import texture_of
 from diffboost3d.seeds import seed_of
+
+TRIED_SIDE = 32  # voxels
 
 
 class Refining:
@@ -32,9 +36,27 @@ class Refining:
             like: the real volume (I, J, K) or (N, I, J, K), whose texture along each axis is told to the refiner.
         """
         volume = torch.from_numpy(np.stack(channels))
-        noise = torch.randn(volume.shape, generator=torch.Generator().manual_seed(seed_of(seed, "refine")))
+        random = torch.Generator().manual_seed(seed_of(seed, "refine"))
         texture = torch.from_numpy(texture_of(like))
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
-            made = refined(self._refiner, volume, texture, self._plan, noise).numpy()
+            made = refined(self._refiner, volume, texture, self._plan, random).numpy()
         for channel, own in zip(channels, made, strict=True):
             channel[...] = own
+
+    def seconds(self, shape: Sequence[int]) -> float:
+        """About how long a volume (I, J, K) takes, from one evaluation on a small block (after one to warm up)."""
+        count, side = self._refiner.plan.image_channels, TRIED_SIDE
+        block, taken = torch.zeros(1, count, side, side, side, device=self._device), 0.0
+        texture = torch.zeros(1, 3 * count, device=self._device)
+        sigma = torch.full((1,), self._plan.sigma, device=self._device)
+        for _ in range(2):
+            started = time.perf_counter()
+            with (
+                torch.inference_mode(),
+                torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None),
+            ):
+                float(self._refiner(block, sigma, texture).sum())  # waits for the device
+            taken = time.perf_counter() - started
+        voxels = math.prod(shape)
+        overlaps = (1.0 - BLOCK_OVERLAP) ** -3 if voxels > self._plan.voxels else 1.0
+        return taken / side**3 * voxels * overlaps * self._plan.steps

@@ -331,7 +331,8 @@ class VolumeSampler:
             started = time.perf_counter()
             self._denoise(inputs, noise, self._negative, [], count, plan=once)
             seconds = time.perf_counter() - started
-        return seconds / count * evaluations(self._plan, 0 if self._second is None else self._second.every)
+        refining = 0.0 if self._refining is None else self._refining.seconds(shape) / shape[axis]
+        return refining + seconds / count * evaluations(self._plan, 0 if self._second is None else self._second.every)
 
     def _text(self, prompts: Mapping[str, float]) -> torch.Tensor:
         """Embedded once for all samples that ask for the same."""

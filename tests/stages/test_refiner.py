@@ -16,8 +16,10 @@ from diffboost3d.cases.workspace import Workspace
 from diffboost3d.cli import main
 from diffboost3d.config import compose
 from diffboost3d.errors import WorkspaceError
+from diffboost3d.stages.inputs import sampling_settings
 from diffboost3d.stages.refine_rule import with_refine
 from diffboost3d.stages.run import needed_stages
+from diffboost3d.synthetic_sets import of_set
 
 REFINED = (
     "synthesize.refine=0.3",
@@ -168,3 +170,28 @@ def test_thick_slices_share_no_texture_and_are_refined_only_where_that_is_asked_
     manifest = dataclasses.replace(manifest, cases=(dataclasses.replace(case, grid=grid),))
     config = compose([f"synthesize.refine={'null' if asked is None else asked}"])
     assert with_refine(config, manifest).synthesize.refine == refined
+
+
+def test_every_set_has_a_number_and_the_gan_none(made):
+    manifest = made[0].read_manifest()
+    config = compose(
+        [
+            "+synthesize.sets.plain={refine: 0}",
+            "+synthesize.sets.usual={refine: null}",
+            "+synthesize.sets.gan={generator: pix2pix}",
+        ]
+    )
+    known = with_refine(config, manifest)
+    found = {name: of_set(known, name).synthesize.refine for name in ("default", "plain", "usual", "gan")}
+    assert found == {"default": 0.2, "plain": 0.0, "usual": 0.2, "gan": 0.0}
+    weak = with_refine(compose(["refiner.sigma=[0.01,0.15]"]), manifest)
+    assert weak.synthesize.refine == 0.15  # as much as the refiner learns
+
+
+def test_without_a_refiner_settings_are_those_of_volumes_made_before_there_were_any(made):
+    manifest = made[0].read_manifest()
+    keys = {"refine", "refine_steps"}
+    assert not keys & set(sampling_settings(compose(["synthesize.refine=0"]).synthesize))
+    gan = with_refine(compose(["synthesize.generator=pix2pix"]), manifest)
+    assert not keys & set(sampling_settings(gan.synthesize))
+    assert keys <= set(sampling_settings(compose(["synthesize.refine=0.1"]).synthesize))
