@@ -21,9 +21,10 @@ import numpy as np
 from held_out import Float, HeldOut, parser, write
 
 from diffboost3d.cases.records import Case
-from diffboost3d.stages.gating import open_gate, read_limits
+from diffboost3d.stages.gating import gate_digest, open_gate, read_limits
 from diffboost3d.stages.generator_training import require_generator
 from diffboost3d.stages.inputs import accelerator_of, cases_of, prepared, prepared_again
+from diffboost3d.stages.refiners import require_refiner
 from diffboost3d.synthesis.gate import COPY, FIDELITY, INTENSITY, SOURCE, Gate
 
 STEP = 4  # voxels
@@ -55,14 +56,15 @@ def main() -> None:
 
 def opened(held_out: HeldOut) -> Gate:
     """The gate that `synthesize` made."""
-    config, workspace = held_out.config, held_out.workspace
+    config, workspace, manifest = held_out.config, held_out.workspace, held_out.manifest
     model = require_generator(config, workspace, workspace.finetuned(0), "finetune")
+    own = gate_digest(config, manifest, workspace.read_split(0), model, require_refiner(config, workspace, 0))
 
     def made_already(case: Case, count: int) -> list[Float]:
         raise AssertionError("the gate is of another configuration")
 
     accelerator = accelerator_of(config)
-    gate = open_gate(config, workspace, held_out.manifest, accelerator, 0, model, made_already)
+    gate = open_gate(config, workspace, manifest, accelerator, 0, own, made_already)
     assert gate is not None
     return gate
 
