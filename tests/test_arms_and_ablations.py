@@ -97,11 +97,16 @@ def test_arms_say_which_sets_are_made():
 
 
 def test_stages_that_nothing_reads_are_left_out():
-    diffusion = {"pretrain", "finetune"}
+    diffusion = {"pretrain", "train-refiner", "finetune"}
     assert {*diffusion, "train-pix2pix", "synthesize"} <= _unused(compose(["arms=[none,cutmix]"]))
     assert _unused(compose(["arms=[none,pix2pix]"])) == {*diffusion, "train-codec"}
     assert _unused(compose(["arms=[diffboost]"])) == {"train-pix2pix", "train-codec"}
     assert _unused(compose(["arms=[synthetic_only,pix2pix]"])) == {"train-codec"}
+    assert _unused(compose(["arms=[diffboost]", "synthesize.refine=0"])) == {
+        "train-pix2pix",
+        "train-codec",
+        "train-refiner",
+    }
 
 
 def test_a_set_of_ones_own():

@@ -13,7 +13,7 @@ from tiny_folders import GATE, TINY, write_volumes
 
 from diffboost3d.cli import main
 
-LEARNING = ("train-codec", "pretrain", "finetune", "synthesize", "train")
+LEARNING = ("train-codec", "pretrain", "train-refiner", "finetune", "synthesize", "train")
 _opened: list[str] | None = None
 
 
@@ -49,6 +49,12 @@ def words(tmp_path_factory):
         "diffusion.codec.name=vae",
         "diffusion.codec.vae.channels=[8,8]",
         "diffusion.codec.training.steps=2",
+        "synthesize.refine=0.1",
+        "synthesize.refine_steps=2",
+        "refiner.channels=[4,8]",
+        "refiner.patch=8",
+        "refiner.training.steps=2",
+        "refiner.training.batch=2",
     ]
 
 
