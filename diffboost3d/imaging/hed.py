@@ -49,6 +49,7 @@ class HedNetwork(nn.Module):
             channels_in = channels
 
     def forward(self, pictures: Tensor) -> Tensor:
+        """The edge strength, mean of all depths; shapes and units as above."""
         features, maps = pictures - self.norm, []
         for number in range(1, len(LAYOUT) + 1):
             if number > 1:

@@ -40,9 +40,9 @@ class RefinementLearner:
     """
 
     def __init__(self, refiner: Refiner, dataset: Dataset[Tensors], still: Dataset[Tensors]) -> None:
-        self.module: torch.nn.Module = RefinementObjective(refiner)
         self.refiner, self.dataset, self._still = refiner, dataset, still
         self._objective = RefinementObjective(refiner)
+        self.module: torch.nn.Module = self._objective
 
     @torch.no_grad()
     def validate(self, device: torch.device) -> dict[str, float]:
