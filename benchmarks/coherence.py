@@ -48,6 +48,7 @@ TRIALS = {
     "default, noise smoothed, 1.5 mm": NoisePlan("smoothed", 0.0, 1.5),
     "default, noise by the real spectrum": BY_SPECTRUM,
 }
+ALWAYS = ("no lever", "default")  # measured whatever `--only` names
 SECOND_EVERY = (3, 1)
 
 
@@ -154,7 +155,7 @@ def asked() -> argparse.Namespace:
     arguments.add_argument(
         "--only",
         nargs="+",
-        help="names of the rows to measure and judge, beside no lever, which isn't judged then, and the default; default: all",
+        help="names of the rows to measure, beside no lever, which isn't judged then, and the default; default: all",
     )
     arguments.add_argument("--result", default="coherence", help="name of the result file")
     return arguments.parse_args()
@@ -167,11 +168,10 @@ def main() -> None:
     stacked = with_layers(given, held_out) if given.stack_workspace else None
     crossed = with_second_plane(given, held_out) if given.second_workspace else None
     real = [held_out.real(case) for case in held_out.cases]
-    judged = ("default",) if given.only else JUDGED
     table: dict[str, dict[str, Any]] = {}
     for name, row in rows(held_out, stacked is not None, crossed is not None, given.refine).items():
         named = name in (given.only or ())
-        if not named and (name in TRIALS or (given.only and name not in ("no lever", "default"))):
+        if not named and (name in TRIALS or (given.only and name not in ALWAYS)):
             continue
         of = stacked if row.stacked else crossed if row.second_every else held_out
         assert of is not None
@@ -179,7 +179,7 @@ def main() -> None:
             row.plan, row.noise, row.match_spectrum, row.neighbours, row.slow_mm, row.second_every, row.refine
         )
         table[name] = measured(real, made, held_out.axis)
-        if given.judges and (named or name in judged or (not given.only and is_own_training(row, held_out))):
+        if given.judges and is_judged(name, row, held_out) and not (given.only and name == "no lever"):
             table[name] |= aucs(real, made, held_out, given.judges if name == "default" else 1)
         print(name, table[name], flush=True)
     write(
@@ -202,10 +202,11 @@ def main() -> None:
     )
 
 
-def is_own_training(row: Row, held_out: HeldOut) -> bool:
-    """Whether it needs more than the default does; such rows are judged."""
+def is_judged(name: str, row: Row, held_out: HeldOut) -> bool:
+    """Of the levers' own rows only those that need more training than the default does."""
     refines_otherwise = row.refine not in (0.0, held_out.config.synthesize.refine)
-    return bool(row.stacked or row.second_every or refines_otherwise)
+    own_training = row.stacked or row.second_every or refines_otherwise
+    return bool(name in JUDGED or name in TRIALS or own_training)
 
 
 def with_layers(given: argparse.Namespace, held_out: HeldOut) -> HeldOut:

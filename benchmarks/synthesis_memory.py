@@ -1,4 +1,4 @@
-"""Peak memory of synthesising a 512 x 512 x 300 CT volume with the small generator on the haar codec.
+"""Peak memory of synthesising a 512 x 512 x 300 CT volume with the small generator on the haar codec, and of refining it.
 
     python benchmarks/synthesis_memory.py --folder FOLDER
 
@@ -6,12 +6,14 @@ Makes CT-like volumes (int16, HU; no data needed) of 512 x 512 pixels and few or
 one case with an untrained generator of the sizes of `diffusion=small`, and runs `diffboost3d synthesize` on each in a
 process of its own, whose peak the kernel counts:
 
-- the whole command on few slices, one denoising step: memory doesn't depend on how many steps there are;
-- the same, and 100, 200 and 300 slices, with the network left out (its images are the ones it starts from): reading, control,
-  noise, assembling, spectrum, units and writing are those of the real command.
+- the whole command on few slices, one denoising step and three of the refiner: memory doesn't depend on how many there are
+  beyond these;
+- the same, and 100, 200 and 300 slices, with both networks left out (the generator's images are the ones it starts from, the
+  refiner's blocks come back as they are): reading, control, noise, assembling, the refiner's blocks and steps, spectrum, units
+  and writing are those of the real command.
 
-What the network costs is the largest difference of the first two. The peak is that of 300 slices without the network plus that
-cost, although both are not alive at the same time; the line through the runs without the network says what a slice costs.
+What the networks cost is the largest difference of the first two. The peak is that of 300 slices without them plus that
+cost, although both are not alive at the same time; the line through the runs without them says what a slice costs.
 Runs on Linux.
 """
 
@@ -44,7 +46,14 @@ RESULT = Path(__file__).resolve().parent / "results" / "synthesis_memory.json"
 LIMIT_GB = 6.0
 SEED, SIDE, SLICES = 0, 512, 300
 WITH_NETWORK, WITHOUT = (4, 8), (4, 8, 100, 200, SLICES)
-WORDS = ("diffusion=small", "synthesize.samples=1", "synthesize.steps=2", "runtime.device=cpu", "runtime.threads=1")
+WORDS = (
+    "diffusion=small",
+    "synthesize.samples=1",
+    "synthesize.steps=2",
+    "synthesize.refine_steps=3",
+    "runtime.device=cpu",
+    "runtime.threads=1",
+)
 GB = 1e9
 
 
@@ -105,6 +114,7 @@ def worker(folder: Path, network: bool, overrides: list[str]) -> None:
     import torch
 
     from diffboost3d.cli import main as diffboost3d
+    from diffboost3d.refinement.networks import Refiner
     from diffboost3d.synthesis import volumes
 
     def started_from(*given: Any, **more: Any) -> torch.Tensor:
@@ -113,6 +123,7 @@ def worker(folder: Path, network: bool, overrides: list[str]) -> None:
 
     if not network:
         volumes.sample = started_from
+        Refiner.forward = lambda self, noisy, sigma, texture: noisy.clone()  # type: ignore[method-assign]
     # the short trial that the forecast of the time rests on takes as long as this run, and needs no more memory
     volumes.VolumeSampler.seconds_a_slice = lambda *given: 0.0  # type: ignore[method-assign]
     before = memory_gb("VmRSS")
@@ -149,16 +160,22 @@ def write_case(folder: Path, slices: int) -> None:
 
 
 def write_generator(config: Any, workspace: Workspace, manifest: Manifest) -> None:
-    """Untrained, with the scales of its codec set as training would."""
+    """And a refiner; untrained, with the scales of the codec set as training would."""
     import torch
 
     from diffboost3d.diffusion.weights import save_generator
+    from diffboost3d.refinement.weights import save_refiner
+    from diffboost3d.stages.inputs import prepared
+    from diffboost3d.stages.refiners import STAGE, new_refiner, shape_of_refiner
 
     denoiser, scheduler, codec = first_generator(config, workspace, manifest, 0)
     codec.scales = tuple([1.0] * codec.channels)  # type: ignore[attr-defined]
     torch.manual_seed(SEED)
     save_generator(workspace.finetuned(0), denoiser, scheduler, codec)
     workspace.finish(workspace.finetuned(0), "finetune", "untrained", "now", shape=shape_of(config))
+    image = np.asarray(prepared(workspace, manifest.cases[0], "image"), np.float32)
+    save_refiner(workspace.refiner(0), new_refiner(config, [image], SEED))
+    workspace.finish(workspace.refiner(0), STAGE, "untrained", "now", shape=shape_of_refiner(config))
 
 
 def scan(slices: int) -> tuple[Any, Any]:
