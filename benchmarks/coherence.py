@@ -110,7 +110,8 @@ def rows(held_out: HeldOut, stacked: bool, second: bool = False, refine: Sequenc
     made["default, from pure noise"] = dataclasses.replace(chosen, plan=pure)
     made["default, slow waves not kept"] = dataclasses.replace(chosen, slow_mm=0.0)
     made |= {name: dataclasses.replace(chosen, noise=noise) for name, noise in TRIALS.items()}
-    made |= {f"default, refined at {sigma:g}": dataclasses.replace(chosen, refine=sigma) for sigma in refine}
+    others = [sigma for sigma in refine if sigma != chosen.refine]
+    made |= {f"default, refined at {sigma:g}": dataclasses.replace(chosen, refine=sigma) for sigma in others}
     for every in SECOND_EVERY if second else ():
         made[f"default, second plane at steps of {every}"] = dataclasses.replace(chosen, second_every=every)
     if stacked:
