@@ -7,7 +7,7 @@ one case with an untrained generator of the sizes of `diffusion=small`, and runs
 process of its own, whose peak the kernel counts:
 
 - the whole command on few slices, one denoising step and three of the refiner: memory doesn't depend on how many there are
-  beyond these;
+  beyond these; the gate refuses what an untrained generator makes, so that all is drawn twice;
 - the same, and 100, 200 and 300 slices, with both networks left out (the generator's images are the ones it starts from, the
   refiner's blocks come back as they are): reading, control, noise, assembling, the refiner's blocks and steps, spectrum, units
   and writing are those of the real command.
@@ -51,6 +51,7 @@ WORDS = (
     "synthesize.samples=1",
     "synthesize.steps=2",
     "synthesize.refine_steps=3",
+    "gate.attempts=2",
     "runtime.device=cpu",
     "runtime.threads=1",
 )

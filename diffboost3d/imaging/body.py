@@ -76,8 +76,9 @@ def _deeper(plane: Mask, spacing_mm: Sequence[float], distance_mm: float) -> Mas
 def _large_parts(mask: Mask) -> Mask:
     from scipy.ndimage import label
 
-    parts, _ = label(mask)
-    sizes = np.bincount(parts.ravel())
+    parts, count = label(mask)
+    # plane by plane: bincount makes int64 of what it counts
+    sizes = sum((np.bincount(plane.ravel(), minlength=count + 1) for plane in parts), np.zeros(count + 1, int))
     sizes[0] = 0
     large: Mask = (sizes >= PART_OF_A_BODY * sizes.max())[parts] & mask
     return large
@@ -88,9 +89,11 @@ def _lungs(array: NDArray[Any], outside: Mask, air_below: float, lung_above: flo
     from scipy.ndimage import label
 
     parts, count = label(outside)
-    air = outside & (array < air_below)
-    voxels = np.bincount(parts[air], minlength=count + 1)
-    sums = np.bincount(parts[air], weights=array[air], minlength=count + 1)
+    voxels, sums = np.zeros(count + 1, int), np.zeros(count + 1)
+    for plane, of_part, of_outside in zip(array, parts, outside, strict=True):
+        air = of_outside & (plane < air_below)
+        voxels += np.bincount(of_part[air], minlength=count + 1)
+        sums += np.bincount(of_part[air], weights=plane[air], minlength=count + 1)
     lung = (sums > lung_above * voxels) & (voxels >= max(1.0, PART_OF_A_LUNG * body))
     lung[0] = False
     return np.asarray(lung[parts])

@@ -7,15 +7,18 @@ is made again here, by a network that sees all three axes alike; what lies above
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 
+from diffboost3d.imaging.scratch import IN_MEMORY, Scratch
+from diffboost3d.refinement.blocks import block_of, in_blocks
 from diffboost3d.refinement.networks import Refiner
 
 FINE_STEPS = 3.0  # rho of arXiv 2206.00364, equation 5: above 1, steps crowd where little noise is left
-BLOCK_OVERLAP = 0.25
 
 
 @dataclass(frozen=True)
@@ -33,34 +36,43 @@ class RefinePlan:
 
 
 @torch.inference_mode()
-def refined(
-    refiner: Refiner, volume: torch.Tensor, texture: torch.Tensor, plan: RefinePlan, random: torch.Generator
-) -> torch.Tensor:
-    """The volume (N, I, J, K) in [-1, 1] with its finest part made anew.
+def refine(
+    refiner: Refiner,
+    channels: Sequence[NDArray[np.float32]],
+    texture: torch.Tensor,
+    plan: RefinePlan,
+    random: torch.Generator,
+    scratch: Scratch = IN_MEMORY,
+) -> None:
+    """Make the finest part of a volume's channels (I, J, K) in [-1, 1] anew, in place.
 
     Second-order multistep in the logarithm of the noise (DPM-Solver++ 2M, arXiv 2211.01095); the first and the last step are of
     first order.
 
     Args:
-        volume: on the CPU; what is seen at once is brought to where the refiner is.
+        channels: on the CPU, like all arrays of their size, which are three; what is seen at once is brought to where the
+            refiner is.
         texture: (3 N,), of `texture.texture_of`, that the result is to have. random: on the CPU, draws the noise.
+        scratch: makes the arrays of that size.
     """
-    sigmas, (i, j, k) = sigmas_of(plan, refiner.plan.sigma[0]), volume.shape[-3:]
-    noisy = _with_whole_blocks(volume, refiner.plan.divisor)
-    noisy += sigmas[0] * torch.randn(noisy.shape, generator=random)
-    before, step_before = noisy, 0.0
+    sigmas, (i, j, k) = sigmas_of(plan, refiner.plan.sigma[0]), channels[0].shape
+    noisy = _with_whole_blocks(channels, refiner.plan.divisor, scratch)
+    _add_noise(noisy, sigmas[0], random)
+    clean, before = (torch.from_numpy(scratch.empty(noisy.shape)) for _ in range(2))
+    step_before = 0.0
     for number, (sigma, following) in enumerate(zip(sigmas, [*sigmas[1:], 0.0], strict=True)):
-        clean = _clean(refiner, noisy, sigma, texture, plan.voxels)
+        _predict(refiner, noisy, sigma, texture, plan.voxels, clean)
         if following == 0.0:
-            return clean[:, :i, :j, :k].clamp(-1.0, 1.0)
+            break
         step = math.log(sigma / following)
         ahead = clean
-        if number:  # takes the place of the former prediction: large volumes have few copies
+        if number:
             share = step / (2 * step_before)
             ahead = before.mul_(-share).add_(clean, alpha=1.0 + share)
         noisy.mul_(following / sigma).add_(ahead, alpha=1.0 - following / sigma)
-        before, step_before = clean, step
-    raise ValueError(f"refining takes at least one step, not {plan.steps}")
+        clean, before, step_before = before, clean, step
+    for channel, own in zip(channels, clean, strict=True):
+        np.clip(own[:i, :j, :k].numpy(), -1.0, 1.0, out=channel)
 
 
 def sigmas_of(plan: RefinePlan, least: float) -> list[float]:
@@ -72,51 +84,41 @@ def sigmas_of(plan: RefinePlan, least: float) -> list[float]:
     return [(ends[0] + share * (ends[1] - ends[0])) ** FINE_STEPS for share in shares]
 
 
-def _with_whole_blocks(volume: torch.Tensor, divisor: int) -> torch.Tensor:
-    """A copy whose sides are multiples of the divisor, by repeating its last voxels."""
-    missing = [padding for side in reversed(volume.shape[-3:]) for padding in (0, -side % divisor)]
-    return F.pad(volume[None], missing, mode="replicate")[0] if any(missing) else volume.clone()
+def _with_whole_blocks(channels: Sequence[NDArray[np.float32]], divisor: int, scratch: Scratch) -> torch.Tensor:
+    """A copy (N, I, J, K) whose sides are multiples of the divisor, by repeating its last voxels."""
+    shape = channels[0].shape
+    whole = scratch.empty([len(channels), *(side + -side % divisor for side in shape)])
+    for target, channel in zip(whole, channels, strict=True):
+        target[tuple(slice(side) for side in shape)] = channel
+    for axis, side in enumerate(shape):
+        moved = np.moveaxis(whole, axis + 1, 0)
+        moved[side:] = moved[side - 1 : side]
+    return torch.from_numpy(whole)
 
 
-def _clean(refiner: Refiner, noisy: torch.Tensor, sigma: float, texture: torch.Tensor, voxels: int) -> torch.Tensor:
-    """What the refiner makes of a volume (N, I, J, K) whose sides are multiples of its divisor, of blocks where it is large."""
-    device = next(refiner.parameters()).device
-
-    def predict(blocks: torch.Tensor) -> torch.Tensor:
-        count = len(blocks)
-        strength = torch.full((count,), sigma, device=device)
-        made: torch.Tensor = refiner(blocks.to(device), strength, texture.to(device).expand(count, -1))
-        return made.float().cpu()
-
-    shape = tuple(noisy.shape[-3:])
-    if math.prod(shape) <= voxels:
-        return predict(noisy[None])[0]
-    from monai.inferers import sliding_window_inference
-
-    block = block_of(shape, voxels, refiner.plan.divisor)
-    made = sliding_window_inference(noisy[None], block, 1, predict, overlap=BLOCK_OVERLAP, mode="gaussian")
-    assert isinstance(made, torch.Tensor)
-    return made[0]
+def _add_noise(volume: torch.Tensor, sigma: float, random: torch.Generator) -> None:
+    """In place, plane by plane: its noise is never whole."""
+    for channel in volume:
+        for plane in channel:
+            plane += sigma * torch.randn(plane.shape, generator=random)
 
 
-def block_of(shape: tuple[int, ...], voxels: int, divisor: int) -> list[int]:
-    """Sides of overlapping blocks that cover a volume evenly: multiples of the divisor, at most so many voxels, about cubes.
+def _predict(
+    refiner: Refiner, noisy: torch.Tensor, sigma: float, texture: torch.Tensor, voxels: int, clean: torch.Tensor
+) -> None:
+    """Fill `clean` with what the refiner makes of a volume (N, I, J, K), of blocks where it is large.
 
-    Args:
-        shape: multiples of the divisor. A block has two divisors a side at least, where the volume has.
+    Sides are multiples of the refiner's divisor.
     """
-    sides = [min(2 * divisor, side) for side in shape]
-    grows = [True] * 3
-    while any(grows):
-        at = min((axis for axis in range(3) if grows[axis]), key=lambda axis: sides[axis])
-        larger = [side + divisor * (axis == at) for axis, side in enumerate(sides)]
-        grows[at] = math.prod(larger) <= voxels and sides[at] < shape[at]
-        sides = larger if grows[at] else sides
-    return [_even(whole, side, divisor) for whole, side in zip(shape, sides, strict=True)]
+    device = next(refiner.parameters()).device
+    strength, texture = torch.full((1,), sigma, device=device), texture.to(device)[None]
 
+    def predict(block: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = refiner(block[None].to(device), strength, texture)
+        return made[0].float().cpu()
 
-def _even(whole: int, side: int, divisor: int) -> int:
-    """The least side of which as many blocks, with their overlap, cover the whole as of this one."""
-    step = 1.0 - BLOCK_OVERLAP
-    count = max(1, math.ceil((whole / side - 1.0) / step) + 1) if side < whole else 1
-    return min(side, math.ceil(whole / (1.0 + (count - 1) * step) / divisor) * divisor)
+    i, j, k = noisy.shape[-3:]
+    if i * j * k <= voxels:
+        clean.copy_(predict(noisy))
+    else:
+        in_blocks(predict, noisy, block_of((i, j, k), voxels, refiner.plan.divisor), clean)

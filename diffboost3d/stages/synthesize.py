@@ -276,6 +276,7 @@ def _synthesize(
                 _keep(workspace, manifest, case, own, blueprint, in_units(volume, blueprint))
             verdicts.append(own)
         records = [record for record in verdicts if not record.accepted]  # together again, for the same bytes on resume
+        del volumes, volume  # of their size are all arrays of the next draw
         if not missing & {record.sample for record in records}:
             return
     for record in records:

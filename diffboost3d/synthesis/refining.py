@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diffboost3d.imaging.scratch import IN_MEMORY, Scratch
+from diffboost3d.refinement.blocks import OVERLAP
 from diffboost3d.refinement.networks import Refiner
-from diffboost3d.refinement.sampling import BLOCK_OVERLAP, RefinePlan, refined
+from diffboost3d.refinement.sampling import RefinePlan, refine
 from diffboost3d.refinement.texture import texture_of
 from diffboost3d.seeds import seed_of
 
@@ -29,19 +31,23 @@ class Refining:
         self._refiner, self._plan, self._device = refiner.to(device).eval(), plan, device
         self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
-    def __call__(self, channels: Sequence[NDArray[np.float32]], like: NDArray[np.float32], seed: int) -> None:
+    def __call__(
+        self,
+        channels: Sequence[NDArray[np.float32]],
+        like: NDArray[np.float32],
+        seed: int,
+        scratch: Scratch = IN_MEMORY,
+    ) -> None:
         """Refine the channels (I, J, K) of a volume in [-1, 1] jointly, in place.
 
         Args:
             like: the real volume (I, J, K) or (N, I, J, K), whose texture along each axis is told to the refiner.
+            scratch: makes the arrays of the volume's size.
         """
-        volume = torch.from_numpy(np.stack(channels))
         random = torch.Generator().manual_seed(seed_of(seed, "refine"))
         texture = torch.from_numpy(texture_of(like))
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
-            made = refined(self._refiner, volume, texture, self._plan, random).numpy()
-        for channel, own in zip(channels, made, strict=True):
-            channel[...] = own
+            refine(self._refiner, channels, texture, self._plan, random, scratch)
 
     def seconds(self, shape: Sequence[int]) -> float:
         """About how long a volume (I, J, K) takes, from one evaluation on a small block (after one to warm up)."""
@@ -58,5 +64,5 @@ class Refining:
                 float(self._refiner(block, sigma, texture).sum())  # waits for the device
             taken = time.perf_counter() - started
         voxels = math.prod(shape)
-        overlaps = (1.0 - BLOCK_OVERLAP) ** -3 if voxels > self._plan.voxels else 1.0
+        overlaps = (1.0 - OVERLAP) ** -3 if voxels > self._plan.voxels else 1.0
         return taken / side**3 * voxels * overlaps * self._plan.steps

@@ -194,7 +194,7 @@ class VolumeSampler:
         self._fill(grid, self._at_once(shape, axis), spacing_mm[axis], requests, made)
         if self._refining is not None:
             for volume, request in zip(made, requests, strict=True):
-                self._refining(volume, request.image, request.seed)
+                self._refining(volume, request.image, request.seed, self._scratch)
         finish = partial(
             with_spectrum_of,
             share=self._match_spectrum,

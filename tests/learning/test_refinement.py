@@ -9,10 +9,12 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from diffboost3d.imaging.scratch import IN_MEMORY, Scratch
 from diffboost3d.refinement.batches import NoisyPatches, spread_of_images
+from diffboost3d.refinement.blocks import block_of, in_blocks, windows
 from diffboost3d.refinement.learning import RefinementLearner
 from diffboost3d.refinement.networks import Refiner, RefinerPlan, drawn_sigma
-from diffboost3d.refinement.sampling import RefinePlan, block_of, refined, sigmas_of
+from diffboost3d.refinement.sampling import RefinePlan, refine, sigmas_of
 from diffboost3d.refinement.texture import spread_of, texture_of
 from diffboost3d.refinement.weights import load_refiner, save_refiner
 from diffboost3d.synthesis.refining import Refining
@@ -61,10 +63,17 @@ def standard(shape, seed=0):
     return torch.randn(shape, generator=stream(seed))
 
 
+def refined(refiner, volume, texture, plan, random, scratch=IN_MEMORY):
+    """A refined copy of a volume (N, I, J, K)."""
+    channels = [channel.copy() for channel in volume.numpy()]
+    refine(refiner, channels, texture, plan, random, scratch)
+    return torch.from_numpy(np.stack(channels))
+
+
 # --- the sampler -----------------------------------------------------------------------------------------------------
 def error(steps):
     """Of the sampler on a distribution whose probability flow is known: x(0) = x(sigma) s / sqrt(s^2 + sigma^2)."""
-    noise, volume = standard((1, 6, 6, 6)), torch.zeros(1, 6, 6, 6)
+    noise, volume = standard((1, 8, 8, 8)), torch.zeros(1, 8, 8, 8)
     made = refined(exact(), volume, torch.zeros(3), RefinePlan(0.4, steps), stream())
     return float((made - 0.4 * noise * OfWhiteNoise.s / math.hypot(OfWhiteNoise.s, 0.4)).abs().max())
 
@@ -73,12 +82,12 @@ def first_order_error(steps):
     """Of Euler's method in the same steps."""
     noisy = sigma = None
     for following in [*sigmas_of(RefinePlan(0.4, steps), SIGMA[0]), 0.0]:
-        noisy = 0.4 * standard((1, 6, 6, 6)) if noisy is None else noisy
+        noisy = 0.4 * standard((1, 8, 8, 8)) if noisy is None else noisy
         if sigma is not None:
             clean = exact()(noisy[None], torch.tensor([sigma]), torch.zeros(1, 3))[0]
             noisy = noisy * (following / sigma) + clean * (1 - following / sigma)
         sigma = following
-    known = 0.4 * standard((1, 6, 6, 6)) * OfWhiteNoise.s / math.hypot(OfWhiteNoise.s, 0.4)
+    known = 0.4 * standard((1, 8, 8, 8)) * OfWhiteNoise.s / math.hypot(OfWhiteNoise.s, 0.4)
     return float((noisy - known).abs().max())
 
 
@@ -124,6 +133,24 @@ def test_blocks_of_a_large_volume_give_what_the_whole_gives(shape):
         refined(exact(), volume, torch.zeros(3), RefinePlan(0.3, 4, voxels), stream(3)) for voxels in (2**20, 1000)
     ]
     assert torch.allclose(*exactly, atol=1e-5)
+
+
+def test_a_volume_that_is_kept_in_files_gets_the_same_bytes(tmp_path):
+    refiner, volume = busy(small()), 0.3 * standard((1, 21, 14, 17))
+    made = [
+        refined(refiner, volume, torch.zeros(3), RefinePlan(0.1, 3, 2000), stream(3), scratch)
+        for scratch in (IN_MEMORY, Scratch(1.0, tmp_path))
+    ]
+    assert torch.equal(*made)
+
+
+def test_blocks_come_together_again():
+    volume = standard((2, 30, 9, 12))
+    joined = torch.empty_like(volume)
+    in_blocks(lambda block: block.clone(), volume, [12, 8, 12], joined)
+    assert torch.allclose(joined, volume, atol=1e-6)
+    assert [first for first, _ in windows(30, 12)] == [0, 9, 18]
+    assert [first for first, _ in windows(12, 12)] == [0]
 
 
 @pytest.mark.parametrize(("shape", "voxels"), [((64, 64, 64), 4096), ((100, 8, 300), 10000), ((8, 8, 4), 2**20)])
