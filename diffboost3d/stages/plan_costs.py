@@ -43,7 +43,6 @@ from diffboost3d.translation.learning import SHOWN, VALIDATED
 
 PICTURED_STEPS = 10  # of the samples that a training of the generator pictures
 VOLUME_BYTES = 25  # of main memory for each voxel of a volume that is synthesised (benchmarks: synthesis_memory)
-REFINED_BYTES = 24  # more, where volumes are refined: six arrays
 FLOAT, LABEL = 4, 1  # bytes of a voxel
 TIMED_CASES = 2
 
@@ -232,9 +231,7 @@ class Reckoning:
             index = max(_images(config, fold) for fold in self._folds) * trials.search[1]
         measured = "one pass of the network" + (", the gate's steps; no draw refused" if gate.enabled else "")
         channels = self._plan.manifest.channel_count
-        refined = any(refines(of_set(config, name).synthesize) for name in synthetic_sets(config))
-        bytes_ = VOLUME_BYTES + (REFINED_BYTES if refined else 0)
-        data = channels * (bytes_ * max(math.prod(shape) for shape in self._plan.shapes) + index)
+        data = channels * (VOLUME_BYTES * max(math.prod(shape) for shape in self._plan.shapes) + index)
         return self._cost("synthesize", seconds, measured, data, max(networks), disk)
 
     def _sampling_bytes(self, config: Config) -> int:
