@@ -80,8 +80,7 @@ def _large_parts(mask: Mask) -> Mask:
     # plane by plane: bincount makes int64 of what it counts
     sizes = sum((np.bincount(plane.ravel(), minlength=count + 1) for plane in parts), np.zeros(count + 1, int))
     sizes[0] = 0
-    large: Mask = (sizes >= PART_OF_A_BODY * sizes.max())[parts] & mask
-    return large
+    return _of_parts(parts, sizes >= PART_OF_A_BODY * sizes.max()) & mask
 
 
 def _lungs(array: NDArray[Any], outside: Mask, air_below: float, lung_above: float, body: int) -> Mask:
@@ -96,4 +95,12 @@ def _lungs(array: NDArray[Any], outside: Mask, air_below: float, lung_above: flo
         sums += np.bincount(of_part[air], weights=plane[air], minlength=count + 1)
     lung = (sums > lung_above * voxels) & (voxels >= max(1.0, PART_OF_A_LUNG * body))
     lung[0] = False
-    return np.asarray(lung[parts])
+    return _of_parts(parts, lung)
+
+
+def _of_parts(parts: NDArray[np.int32], chosen: Mask) -> Mask:
+    """The voxels of the chosen parts; plane by plane, since numpy makes int64 of what it looks up."""
+    found = np.empty(parts.shape, bool)
+    for plane, target in zip(parts, found, strict=True):
+        target[...] = chosen[plane]
+    return found

@@ -261,9 +261,10 @@ def _synthesize(
     missing = {record.sample for record in group.missing}
     clear_rejected(workspace, group.missing)
     in_units = _ToSource(config, case, source_image(workspace, manifest, case), bias_of(workspace, case))
-    records, scratch = group.records, _scratch(config, workspace)
-    for attempt in range(config.gate.attempts if gate else 1):
-        records = [_drawn_again(config, record, attempt) for record in records]
+    scratch = _scratch(config, workspace)
+
+    def judged_draw(records: list[SyntheticRecord]) -> list[SyntheticRecord]:
+        """Records with their verdicts. Its arrays end with it: those of the next draw are as large."""
         blueprints = [blueprint_of(config, workspace, manifest, anatomies, record, scratch) for record in records]
         requests = [
             _request(config, manifest, record, blueprint) for record, blueprint in zip(records, blueprints, strict=True)
@@ -275,8 +276,12 @@ def _synthesize(
             if record.sample in missing:
                 _keep(workspace, manifest, case, own, blueprint, in_units(volume, blueprint))
             verdicts.append(own)
+        return verdicts
+
+    records = group.records
+    for attempt in range(config.gate.attempts if gate else 1):
+        verdicts = judged_draw([_drawn_again(config, record, attempt) for record in records])
         records = [record for record in verdicts if not record.accepted]  # together again, for the same bytes on resume
-        del volumes, volume  # of their size are all arrays of the next draw
         if not missing & {record.sample for record in records}:
             return
     for record in records:
