@@ -3,8 +3,9 @@
     python benchmarks/memorisation.py --data PATH/hippocampus --workspace WORKSPACE
 
 The over-trained generator goes on from the default one with two cases, no jitter, no dropping of text or control, a high rate.
-Both are sampled alike, with the default settings, and judged by gates made alike: limits of similarity rest on real images and
-on samples of the same four validation cases, which neither has seen. Counted are first draws that a limit of similarity refuses
+Both are sampled alike, with the default settings, refined by the same refiner where `synthesize.refine` asks for it (the
+workspace has to have it: `train-refiner`), and judged by gates made alike: limits of similarity rest on real images and on
+samples of the same four validation cases, which neither has seen. Counted are first draws that a limit of similarity refuses
 (to a training image of another patient, of its own, or to what they started from). Writes `results/memorisation.json`.
 """
 
@@ -59,6 +60,8 @@ def overtrain(normal: Workspace, common: Sequence[str], given: Namespace) -> Wor
     (root / "splits-wanted.json").write_text(json.dumps([parts]))
     if not (root / "prepared").is_dir():
         shutil.copytree(normal.prepared_folder, root / "prepared")
+    if normal.refiner(0).is_dir() and not (root / "diffusion" / "refiner").is_dir():
+        shutil.copytree(normal.refiner(0).parent, root / "diffusion" / "refiner")  # volumes are refined alike
     start = given.start or normal.finetuned(0)
     words = [*common, f"workspace={root}", f"data.splits={root / 'splits-wanted.json'}"]
     words += [f"diffusion.start_from={start}", "diffusion.pretrain.steps=0"]
