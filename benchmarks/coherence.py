@@ -87,7 +87,7 @@ def rows(held_out: HeldOut, stacked: bool, second: bool = False, refine: Sequenc
             dataclasses.replace(default, strength=0.5), neighbours=True
         ),
     }
-    for sigma in refine:
+    for sigma in dict.fromkeys([*([settings.refine] if settings.refine else []), *refine]):
         made[f"refined at {sigma:g}"] = Row(pure, refine=sigma)
     if stacked:
         made["layers along the slices"] = Row(pure, stacked=True)

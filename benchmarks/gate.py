@@ -12,8 +12,6 @@ cases, which the generator has never seen, that a limit of similarity refuses. W
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,8 +32,7 @@ Planted = tuple[str, str, Float, Any]  # what, its kind of fault, volume, label
 def main() -> None:
     given = parser(__doc__).parse_args()
     held_out = HeldOut(given.data, given.workspace, given.overrides, given.cases, given.seed, given.part, given.set)
-    words = [*held_out.overrides, f"data.root={given.data}", f"workspace={given.workspace}"]
-    subprocess.run([sys.executable, "-m", "diffboost3d", "synthesize", *words], check=True)
+    held_out.synthesize()
     gate = opened(held_out)
     caught: dict[str, list[bool]] = {}
     training = cases_of(held_out.manifest, held_out.workspace.read_split(0).training)

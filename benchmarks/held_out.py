@@ -138,6 +138,12 @@ class HeldOut:
         subprocess.run([sys.executable, "-m", "diffboost3d", "train-refiner", *asked], check=True)
         return self.workspace.refiner(0)
 
+    def synthesize(self) -> None:
+        """The command itself, on the training cases; the refiner is trained first, where volumes are refined."""
+        if self.config.synthesize.refine:
+            _ = self.refiner
+        subprocess.run([sys.executable, "-m", "diffboost3d", "synthesize", *self._given], check=True)
+
     def real(self, case: Case) -> Float:
         """The prepared image (I, J, K) in [-1, 1]."""
         return np.asarray(prepared(self.workspace, case, "image"), np.float32)

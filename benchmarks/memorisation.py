@@ -3,8 +3,8 @@
     python benchmarks/memorisation.py --data PATH/hippocampus --workspace WORKSPACE
 
 The over-trained generator goes on from the default one with two cases, no jitter, no dropping of text or control, a high rate.
-Both are sampled alike, with the default settings, refined by the same refiner where `synthesize.refine` asks for it (the
-workspace has to have it: `train-refiner`), and judged by gates made alike: limits of similarity rest on real images and on
+Both are sampled alike, with the default settings, refined by the same refiner where `synthesize.refine` asks for it, and
+judged by gates made alike: limits of similarity rest on real images and on
 samples of the same four validation cases, which neither has seen. Counted are first draws that a limit of similarity refuses
 (to a training image of another patient, of its own, or to what they started from). Writes `results/memorisation.json`.
 """
@@ -38,7 +38,7 @@ def main() -> None:
     given = arguments.parse_args()
     held_out = HeldOut(given.data, given.workspace, given.overrides, given.cases, given.seed, given.part, given.set)
     common = [*held_out.overrides, f"data.root={given.data}"]
-    command("synthesize", [*common, f"workspace={given.workspace}"])
+    held_out.synthesize()
     default = audited(held_out.workspace)
     overtrained = audited(overtrain(held_out.workspace, common, given))
     figures: dict[str, Any] = {

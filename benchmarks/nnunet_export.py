@@ -68,9 +68,10 @@ def main() -> None:
     target = _export(given.data, given.workspace, folders["nnUNet_raw"])
     exported = time.monotonic()
     tried = _try_nnunet(python, target, folders, given.iterations)
-    data = " --data hippocampus" if given.data else ""
+    data = " --data PATH/hippocampus" if given.data else ""
+    folders_given = "--workspace FOLDER --environment FOLDER2"
     result = {
-        "command": f"python benchmarks/nnunet_export.py{data} --iterations {given.iterations}",
+        "command": f"python benchmarks/nnunet_export.py{data} {folders_given} --iterations {given.iterations}",
         **tried,
         "cases": _cases(target),
         "seeds": {"diffboost3d": 0, "nnunet": "its own"},

@@ -21,6 +21,16 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="starts processes with torchrun and gloo"),
 ]
 
+REFINED = (
+    "synthesize.refine=0.02",
+    "synthesize.refine_steps=2",
+    "refiner.channels=[4,8]",
+    "refiner.blocks=1",
+    "refiner.patch=8",
+    "refiner.training.steps=4",
+    "refiner.training.batch=2",
+)
+
 
 def with_two_processes(*words, folder):
     """Run a command under torchrun; its output. All its processes end with it."""
@@ -56,7 +66,14 @@ def with_two_processes(*words, folder):
 def words(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     write_volumes(folder / "data")
-    return [f"data.root={folder / 'data'}", f"workspace={folder / 'two'}", *TINY, *GATE, "synthesize.samples=2"]
+    return [
+        f"data.root={folder / 'data'}",
+        f"workspace={folder / 'two'}",
+        *TINY,
+        *GATE,
+        *REFINED,
+        "synthesize.samples=2",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +93,7 @@ def test_two_processes_go_the_whole_way(two):
     assert len((two / "scores.csv").read_text(encoding="utf-8").splitlines()) > 20
     for place in (
         "diffusion/pretrained/fold0",
+        "diffusion/refiner/fold0",
         "diffusion/fold0",
         "synthetic/fold0",
         "segmentation/fold0/diffboost/seed0",

@@ -202,8 +202,8 @@ class SyntheticRecord:
             reasons: why not, a line each. checks: figures of the gate; none: it was not judged. nearest: the training image of
             another patient that is most like it.
         channels: paths of further channels' files, as `path`; (): none, or all are in one 4D file.
-        refiner: digest of the 3D network that went over it. refine: the noise that it took away, in units of [-1, 1]; "" and 0:
-            none did.
+        refiner: digest of the 3D network that went over it. refine, refine_steps: the noise that it took away, in units of
+            [-1, 1], and in how many steps; "" and 0: none did.
     """
 
     case: str
@@ -232,6 +232,7 @@ class SyntheticRecord:
     channels: tuple[str, ...] = ()
     refiner: str = ""
     refine: float = 0.0
+    refine_steps: int = 0
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> SyntheticRecord:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -53,6 +53,15 @@ def block_of(shape: tuple[int, ...], voxels: int, divisor: int) -> list[int]:
         grows[at] = math.prod(larger) <= voxels and sides[at] < shape[at]
         sides = larger if grows[at] else sides
     return [_even(whole, side, divisor) for whole, side in zip(shape, sides, strict=True)]
+
+
+def voxels_seen(shape: Sequence[int], voxels: int, divisor: int) -> int:
+    """Of a volume, with what is added to make its sides multiples of the divisor and what its blocks share."""
+    sides = [side + -side % divisor for side in shape]
+    if math.prod(sides) <= voxels:
+        return math.prod(sides)
+    blocks = block_of((sides[0], sides[1], sides[2]), voxels, divisor)
+    return math.prod(_count(whole, side) * side for whole, side in zip(sides, blocks, strict=True))
 
 
 def _count(whole: int, side: int) -> int:

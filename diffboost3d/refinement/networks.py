@@ -44,7 +44,7 @@ class RefinerPlan:
 class Refiner(nn.Module):
     """What is left of noisy volumes (B, N, I, J, K) without their noise.
 
-    No layer normalises over space, so what it does to a voxel doesn't depend on how large the patch is around it.
+    No layer normalises over space, so away from a patch's borders what it does to a voxel doesn't depend on the patch's size.
     """
 
     def __init__(self, plan: RefinerPlan) -> None:

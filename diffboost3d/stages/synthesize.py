@@ -174,6 +174,7 @@ def _record(
         noise=config.synthesize.noise,
         refiner=refiner,
         refine=config.synthesize.refine or 0.0,
+        refine_steps=config.synthesize.refine_steps if config.synthesize.refine else 0,
     )
     return as_translated(record) if _translates(config) else record
 

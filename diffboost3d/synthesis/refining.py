@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 
@@ -11,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from diffboost3d.imaging.scratch import IN_MEMORY, Scratch
-from diffboost3d.refinement.blocks import OVERLAP
+from diffboost3d.refinement.blocks import voxels_seen
 from diffboost3d.refinement.networks import Refiner
 from diffboost3d.refinement.sampling import RefinePlan, refine
 from diffboost3d.refinement.texture import texture_of
@@ -63,6 +62,4 @@ class Refining:
             ):
                 float(self._refiner(block, sigma, texture).sum())  # waits for the device
             taken = time.perf_counter() - started
-        voxels = math.prod(shape)
-        overlaps = (1.0 - OVERLAP) ** -3 if voxels > self._plan.voxels else 1.0
-        return taken / side**3 * voxels * overlaps * self._plan.steps
+        return taken / side**3 * voxels_seen(shape, self._plan.voxels, self._refiner.plan.divisor) * self._plan.steps

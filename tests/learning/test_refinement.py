@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 from diffboost3d.imaging.scratch import IN_MEMORY, Scratch
 from diffboost3d.refinement.batches import NoisyPatches, spread_of_images
-from diffboost3d.refinement.blocks import block_of, in_blocks, windows
+from diffboost3d.refinement.blocks import block_of, in_blocks, voxels_seen, windows
 from diffboost3d.refinement.learning import RefinementLearner
 from diffboost3d.refinement.networks import Refiner, RefinerPlan, drawn_sigma
 from diffboost3d.refinement.sampling import RefinePlan, refine, sigmas_of
@@ -158,6 +158,17 @@ def test_blocks_keep_to_the_limit_and_cover_evenly(shape, voxels):
     sides = block_of(shape, voxels, 4)
     assert all(side % 4 == 0 and side <= whole for side, whole in zip(sides, shape, strict=True))
     assert math.prod(sides) <= voxels
+
+
+@pytest.mark.parametrize("shape", [(30, 9, 13), (64, 64, 64), (100, 8, 300)])
+def test_the_voxels_that_are_seen_are_those_of_all_blocks(shape):
+    seen, whole = [], [side + -side % 4 for side in shape]
+    volume = torch.zeros(1, *whole)
+    in_blocks(
+        lambda block: seen.append(block.numel()) or block.clone(), volume, block_of(tuple(whole), 4096, 4), volume
+    )
+    assert voxels_seen(shape, 4096, 4) == sum(seen)
+    assert voxels_seen(shape, 10**9, 4) == math.prod(whole)
 
 
 def test_a_volume_just_above_the_limit_goes_in_blocks_of_about_half_its_sides():
