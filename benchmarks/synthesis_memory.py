@@ -8,7 +8,7 @@ process of its own, whose peak the kernel counts:
 
 - the whole command on few slices, one denoising step and three of the refiner: memory doesn't depend on how many there are
   beyond these; the gate refuses what an untrained generator makes, so that all is drawn twice;
-- the same, and 100, 200 and 300 slices, with both networks left out (the generator's images are the ones it starts from, the
+- the same, and 100, 200 and 300 slices (`--slices`), with both networks left out (the generator's images are the ones it starts from, the
   refiner's blocks come back as they are): reading, control, noise, assembling, the refiner's blocks and steps, spectrum, units
   and writing are those of the real command.
 
@@ -45,7 +45,7 @@ from diffboost3d.stages.generator_training import shape_of
 RESULT = Path(__file__).resolve().parent / "results" / "synthesis_memory.json"
 LIMIT_GB = 6.0
 SEED, SIDE, SLICES = 0, 512, 300
-WITH_NETWORK, WITHOUT = (4, 8), (4, 8, 100, 200, SLICES)
+WITH_NETWORK = (4, 8)
 WORDS = (
     "diffusion=small",
     "synthesize.samples=1",
@@ -61,6 +61,13 @@ GB = 1e9
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="a folder for the volumes (5 GB)")
+    parser.add_argument(
+        "--slices",
+        type=int,
+        nargs="+",
+        default=[100, 200, SLICES],
+        help=f"of the volumes that the line goes through; with fewer than {SLICES} the peak is the line's",
+    )
     parser.add_argument("--worker", choices=("network", "none"), help="used by the script itself")
     parser.add_argument(
         "overrides", nargs="*", help="of the configuration, e.g. synthesize.memory_gb=1; keep no result"
@@ -69,23 +76,23 @@ def main() -> None:
     if given.worker:
         return worker(given.folder, given.worker == "network", given.overrides)
     with_network = {count: measured(given, count, "network") for count in WITH_NETWORK}
-    without = {count: measured(given, count, "none") for count in WITHOUT}
+    without = {count: measured(given, count, "none") for count in (*WITH_NETWORK, *given.slices)}
     network = max(with_network[count]["peak_gb"] - without[count]["peak_gb"] for count in WITH_NETWORK)
-    large = [count for count in WITHOUT if count >= 100]
-    slope, offset = np.polyfit(large, [without[count]["peak_gb"] for count in large], 1)
+    slope, offset = np.polyfit(given.slices, [without[count]["peak_gb"] for count in given.slices], 1)
+    line = float(offset + slope * SLICES)
     result = {
-        "peak_gb": round(without[SLICES]["peak_gb"] + network, 3),
+        "peak_gb": round(without.get(SLICES, {"peak_gb": line})["peak_gb"] + network, 3),
         "limit_gb": LIMIT_GB,
         "shape": [SIDE, SIDE, SLICES],
         "network_gb": round(network, 3),
         "line_gb": {"a_slice": round(float(slope), 5), "at_0": round(float(offset), 3)},
-        "line_at_300_gb": round(float(offset + slope * SLICES + network), 3),
+        "line_at_300_gb": round(line + network, 3),
         "bytes_a_voxel": round(float(slope) * GB / SIDE**2, 1),
         "runs_with_network": with_network,
         "runs_without_network": without,
         "evaluations": 1,
         "settings": list(WORDS) + given.overrides,
-        "command": "python benchmarks/synthesis_memory.py --folder FOLDER",
+        "command": f"python benchmarks/synthesis_memory.py --folder FOLDER --slices {' '.join(map(str, given.slices))}",
         "machine": {"cores": os.cpu_count(), "threads": 1, "processor": platform.machine()},
         "versions": versions(),
         "seeds": [SEED],

@@ -238,9 +238,14 @@ def correlation(volume: NDArray[Any], other: NDArray[Any]) -> float:
         array[tuple(slice((side - own) // 2, (side - own) // 2 + own) for side, own in zip(array.shape, sides, strict=True))]
         for array in (volume, other)
     )  # fmt: skip
-    a, b = first.astype(np.float64).ravel(), second.astype(np.float64).ravel()
-    spread = float(a.std() * b.std())
-    return float(((a - a.mean()) * (b - b.mean())).mean() / spread) if spread > 1e-12 else 0.0
+    middles = [array.mean(dtype=np.float64) for array in (first, second)]
+    powers, shared = np.zeros(2), 0.0
+    for planes in zip(first, second, strict=True):  # plane by plane, so that no volume of float64 is made
+        a, b = (plane.astype(np.float64) - middle for plane, middle in zip(planes, middles, strict=True))
+        powers += (np.sum(a * a), np.sum(b * b))
+        shared += float(np.sum(a * b))
+    spread = float(np.sqrt(powers.prod()))
+    return shared / spread if spread > 1e-12 * first.size else 0.0
 
 
 def upper_limit(similarities: Sequence[float], share: float, most: float) -> float:
