@@ -8,9 +8,9 @@ process of its own, whose peak the kernel counts:
 
 - the whole command on few slices, one denoising step and three of the refiner: memory doesn't depend on how many there are
   beyond these; the gate refuses what an untrained generator makes, so that all is drawn twice;
-- the same, and 100, 200 and 300 slices (`--slices`), with both networks left out (the generator's images are the ones it starts from, the
-  refiner's blocks come back as they are): reading, control, noise, assembling, the refiner's blocks and steps, spectrum, units
-  and writing are those of the real command.
+- the same, and 100, 200 and 300 slices (`--slices`), with both networks left out (the generator's images are the ones it
+  starts from, the refiner's blocks come back as they are): reading, control, noise, assembling, the refiner's blocks and
+  steps, spectrum, units and writing are those of the real command.
 
 What the networks cost is the largest difference of the first two. The peak is that of 300 slices without them plus that
 cost, although both are not alive at the same time; the line through the runs without them says what a slice costs.
