@@ -42,7 +42,7 @@ from diffboost3d.synthetic_sets import of_set, refines, synthetic_sets
 from diffboost3d.translation.learning import SHOWN, VALIDATED
 
 PICTURED_STEPS = 10  # of the samples that a training of the generator pictures
-VOLUME_BYTES = 25  # of main memory for each voxel of a volume that is synthesised (benchmarks: synthesis_memory)
+VOLUME_BYTES = 50  # of main memory for each voxel of a volume that is synthesised (benchmarks: synthesis_memory)
 FLOAT, LABEL = 4, 1  # bytes of a voxel
 TIMED_CASES = 2
 
