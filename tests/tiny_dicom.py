@@ -35,6 +35,31 @@ def affine_of(step: Sequence[float] | None = None) -> NDArray[np.float64]:
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
 
 
+def _of_pixels(stored: NDArray[Any]) -> dict[str, Any]:
+    """Tags of how the integers (I, J, K) are stored."""
+    bits = 8 * stored.dtype.itemsize
+    return {
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "Rows": stored.shape[1],
+        "Columns": stored.shape[0],
+        "BitsAllocated": bits,
+        "BitsStored": bits,
+        "HighBit": bits - 1,
+        "PixelRepresentation": int(stored.dtype.kind == "i"),
+    }
+
+
+def _of_place(corner: NDArray[np.float64]) -> dict[str, Any]:
+    """Tags of where a slice lies, its first voxel at a corner in mm (left, back, head)."""
+    return {
+        "PixelSpacing": [SPACING[1], SPACING[0]],
+        "SliceThickness": 2.0,
+        "ImageOrientationPatient": [round(x, 10) for x in (*ALONG_ROW, *ALONG_COLUMN)],
+        "ImagePositionPatient": [round(float(x), 8) for x in corner],
+    }
+
+
 def write_series(
     folder: Path,
     stored: NDArray[Any],
@@ -83,18 +108,8 @@ def write_series(
             "SeriesNumber": 3,
             "InstanceNumber": 1 + (k * 7) % stored.shape[2],
             "Modality": modality,
-            "SamplesPerPixel": 1,
-            "PhotometricInterpretation": "MONOCHROME2",
-            "Rows": stored.shape[1],
-            "Columns": stored.shape[0],
-            "PixelSpacing": [SPACING[1], SPACING[0]],
-            "SliceThickness": 2.0,
-            "ImageOrientationPatient": [round(x, 10) for x in (*ALONG_ROW, *ALONG_COLUMN)],
-            "ImagePositionPatient": [round(float(x), 8) for x in matrix[:3, 3] + k * matrix[:3, 2]],
-            "BitsAllocated": 8 * stored.dtype.itemsize,
-            "BitsStored": 8 * stored.dtype.itemsize,
-            "HighBit": 8 * stored.dtype.itemsize - 1,
-            "PixelRepresentation": int(stored.dtype.kind == "i"),
+            **_of_pixels(stored),
+            **_of_place(matrix[:3, 3] + k * matrix[:3, 2]),
             **tags,
             **(changes or {}).get(k, {}),
         }

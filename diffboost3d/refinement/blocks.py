@@ -60,7 +60,7 @@ def voxels_seen(shape: Sequence[int], voxels: int, divisor: int) -> int:
     sides = [side + -side % divisor for side in shape]
     if math.prod(sides) <= voxels:
         return math.prod(sides)
-    blocks = block_of((sides[0], sides[1], sides[2]), voxels, divisor)
+    blocks = block_of(tuple(sides), voxels, divisor)
     return math.prod(_count(whole, side) * side for whole, side in zip(sides, blocks, strict=True))
 
 

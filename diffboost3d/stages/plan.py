@@ -14,7 +14,7 @@ from diffboost3d.cases.workspace import Workspace, now, versions
 from diffboost3d.planning.costs import Cost, totals
 from diffboost3d.planning.machine import read_machine
 from diffboost3d.schema import Config
-from diffboost3d.stages.inputs import cases_of, prepared
+from diffboost3d.stages.inputs import accelerator_of, cases_of, prepared
 from diffboost3d.stages.plan_choices import (
     Choice,
     Plan,
@@ -23,7 +23,8 @@ from diffboost3d.stages.plan_choices import (
     choose_segmenter,
     segmenter_patch,
 )
-from diffboost3d.stages.plan_costs import Reckoning, Trials, device_of
+from diffboost3d.stages.plan_costs import Reckoning, Trials
+from diffboost3d.stages.plan_preparing import prepare_seconds
 from diffboost3d.stages.plan_trials import (
     new_generator,
     patch_seconds,
@@ -53,14 +54,14 @@ def run(config: Config, workspace: Workspace) -> None:
     if not workspace.main:
         return
     manifest = workspace.read_manifest()
-    config, device = with_refine(config, manifest), device_of(config)
+    config, device = with_refine(config, manifest), accelerator_of(config).device
     plan = Plan(config, manifest, read_machine(workspace.root, device.type))
     facts = data_facts(plan, workspace)
     for line in data_lines(facts, plan):
         workspace.log(line)
     trials = _tried(plan, workspace, device)
-    again = plan.manifest is not manifest
-    costs = Reckoning(plan, workspace, trials, needed_stages(plan.config), again).costs()
+    preparing = prepare_seconds(plan, workspace) if plan.manifest is not manifest else None
+    costs = Reckoning(plan, workspace, trials, needed_stages(plan.config), preparing).costs()
     _check_room(plan, costs)
     if plan.machine.load > 2 * plan.machine.cores:
         plan.notes.append(

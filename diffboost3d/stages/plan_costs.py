@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
-
-from diffboost3d.cases.preparation import Preparation
 from diffboost3d.cases.records import Case, SyntheticRecord
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.diffusion.codec_learning import VALIDATION_SLICES as CODEC_SLICES
@@ -33,9 +29,9 @@ from diffboost3d.schema import (
     DiffusionTrainingConfig,
     TrainConfig,
 )
-from diffboost3d.stages.edge_operator import device_of_prepare, edge_operator
-from diffboost3d.stages.inputs import AnyTrainingConfig, cases_of, slice_axis, source_image
+from diffboost3d.stages.inputs import AnyTrainingConfig, cases_of, slice_axis
 from diffboost3d.stages.plan_choices import Plan, segmenter_patch
+from diffboost3d.stages.plan_preparing import TIMED_CASES
 from diffboost3d.stages.plan_trials import SetTrial, StepTrial
 from diffboost3d.stages.synthesis_work import disk_needed
 from diffboost3d.synthetic_sets import of_set, refines, synthetic_sets
@@ -44,7 +40,6 @@ from diffboost3d.translation.learning import SHOWN, VALIDATED
 PICTURED_STEPS = 10  # of the samples that a training of the generator pictures
 VOLUME_BYTES = 50  # of main memory for each voxel of a volume that is synthesised (benchmarks: synthesis_memory)
 FLOAT, LABEL = 4, 1  # bytes of a voxel
-TIMED_CASES = 2
 
 
 @dataclass(frozen=True)
@@ -94,12 +89,15 @@ class Reckoning:
     """The cost of each stage.
 
     Args:
-        stages: that the run has, by name, in order. again: whether `prepare` has to run anew.
+        stages: that the run has, by name, in order.
+        preparing: seconds that `prepare` takes a case, as of `prepare_seconds`; None: it has not to run anew.
     """
 
-    def __init__(self, plan: Plan, workspace: Workspace, trials: Trials, stages: Sequence[str], again: bool) -> None:
+    def __init__(
+        self, plan: Plan, workspace: Workspace, trials: Trials, stages: Sequence[str], preparing: float | None
+    ) -> None:
         self._plan, self._workspace, self._trials = plan, workspace, trials
-        self._stages, self._again = stages, again
+        self._stages, self._preparing = stages, preparing
         self._config = plan.config
         self._folds = folds_of(plan, workspace)
         self._workers = plan.loader_workers
@@ -134,11 +132,11 @@ class Reckoning:
         source = max(math.prod(case.source_grid.shape) for case in cases)
         voxels = [math.prod(case.grid.shape) for case in cases]
         data = workers * (20 * source + 12 * FLOAT * max(voxels)) * self._plan.manifest.channel_count
-        if not self._again:
+        if self._preparing is None:
             folder = self._workspace.prepared_folder
             there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
             return self._cost("prepare", 0.0, f"done, {there / 1e6:.0f} MB are there", data, 0, 0)
-        seconds = prepare_seconds(self._plan, self._workspace) * len(cases) / min(workers, self._plan.machine.cores)
+        seconds = self._preparing * len(cases) / min(workers, self._plan.machine.cores)
         return self._cost("prepare", seconds, f"{TIMED_CASES} cases", data, 0, 5 * sum(voxels) // 2)
 
     # --- generator ---------------------------------------------------------------------------------------------------
@@ -323,28 +321,6 @@ class Reckoning:
         return self._cost("evaluate", cells * seconds, measured, data + 20 * max(source), networks, disk)
 
 
-def prepare_seconds(plan: Plan, workspace: Workspace) -> float:
-    """Seconds that a case takes to read, resample and have its edges drawn, in one thread."""
-    config, manifest = plan.config, plan.manifest
-    known = manifest.preparation
-    edges = edge_operator(config.prepare.edges, device_of_prepare(config))
-    started = time.perf_counter()
-    cases = manifest.cases[:TIMED_CASES]
-    for case in cases:
-        image = source_image(workspace, manifest, case)
-        bounds = config.prepare.intensity
-        preparation = known or Preparation(
-            plan.spacing_mm,
-            case.intensity.kind,
-            (bounds.window_hu[0], bounds.window_hu[1]),
-            (bounds.percentiles[0], bounds.percentiles[1]),
-            config.prepare.image_interpolation,
-        )
-        array = preparation.image(image, case.source_grid, case.grid, *case.maps)
-        edges(array, case.grid.spacing_mm, slice_axis=case.grid.slice_axis)
-    return (time.perf_counter() - started) / len(cases)
-
-
 def pool_samples(config: Config, trial: StepTrial, section: DiffusionTrainingConfig) -> float:
     """A batch of the pool's pictures in samples of the trial."""
     return section.batch * math.prod(config.diffusion.pool.size) / trial.voxels
@@ -402,11 +378,3 @@ def _record(case: Case, fold: int, sample: int) -> SyntheticRecord:
 def _there(trial: StepTrial | None) -> StepTrial:
     assert trial is not None  # every stage that is reckoned was tried
     return trial
-
-
-def device_of(config: Config) -> torch.device:
-    """Where networks run."""
-    from diffboost3d.stages.inputs import accelerator_of
-
-    device: torch.device = accelerator_of(config).device
-    return device
