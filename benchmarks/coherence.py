@@ -29,7 +29,7 @@ from held_out import Float, HeldOut, parser, slices_of, smallest_size, write
 from diffboost3d.diffusion.sampling import SamplingPlan
 from diffboost3d.evaluation.coherence import Coherence, body, coherence, reslices
 from diffboost3d.evaluation.two_sample import SMALLEST_SIDE, two_sample_auc
-from diffboost3d.synthesis.volumes import NoisePlan
+from diffboost3d.synthesis.volumes import NoisePlan, SlabPlan
 
 INDEPENDENT = NoisePlan("independent", 0.0, 1.0)
 BY_SPECTRUM = NoisePlan("spectrum", 0.0, 1.0)
@@ -50,6 +50,10 @@ TRIALS = {
 }
 ALWAYS = ("no lever", "default")  # measured whatever `--only` names
 SECOND_EVERY = (3, 1)
+SLABS = {
+    "slabs of 16 blended at the end": SlabPlan(16, 8, blend="end"),
+    "slabs of 16 averaged at every step": SlabPlan(16, 8, blend="step"),
+}
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Row:
     slow_mm: float = 0.0
     second_every: int = 0
     refine: float = 0.0
+    slabs: SlabPlan | None = None
 
 
 def rows(held_out: HeldOut, stacked: bool, second: bool = False, refine: Sequence[float] = ()) -> dict[str, Row]:
@@ -91,6 +96,8 @@ def rows(held_out: HeldOut, stacked: bool, second: bool = False, refine: Sequenc
         made[f"refined at {sigma:g}"] = Row(pure, refine=sigma)
     if stacked:
         made["layers along the slices"] = Row(pure, stacked=True)
+        for name, slabs in SLABS.items():
+            made[f"layers along the slices, {name}"] = Row(pure, stacked=True, slabs=slabs)
         made["layers along the slices, edges of neighbours, start at strength 0.5"] = Row(
             dataclasses.replace(default, strength=0.5), neighbours=True, stacked=True
         )
@@ -112,6 +119,8 @@ def rows(held_out: HeldOut, stacked: bool, second: bool = False, refine: Sequenc
     made |= {name: dataclasses.replace(chosen, noise=noise) for name, noise in TRIALS.items()}
     others = [sigma for sigma in refine if sigma != chosen.refine]
     made |= {f"default, refined at {sigma:g}": dataclasses.replace(chosen, refine=sigma) for sigma in others}
+    if second:
+        made["second plane at every step"] = Row(pure, second_every=1)
     for every in SECOND_EVERY if second else ():
         made[f"default, second plane at steps of {every}"] = dataclasses.replace(chosen, second_every=every)
     if stacked:
@@ -177,7 +186,14 @@ def main() -> None:
         of = stacked if row.stacked else crossed if row.second_every else held_out
         assert of is not None
         made = of.samples(
-            row.plan, row.noise, row.match_spectrum, row.neighbours, row.slow_mm, row.second_every, row.refine
+            row.plan,
+            row.noise,
+            row.match_spectrum,
+            row.neighbours,
+            row.slow_mm,
+            row.second_every,
+            row.refine,
+            row.slabs,
         )
         table[name] = measured(real, made, held_out.axis)
         if given.judges and is_judged(name, row, held_out) and not (given.only and name == "no lever"):

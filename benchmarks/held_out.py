@@ -160,11 +160,13 @@ class HeldOut:
         slow_mm: float,
         second_every: int = 0,
         refine: float = 0.0,
+        slabs: SlabPlan | None = None,
     ) -> VolumeSampler:
         """A sampler of volumes; with `second_every` across the second plane of the configuration too, at so many steps; with
-        `refine` they are gone over by the refiner, with noise of this standard deviation.
+        `refine` they are gone over by the refiner, with noise of this standard deviation; `slabs` None: as configured.
         """
         settings, axis = self.config.synthesize, self.config.diffusion.second_axis
+        slabs = slabs or SlabPlan(settings.slab, settings.slab_overlap, settings.batch_voxels, settings.slab_blend)
         second = None
         if second_every:
             assert axis is not None
@@ -183,7 +185,7 @@ class HeldOut:
             device,
             match_spectrum=match_spectrum,
             slow_mm=slow_mm,
-            slabs=SlabPlan(settings.slab, settings.slab_overlap, settings.batch_voxels, settings.slab_blend),
+            slabs=slabs,
             second=second,
             refining=refining,
         )
@@ -213,6 +215,7 @@ class HeldOut:
         slow_mm: float | None = None,
         second_every: int = 0,
         refine: float | None = None,
+        slabs: SlabPlan | None = None,
     ) -> list[Float]:
         """One synthetic volume (I, J, K) of every case; kept in the workspace, so that benchmarks share them.
 
@@ -220,7 +223,7 @@ class HeldOut:
             noise, match_spectrum: None: as configured. slow_mm: waves of this length and more are the real volume's; None: as
                 configured.
             neighbours: whether a slice sees the edges of its neighbours; else its own in their place.
-            second_every, refine: see `sampler`; refine None: as configured.
+            second_every, refine, slabs: see `sampler`; None: as configured.
         """
         ids = [case.id for case in self.cases]
         prepared_as = [case.digest for case in self.cases]
@@ -232,6 +235,8 @@ class HeldOut:
         named = [dataclasses.asdict(noise), match_spectrum, slow_mm, settings.negative_prompt, second_every]
         if refine:
             named += [refine, settings.refine_steps, json.loads((self.refiner / "record.json").read_text())["digest"]]
+        if slabs:
+            named += [dataclasses.asdict(slabs)]
         own = digest(
             dataclasses.asdict(plan), named, self.seed, ids, prepared_as, self.model, code_digest(), neighbours
         )
@@ -239,7 +244,7 @@ class HeldOut:
         if kept.is_file():
             with np.load(kept, allow_pickle=False) as arrays:
                 return [arrays[name] for name in ids]
-        sampler = self.sampler(plan, noise, match_spectrum, slow_mm, second_every, refine)
+        sampler = self.sampler(plan, noise, match_spectrum, slow_mm, second_every, refine, slabs)
         second = second_every > 0
         made = [
             sampler.volumes(self.axis, case.grid.spacing_mm, self.requests(case, 1, neighbours, second))[0]

@@ -29,6 +29,10 @@ class Scratch:
         """Whether the arrays of a volume (I, J, K) are kept in memory."""
         return self._limit is None or COPIES * 4 * int(np.prod(shape)) <= self._limit
 
+    def file_bytes(self, shape: Sequence[int]) -> int:
+        """What the files of a volume (I, J, K) take on the disk together, at most about."""
+        return 0 if self.in_memory(shape) else COPIES * 4 * int(np.prod(shape))
+
     def empty(self, shape: Sequence[int], dtype: DTypeLike = np.float32) -> NDArray[Any]:
         """An array whose values are not set."""
         if self.in_memory(shape):

@@ -12,6 +12,7 @@ from diffboost3d.cases.workspace import Workspace
 from diffboost3d.diffusion.sampling import SamplingPlan
 from diffboost3d.errors import WorkspaceError
 from diffboost3d.imaging.files import bytes_of, ending_like, ending_of
+from diffboost3d.imaging.scratch import Scratch
 from diffboost3d.schema import SynthesizeConfig
 from diffboost3d.synthesis.translated import TranslatedVolumes
 from diffboost3d.synthesis.volumes import VolumeSampler
@@ -98,13 +99,21 @@ def disk_needed(workspace: Workspace, manifest: Manifest, missing: Sequence[Synt
     return round(MARGIN * sum(sizes[record.case] for record in missing))
 
 
-def require_disk(workspace: Workspace, needed_bytes: int) -> int:
-    """The free bytes. Raises WorkspaceError where they don't hold what is to be made."""
+def files_in_use(scratch: Scratch, manifest: Manifest, missing: Sequence[SyntheticRecord], processes: int) -> int:
+    """Bytes of the temporary files that are there at the same time, where each process makes the largest volume."""
+    shapes = [manifest.case(name).grid.shape for name in {record.case for record in missing}]
+    return processes * manifest.channel_count * max(map(scratch.file_bytes, shapes), default=0)
+
+
+def require_disk(workspace: Workspace, needed_bytes: int, temporary_bytes: int = 0) -> int:
+    """The free bytes. Raises WorkspaceError where they don't hold what is to be made, or the files that come and go meanwhile."""
     there = shutil.disk_usage(workspace.root).free
-    if needed_bytes > there:
+    if needed_bytes + temporary_bytes > there:
+        parts = f" ({size_in_words(temporary_bytes)} of it for temporary files)" if temporary_bytes else ""
+        remedy = ", raise synthesize.memory_gb" if temporary_bytes else ""
         raise WorkspaceError(
-            f"synthesize needs about {size_in_words(needed_bytes)} and the disk of {workspace.root} has "
-            f"{size_in_words(there)} free; free some, or lower synthesize.samples"
+            f"synthesize needs about {size_in_words(needed_bytes + temporary_bytes)}{parts} and the disk of {workspace.root} has "
+            f"{size_in_words(there)} free; free some{remedy}, or lower synthesize.samples"
         )
     return there
 

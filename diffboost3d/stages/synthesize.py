@@ -43,6 +43,7 @@ from diffboost3d.stages.refiners import refining_of, require_refiner
 from diffboost3d.stages.synthesis_work import (
     Group,
     disk_needed,
+    files_in_use,
     forecast,
     groups_of,
     require_disk,
@@ -98,8 +99,9 @@ def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelera
         workspace.log(f"{title}: {len(records)} volumes done already")
         return
     needed = disk_needed(workspace, manifest, open_records)
-    free = require_disk(workspace, needed)
     rank, processes = accelerator.process_index, accelerator.num_processes
+    temporary = files_in_use(_scratch(config, workspace), manifest, open_records, processes)
+    free = require_disk(workspace, needed, temporary)
     sampler = _sampler(config, workspace, manifest, accelerator, fold)
     axis = slice_axis(config, manifest)
     parts = shares(groups_of(records, open_records, manifest, axis, sampler), processes)

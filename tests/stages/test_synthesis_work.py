@@ -18,8 +18,9 @@ from diffboost3d.errors import WorkspaceError
 from diffboost3d.imaging.files import read
 from diffboost3d.imaging.geometry import Grid
 from diffboost3d.imaging.intensity import IntensityMap
+from diffboost3d.imaging.scratch import Scratch
 from diffboost3d.stages import synthesis_work
-from diffboost3d.stages.synthesis_work import Group, forecast, require_disk, shares
+from diffboost3d.stages.synthesis_work import Group, files_in_use, forecast, require_disk, shares
 
 
 def group(size: int, samples: int = 1, name: str = "c") -> Group:
@@ -64,6 +65,25 @@ def test_a_disk_that_is_too_small_is_refused_in_one_line(monkeypatch, tmp_path) 
     ) as error:
         require_disk(workspace, 1_500_000_000)
     assert "\n" not in str(error.value)
+
+
+def test_temporary_files_of_large_volumes_count_for_the_disk_too(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(synthesis_work.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**9))
+    cases = {
+        name: SimpleNamespace(grid=SimpleNamespace(shape=shape)) for name, shape in (("a", (9, 9, 9)), ("b", (99,) * 3))
+    }
+    manifest = SimpleNamespace(case=cases.get, channel_count=2)
+    records = [SimpleNamespace(case=name) for name in "aab"]
+    assert files_in_use(Scratch(), manifest, records, 3) == 0
+    files = files_in_use(Scratch(1e6, tmp_path), manifest, records, 3)
+    assert 3 * 2 * 99**3 * 4 < files == 3 * files_in_use(Scratch(1e6, tmp_path), manifest, records, 1)
+    assert files_in_use(Scratch(1e6, tmp_path), manifest, records[:2], 3) == 0  # those of a are small
+    workspace = SimpleNamespace(root=tmp_path)
+    assert require_disk(workspace, 9 * 10**8, 10**8) == 10**9
+    with pytest.raises(
+        WorkspaceError, match=r"about 1\.4 GB \(500 MB of it for temporary files\) .* raise synthesize\.memory_gb"
+    ):
+        require_disk(workspace, 9 * 10**8, 5 * 10**8)
 
 
 # --- the stage -------------------------------------------------------------------------------------------------------
