@@ -144,6 +144,35 @@ def test_a_volume_that_is_kept_in_files_gets_the_same_bytes(tmp_path):
     assert torch.equal(*made)
 
 
+class Counting(Scratch):
+    """Knows how many arrays it made."""
+
+    made = 0
+
+    def empty(self, shape, dtype=np.float32):
+        self.made += 1
+        return super().empty(shape, dtype)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_refining_keeps_three_arrays_of_the_volume_however_many_steps_it_takes(steps):
+    scratch = Counting()
+    refined(busy(small()), standard((1, 21, 14, 17)), torch.zeros(3), RefinePlan(0.1, steps, 2000), stream(), scratch)
+    assert scratch.made == 3
+
+
+def test_half_precision_refines_to_about_the_same_volume():
+    real = 0.3 * standard((12, 16, 8)).numpy()
+    both = []
+    for precision in ("no", "bf16"):
+        volume = real.copy()
+        Refining(busy(small()), RefinePlan(0.1, 3), CPU, precision)([volume], real, seed=0)
+        both.append(volume)
+    assert both[1].dtype == np.float32
+    assert 0 < np.abs(both[0] - both[1]).max() < 0.05
+    assert np.abs(both[0] - both[1]).mean() < 0.1 * np.abs(both[0] - real).mean()
+
+
 def test_blocks_come_together_again():
     volume = standard((2, 30, 9, 12))
     joined = torch.empty_like(volume)
