@@ -193,6 +193,26 @@ def test_tables_of_what_is_finished_come_without_running_anything(data, tmp_path
     assert "nothing is prepared yet" in capsys.readouterr().err
 
 
+def test_tables_of_another_configuration_leave_those_that_are_there(data, tmp_path, capsys):
+    words = ["compare", f"data.root={data}", f"workspace={tmp_path}", *STUDY, "arms=[none]", "compare.sizes=[2]"]
+    assert main(words) == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert {"scores.csv", "study.json", "study.md"} <= set(before)
+    capsys.readouterr()
+    assert main([*words, "train.steps=3", "compare.tables=true"]) == 1
+    assert "no cell is finished in this configuration" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_settings_of_other_commands_leave_the_cells_of_a_study_finished(data, tmp_path, capsys):
+    words = ["compare", f"data.root={data}", f"workspace={tmp_path}", *STUDY, "arms=[none]", "compare.sizes=[2]"]
+    assert main(words) == 0
+    capsys.readouterr()
+    others = ["predict.overlap=0.3", "inspect.listed=3", "export.name=other"]
+    assert main([*words, *others, "compare.status=true"]) == 0
+    assert "cells: 1 of 1 done" in capsys.readouterr().out
+
+
 def test_a_cell_that_another_command_made_anew_is_not_the_study_s(data, tmp_path, capsys):
     words = [
         "compare",
@@ -257,6 +277,7 @@ def test_variants_train_once_what_they_have_in_common(data, tmp_path, capsys):
     ("override", "words"),
     [
         ('+compare.variants={a: ["data.root=x"]}', "compare.variants.a sets data.root, which all variants share"),
+        ('+compare.variants={a: ["data=hippocampus"]}', "compare.variants.a sets data, which all variants share"),
         ('+compare.variants={a: ["merge.alpha=7"]}', "compare.variants.a: merge.alpha=7.0 is refused"),
         ("compare.sizes=[99]", "the study asks for 99; lower compare.sizes"),
         ("compare.launcher=rocket", "compare.launcher=rocket is not installed"),

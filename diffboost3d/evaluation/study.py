@@ -66,7 +66,8 @@ def compare(
     """Compare arms; all pairs are one family, to which Holm's adjustment is made.
 
     The interval of the difference is that of `crossed_mean`, over patients and seeds, with the luck of seeds moderated by the
-    other pairs (`luck_of_seeds`), and there is a p-value of the same mean; `over_cases` is the bootstrap over patients alone.
+    other pairs (`luck_of_seeds`), and there is a p-value of the same mean; `over_cases` is the bootstrap of that mean over
+    patients alone.
     The other p-value is Wilcoxon's, on one difference a patient: the mean over cases, labels and seeds.
 
     Args:
@@ -83,7 +84,7 @@ def compare(
     for ((arm, reference), runs), luck in zip(differences.items(), lucks, strict=True):
         paired = paired_cases[arm, reference]
         of_patients = patient_means(paired.differences, patients)
-        over_cases = bootstrap_mean(list(of_patients.values()), seed=seed)
+        over_cases = _over_cases(paired.differences, patients, seed)
         p_value = signed_rank_p(list(of_patients.values()))
         seeds = len({one for of_case in runs.values() for _, one in of_case})
         crossed = crossed_mean(runs, patients, luck=luck)
@@ -94,6 +95,14 @@ def compare(
         Comparison(*row[:5], p_holm, p_crossed, *row[5:])
         for row, p_holm, p_crossed in zip(rows, adjusted, crossed_adjusted, strict=True)
     ]
+
+
+def _over_cases(differences: Mapping[str, float], patients: Mapping[str, str], seed: int) -> Interval:
+    """Of the mean over cases; patients are what is drawn."""
+    clusters: dict[str, list[float]] = {}
+    for case, value in differences.items():
+        clusters.setdefault(patients[case], []).append(value)
+    return bootstrap_mean([one for of in clusters.values() for one in of], seed=seed, clusters=_sizes(clusters))
 
 
 def claim(comparison: Comparison, comparisons: int) -> str:

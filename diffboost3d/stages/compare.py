@@ -6,7 +6,9 @@ import dataclasses
 import os
 from collections import Counter
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from diffboost3d.cases.atomic import replacing, write_json, write_text
 from diffboost3d.cases.study import BASE, Study, StudyScore, job_failure, settle_job
@@ -30,7 +32,18 @@ from diffboost3d.stages.launching import (
 from diffboost3d.stages.study_data import is_laid_out, label_volumes, prepare_study, sizes_of
 from diffboost3d.stages.study_jobs import Job, cell_names, is_done, jobs_of, run_job, write_job
 
-KEPT = ("workspace", "seeds", "folds", "seed", "cohort", "data.root", "data.labelled", "data.folds", "data.splits")
+KEPT = (
+    "workspace",
+    "seeds",
+    "folds",
+    "seed",
+    "cohort",
+    "data",
+    "data.root",
+    "data.labelled",
+    "data.folds",
+    "data.splits",
+)
 
 
 def start(config: Config, overrides: Sequence[str] = ()) -> None:
@@ -42,7 +55,7 @@ def start(config: Config, overrides: Sequence[str] = ()) -> None:
         overrides: those that `config` was composed of, to which each variant adds its own.
 
     Raises:
-        StudyError: something failed; all else has been done.
+        StudyError: something failed; all else has been done. Or tables are asked for and no cell is finished.
     """
     refuse_torchrun()
     configs = variants_of(config, overrides)
@@ -56,6 +69,11 @@ def start(config: Config, overrides: Sequence[str] = ()) -> None:
         jobs = _laid_out_jobs(configs, study)
         if not jobs:
             raise WorkspaceError(f"{study.root}: nothing is prepared yet; without compare.tables=true the study begins")
+        if not any(job.kind == "cell" and is_done(job, study) for job in jobs):
+            raise StudyError(
+                f"{study.root}: no cell is finished in this configuration, so no table is written and those that are there stay; "
+                "give the words of the command that made them, or leave out compare.tables=true to do the cells"
+            )
         _write_results(config, study, jobs, workspace, {}, _unprepared_cells(configs, study))
         return
     if config.compare.launcher != "local":
@@ -94,7 +112,16 @@ def variants_of(config: Config, overrides: Sequence[str]) -> dict[str, Config]:
             made[name] = compose([*overrides, *more])
         except ConfigError as error:
             raise ConfigError(f"compare.variants.{name}: {error}") from error
+        if changed := [key for key in KEPT if key != "data" and _value(made[name], key) != _value(config, key)]:
+            raise ConfigError(
+                f"compare.variants.{name} changes {changed[0]}, which all variants share; set it for the study"
+            )
     return made or {BASE: config}
+
+
+def _value(config: Config, key: str) -> Any:
+    """Of a key with dots."""
+    return attrgetter(key)(config)
 
 
 def _laid_out_jobs(configs: dict[str, Config], study: Study) -> list[Job]:

@@ -32,6 +32,8 @@ NOT_OF_A_JOB = (
     "cohort",
     "compare",
     "export",
+    "predict",
+    "inspect",
     "runtime",
     "folds",
     "seeds",

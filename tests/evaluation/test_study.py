@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -68,6 +69,21 @@ def test_a_gain_that_the_luck_of_two_trainings_could_make_is_not_claimed():
     assert found["over_cases"]["low"] > 0 or found["over_cases"]["high"] < 0
     assert found["claim"] == "no detectable gain"
     assert found["se_seeds"] > found["se_cases"]
+
+
+def test_both_intervals_are_of_the_same_mean_where_patients_have_different_numbers_of_cases():
+    gains = {"none": 0.0, "better": 0.03}
+    unequal = [
+        dataclasses.replace(
+            one,
+            patient="p00" if int(one.case[1:]) < 15 else one.patient,
+            value=one.value + 0.1 * (one.arm == "better" and int(one.case[1:]) < 15),
+        )
+        for one in scores(gains)
+    ]
+    found = row(summarise_study(unequal, ["none"]), "better", "none")
+    assert found["over_cases"]["mean"] == pytest.approx(found["difference"]["mean"])
+    assert found["over_cases"]["low"] < found["difference"]["mean"] < found["over_cases"]["high"]
 
 
 def test_one_seed_is_said_to_be_one():
