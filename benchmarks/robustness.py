@@ -9,7 +9,9 @@ image, as they would be of such a file. The label file stays.
 
 Shifts: bias field, gamma, inverted contrast (mixed with the image), low resolution across the slices, noise, ghosting,
 motion, spike. None is part of the merging arms' training; whether one is part of a classical stack, its configuration says.
-What is drawn is keyed by case and shift; a stronger one is the same draw, more of it.
+What is drawn is keyed by case and shift; a stronger one is the same draw, more of it. Inverted contrast is no three strengths:
+scaling by percentiles undoes strength 1, and 2 and 3 are the same image, of which no segmenter here makes anything; `gain` has
+them in its mean all the same, `gain_without_inversion` doesn't.
 
 Writes `results/SET_robustness.json` {shift: {arm: Dice}, ..., "gain": [mean, low, high]} (fractions; means over cases,
 labels, seeds and strengths; gain: diffboost_classical - classical on the mean over shifts, 95 % over cases and seeds;
@@ -220,6 +222,8 @@ def main() -> int:
     parser.add_argument("--cases", type=int, help="test cases, at most")
     parser.add_argument("--shifts", nargs="+", choices=list(SHIFTS), default=list(SHIFTS))
     given = parser.parse_args()
+    if (given.cases or set(given.shifts) != set(SHIFTS)) and not given.name:
+        parser.error("--name is needed with --cases or --shifts: a part doesn't take the place of the whole")
     config = compose([*overrides_of(given), f"data.root={given.data}", f"workspace={given.workspace}"])
     study = Study(given.workspace, (given.variant,))
     workspace = Workspace(study.workspace(given.variant, given.size))
@@ -251,6 +255,10 @@ def write(given: Any, config: Config, table: Table, patients: dict[str, str]) ->
         for pair, values in gains_of(table, pairs, [shift], patients).items()
     }
     result["gain"] = gains.get("diffboost_classical-classical")
+    visible = [shift for shift in given.shifts if shift != "inverted_contrast"]
+    if visible:
+        without = gains_of(table, pairs, visible, patients)
+        result["gain_without_inversion"] = without.get("diffboost_classical-classical")
     result |= {
         "gains": {**gains, **by_shift},
         "size": given.size,
