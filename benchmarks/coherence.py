@@ -73,6 +73,11 @@ class Row:
 
 def rows(held_out: HeldOut, stacked: bool, second: bool = False, refine: Sequence[float] = ()) -> dict[str, Row]:
     """Every lever alone, levers together, trials, and the default."""
+    return levers(held_out, stacked, second, refine) | together(held_out, stacked, second, refine)
+
+
+def levers(held_out: HeldOut, stacked: bool, second: bool, refine: Sequence[float]) -> dict[str, Row]:
+    """Each on top of nothing, and some of them in pairs."""
     settings, default = held_out.config.synthesize, held_out.default
     pure = dataclasses.replace(default, strength=1.0)
     made = {
@@ -101,6 +106,15 @@ def rows(held_out: HeldOut, stacked: bool, second: bool = False, refine: Sequenc
         made["layers along the slices, edges of neighbours, start at strength 0.5"] = Row(
             dataclasses.replace(default, strength=0.5), neighbours=True, stacked=True
         )
+    if second:
+        made["second plane at every step"] = Row(pure, second_every=1)
+    return made
+
+
+def together(held_out: HeldOut, stacked: bool, second: bool, refine: Sequence[float]) -> dict[str, Row]:
+    """The default, last, and what differs from it in one lever."""
+    settings, default = held_out.config.synthesize, held_out.default
+    pure = dataclasses.replace(default, strength=1.0)
     noise = NoisePlan(settings.noise, settings.rho or 0.0, settings.correlation_mm)
     chosen = Row(
         default,
@@ -110,17 +124,15 @@ def rows(held_out: HeldOut, stacked: bool, second: bool = False, refine: Sequenc
         slow_mm=held_out.slow_mm,
         refine=settings.refine or 0.0,
     )
-    made["default, start at strength 0.3"] = dataclasses.replace(
-        chosen, plan=dataclasses.replace(default, strength=0.3)
-    )
+    made = {
+        "default, start at strength 0.3": dataclasses.replace(chosen, plan=dataclasses.replace(default, strength=0.3))
+    }
     made["default, noise ar1, 4 mm"] = dataclasses.replace(chosen, noise=NoisePlan("ar1", 0.0, 4.0))
     made["default, from pure noise"] = dataclasses.replace(chosen, plan=pure)
     made["default, slow waves not kept"] = dataclasses.replace(chosen, slow_mm=0.0)
     made |= {name: dataclasses.replace(chosen, noise=noise) for name, noise in TRIALS.items()}
     others = [sigma for sigma in refine if sigma != chosen.refine]
     made |= {f"default, refined at {sigma:g}": dataclasses.replace(chosen, refine=sigma) for sigma in others}
-    if second:
-        made["second plane at every step"] = Row(pure, second_every=1)
     for every in SECOND_EVERY if second else ():
         made[f"default, second plane at steps of {every}"] = dataclasses.replace(chosen, second_every=every)
     if stacked:

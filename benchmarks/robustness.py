@@ -255,10 +255,10 @@ def write(given: Any, config: Config, table: Table, patients: dict[str, str]) ->
         for pair, values in gains_of(table, pairs, [shift], patients).items()
     }
     result["gain"] = gains.get("diffboost_classical-classical")
-    visible = [shift for shift in given.shifts if shift != "inverted_contrast"]
-    if visible:
-        without = gains_of(table, pairs, visible, patients)
-        result["gain_without_inversion"] = without.get("diffboost_classical-classical")
+    without_inversion = [shift for shift in given.shifts if shift != "inverted_contrast"]
+    if without_inversion:
+        others = gains_of(table, pairs, without_inversion, patients)
+        result["gain_without_inversion"] = others.get("diffboost_classical-classical")
     result |= {
         "gains": {**gains, **by_shift},
         "size": given.size,

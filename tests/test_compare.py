@@ -278,6 +278,10 @@ def test_variants_train_once_what_they_have_in_common(data, tmp_path, capsys):
     [
         ('+compare.variants={a: ["data.root=x"]}', "compare.variants.a sets data.root, which all variants share"),
         ('+compare.variants={a: ["data=hippocampus"]}', "compare.variants.a sets data, which all variants share"),
+        (
+            '+compare.variants={a: ["+ablation=cases_05"]}',
+            "compare.variants.a changes data.labelled, which all variants share",
+        ),
         ('+compare.variants={a: ["merge.alpha=7"]}', "compare.variants.a: merge.alpha=7.0 is refused"),
         ("compare.sizes=[99]", "the study asks for 99; lower compare.sizes"),
         ("compare.launcher=rocket", "compare.launcher=rocket is not installed"),

@@ -97,12 +97,10 @@ def compare(
     ]
 
 
-def _over_cases(differences: Mapping[str, float], patients: Mapping[str, str], seed: int) -> Interval:
-    """Of the mean over cases; patients are what is drawn."""
-    clusters: dict[str, list[float]] = {}
-    for case, value in differences.items():
-        clusters.setdefault(patients[case], []).append(value)
-    return bootstrap_mean([one for of in clusters.values() for one in of], seed=seed, clusters=_sizes(clusters))
+def _over_cases(values: Mapping[str, float], patients: Mapping[str, str], seed: int) -> Interval:
+    """Of the mean of one value a case; patients are what is drawn."""
+    numbers = {patient: number for number, patient in enumerate(dict.fromkeys(patients[case] for case in values))}
+    return bootstrap_mean(list(values.values()), seed=seed, clusters=[numbers[patients[case]] for case in values])
 
 
 def claim(comparison: Comparison, comparisons: int) -> str:
@@ -309,10 +307,7 @@ def _terciles(scores: Sequence[StudyScore]) -> dict[str, dict[str, str]]:
 def _arm(cases: Grids, patients: Mapping[str, str], seed: int) -> dict[str, Any]:
     runs = {case: by_run(grid) for case, grid in cases.items()}
     crossed = crossed_mean(runs, patients)
-    clusters: dict[str, list[float]] = {}
-    for case, of_case in runs.items():
-        clusters.setdefault(patients[case], []).append(float(np.mean(list(of_case.values()))))
-    bootstrap = bootstrap_mean([one for of in clusters.values() for one in of], seed=seed, clusters=_sizes(clusters))
+    bootstrap = _over_cases({case: float(np.mean([*of.values()])) for case, of in runs.items()}, patients, seed)
     labels = dict.fromkeys(label for grid in cases.values() for _, _, label in grid)
     seeds = sorted({one for of_case in runs.values() for _, one in of_case})
     return {
@@ -328,10 +323,6 @@ def _arm(cases: Grids, patients: Mapping[str, str], seed: int) -> dict[str, Any]
             for label in labels
         },
     }
-
-
-def _sizes(clusters: Mapping[str, Sequence[float]]) -> list[int]:
-    return [index for index, of in enumerate(clusters.values()) for _ in of]
 
 
 def _mean_of_seed(runs: Mapping[str, Mapping[Run, float]], seed: int) -> float:
