@@ -37,6 +37,14 @@ KILLS = [
     (r"jobs/n003-f0-none-s0/done\.json$", 1),
     (r"scores\.csv$", 1),
 ]
+GENERATED = (*STUDY, "arms=[none,diffboost]", "compare.sizes=[2]")
+KILLS_GENERATED = [
+    (r"pretrained/fold0/checkpoint/state\.safetensors$", 2),
+    (r"diffusion/fold0/checkpoint/state\.safetensors$", 1),
+    (r"synthetic/fold0/[^/]+/00\.json$", 2),
+    (r"segmentation/fold0/diffboost/seed0/checkpoint/state\.safetensors$", 1),
+    (r"study\.json$", 1),
+]
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +52,13 @@ def data(tmp_path_factory):
     return write_volumes(tmp_path_factory.mktemp("compare") / "data", 9)
 
 
-@pytest.fixture(scope="module")
-def studies(data):
+def whole_and_killed(data, folder, study, kills):
     """An undisturbed study, and one that was killed all along."""
-    folder = data.parent
 
     def words(name):
-        return ["compare", f"data.root={data}", f"workspace={folder / name}", *STUDY]
+        return ["compare", f"data.root={data}", f"workspace={folder / name}", *study]
 
-    steps = [{"arguments": words("killed"), "kill": pattern, "count": count} for pattern, count in KILLS]
+    steps = [{"arguments": words("killed"), "kill": pattern, "count": count} for pattern, count in kills]
     steps += [{"arguments": words(name), "kill": None, "count": 0} for name in ("killed", "whole")]
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("killed_runs.py")), json.dumps(steps)],
@@ -64,8 +70,13 @@ def studies(data):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     codes = json.loads(done.stdout.rpartition("codes: ")[2])
-    assert codes == [-9] * len(KILLS) + [0, 0], done.stderr[-3000:]
+    assert codes == [-9] * len(kills) + [0, 0], done.stderr[-3000:]
     return folder / "whole", folder / "killed"
+
+
+@pytest.fixture(scope="module")
+def studies(data):
+    return whole_and_killed(data, data.parent, STUDY, KILLS)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes, which this system doesn't have")
@@ -75,6 +86,15 @@ def studies(data):
 def test_a_study_killed_five_times_ends_in_the_bytes_of_an_undisturbed_one(studies, name):
     whole, killed = ((folder / name).read_text() for folder in studies)
     assert whole.replace("Study whole", "") == killed.replace("Study killed", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes, which this system doesn't have")
+def test_a_study_with_a_generator_killed_five_times_ends_in_the_same_scores(data, tmp_path):
+    whole, killed = whole_and_killed(data, tmp_path, GENERATED, KILLS_GENERATED)
+    assert (whole / "scores.csv").read_bytes() == (killed / "scores.csv").read_bytes()
+    assert {one.arm for one in read_study_scores(Study(whole).scores_path)} == {"none", "diffboost"}
+    made = [sorted((one / "n002" / "synthetic").rglob("*.nii.gz")) for one in (whole, killed)]
+    assert [path.read_bytes() for path in made[0]] == [path.read_bytes() for path in made[1]] != []
 
 
 def test_what_was_finished_before_a_kill_is_not_done_again(studies):
