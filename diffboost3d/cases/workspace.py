@@ -289,6 +289,7 @@ class Workspace:
         for path, text in self._set_aside.items():
             if not path.exists():
                 write_text(path, text)
+                self.log(f"{self.relative(path.parent)} is left as it was")
 
     def _borrow(self, folder: Path, digest: str) -> bool:
         """Link the finished result that a lender has under the same name and with this digest, if any."""

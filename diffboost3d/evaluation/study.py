@@ -148,9 +148,9 @@ def summarise_study(scores: Sequence[StudyScore], references: Sequence[str], see
 
     Of an arm, by metric: mean, low and high (95 % bootstrap over patients), cases, patients, `seed_sd` (standard deviation
     of the mean between seeds), `seeds` {seed: mean}, `labels` {label: mean}. Of a comparison: see `compare`; Dice has
-    `claim`, `verdict`, `labels` {label: {mean, low, high}} and `terciles` {label: {small, middle, large}}, thirds of the test
-    cases by the volume of the label in their files. Families of Holm's adjustment: the comparisons of a metric in a part, or
-    between variants at a size.
+    `claim`, `verdict`, `labels` {label: {mean, low, high}} and `terciles` {label: {small, middle, large}}, thirds of the
+    test cases that have the label, by its volume in their files. Families of Holm's adjustment: the comparisons of a metric
+    in a part, or between variants at a size.
     """
     finite = [score for score in scores if math.isfinite(score.value)]
     order = {metric.name: metric for metric in METRICS}
@@ -291,10 +291,11 @@ def _effects(
 
 
 def _terciles(scores: Sequence[StudyScore]) -> dict[str, dict[str, str]]:
-    """{label: {case: small, middle or large}} by the label's volume among the test cases; equal volumes by name."""
+    """{label: {case: small, middle or large}} by the label's volume among the test cases that have it; equal ones by name."""
     volumes: dict[str, dict[str, float]] = {}
     for score in scores:
-        volumes.setdefault(score.label, {})[score.case] = score.volume
+        if score.volume > 0:
+            volumes.setdefault(score.label, {})[score.case] = score.volume
     return {
         label: {
             case: TERCILES[3 * rank // len(of_label)]

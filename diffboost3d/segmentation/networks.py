@@ -272,13 +272,23 @@ def _swin_unetr(parts: _Parts) -> VolumeNetwork:
     return VolumeNetwork(parts.build(), parts.dims, (side,) * parts.dims)
 
 
+def _trial(network: VolumeNetwork, channels: int) -> torch.Tensor:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        found: torch.Tensor = network.eval()(torch.zeros(1, channels, *(1,) * 3))
+    network.train()
+    return found
+
+
 def _monai(parts: _Parts) -> VolumeNetwork:
     """Any class of MONAI, tried once on a small image: what it returns must be logits of the image's size."""
     network = VolumeNetwork(parts.build(), parts.dims, (parts.spec.divisor,) * parts.dims)
-    trial = torch.zeros(1, parts.spec.in_channels, *(1,) * 3)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        found = network.eval()(trial)
-    network.train()
+    try:
+        found = _trial(network, parts.spec.in_channels)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"an image of {parts.spec.divisor} voxels a side, as divisor has it, is not segmented ({str(error).strip()}); "
+            "a larger network.divisor may help, unless the network classifies whole images"
+        ) from error
     if found.shape[:2] != (1, parts.spec.classes):
         raise ValueError(f"it returns {tuple(found.shape)} for {parts.spec.classes} classes, no logits")
     return network

@@ -107,3 +107,4 @@ def test_a_refused_command_leaves_a_finished_result_finished(tmp_path: Path, mad
     with pytest.raises(ConfigError):
         _refuse_after(Workspace(tmp_path), made)
     assert Workspace(tmp_path).is_current(tmp_path / "result", kept)
+    assert ("result is left as it was" in (tmp_path / "log.txt").read_text()) is not made

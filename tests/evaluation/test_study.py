@@ -112,6 +112,18 @@ def test_effects_are_given_by_label_and_by_thirds_of_its_volume():
     assert [found["terciles"]["a"][third]["cases"] for third in TERCILES] == [8, 8, 8]
 
 
+def test_cases_without_a_label_are_of_no_third_of_its_volume():
+    given = scores({"none": 0.0, "better": 0.02})
+    absent = [
+        dataclasses.replace(one, volume=0.0) if int(one.case[1:]) < 6 and one.label == "a" else one for one in given
+    ]
+    found = row(summarise_study(absent, ["none"]), "better", "none")["terciles"]
+    assert [found["a"][third]["cases"] for third in TERCILES] == [6, 6, 6]
+    assert [found["b"][third]["cases"] for third in TERCILES] == [8, 8, 8]
+    nowhere = [dataclasses.replace(one, volume=0.0) if one.label == "a" else one for one in given]
+    assert set(row(summarise_study(nowhere, ["none"]), "better", "none")["terciles"]) == {"b"}
+
+
 def test_families_are_parts_so_that_another_size_changes_no_p_value():
     one = scores({"none": 0.0, "better": 0.01, "same": 0.0})
     both = summarise_study(one + scores({"none": 0.0, "better": 0.0, "same": 0.0}, size=10), ["none"])

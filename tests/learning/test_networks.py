@@ -180,7 +180,7 @@ def test_arguments_that_do_not_fit_are_refused_in_one_line(name, arguments):
     [
         ("monai.networks.nets.SegResNett", "did you mean monai.networks.nets.SegResNet"),
         ("monai.networks.nets.dynunet", "no network class"),
-        ("monai.networks.nets.DenseNet121", "DenseNet121"),  # a classifier
+        ("monai.networks.nets.DenseNet121", "unless the network classifies"),
         ("monai.networks.nets.ViT", "out_channels"),
         ("os.system", "no network class"),
         ("antigravity.fly", "no network class"),
