@@ -310,7 +310,7 @@ def smallest_size(volumes: Sequence[Float], axis: int) -> tuple[int, int]:
 
 def quoted(word: str) -> str:
     """For a shell."""
-    return f'"{word}"' if " " in word else word
+    return f'"{word}"' if set(word) & set(" []{}()'*?") else word
 
 
 def write(

@@ -23,6 +23,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import platform
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -32,7 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchio as tio
-from held_out import commit
+from held_out import commit, quoted
 from low_data import RESULTS, arguments, overrides_of
 from numpy.typing import NDArray
 
@@ -275,6 +277,7 @@ def write(given: Any, config: Config, table: Table, patients: dict[str, str]) ->
         for strength in STRENGTHS
     }
     result |= {"cases": len(next(iter(table.values()))), "overrides": overrides_of(given), "commit": commit()}
+    result |= {"command": command_of(given), "machine": {"cores": os.cpu_count(), "processor": platform.machine()}}
     result["versions"] = versions()
     usual = given.variant == BASE and given.size == 10
     name = given.name or f"{given.set}_robustness" + ("" if usual else f"_{given.variant}_{given.size}")
@@ -288,6 +291,18 @@ def write(given: Any, config: Config, table: Table, patients: dict[str, str]) ->
                     [shift, strength, arm, seed, case, label, f"{value:.6g}"] for label, value in labels.items()
                 )
     print(json.dumps({key: result[key] for key in ("gain", "gains")}, indent=1, default=str))
+
+
+def command_of(given: Any) -> str:
+    """The command of a result; --data and --workspace are the reader's own."""
+    words = ["--set", given.set, "--data", "DATA", "--workspace", "WORKSPACE", "--size", given.size]
+    words += ["--variant", given.variant] if given.variant != BASE else []
+    words += [word for name in ("sizes", "seeds") if (of := getattr(given, name)) for word in (f"--{name}", *of)]
+    words += ["--arms", given.arms, "--validation", given.validation]
+    words += ["--cases", given.cases] if given.cases else []
+    words += ["--shifts", *given.shifts] if set(given.shifts) != set(SHIFTS) else []
+    words += ["--name", given.name] if given.name else []
+    return " ".join(["python benchmarks/robustness.py", *(quoted(str(word)) for word in [*words, *given.overrides])])
 
 
 def of_one(table: Table, shift: str, strength: int) -> Table:
