@@ -1,4 +1,4 @@
-"""`benchmarks/robustness.py`: shifts that are keyed, graded and leave labels where they are; gains of known size; its command."""
+"""`benchmarks/robustness.py`: shifts that are keyed and graded; gains of known size; its command."""
 
 from __future__ import annotations
 
