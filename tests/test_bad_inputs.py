@@ -244,6 +244,30 @@ def test_a_generator_of_other_settings_is_refused_not_misused(
     assert "trained with diffusion slice_axis=0, not None" in said
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["network=monai", "network._target_=monai.networks.nets.Unett", "network.arguments={}"],
+            "network._target_=monai.networks.nets.Unett is no network class of MONAI",
+        ),
+        (["+network.arguments.chanels=[4]"], "network.arguments don't fit network 'unet': UNet takes no chanels"),
+        (["+train.loss_arguments.gama=2"], "train.loss_arguments don't fit loss 'dice_ce'"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "compare"])
+def test_a_segmenter_that_can_not_be_is_refused_before_a_generator_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, words: list[str], told: str
+) -> None:
+    from tiny_folders import TINY
+
+    root = write_volumes(tmp_path / "data")
+    given = [*TINY, *words, "compare.processes=0", "compare.validation=1"]
+    given = [one for one in given if not (one.startswith("network.arguments={channels") and "network=monai" in words)]
+    assert told in refused(capsys, command, f"data.root={root}", f"workspace={tmp_path / 'ws'}", *given)
+    assert not list((tmp_path / "ws").rglob("*.safetensors"))
+
+
 def test_a_workspace_behind_a_link_finds_the_data(tmp_path: Path) -> None:
     from diffboost3d.cases.workspace import Workspace
 

@@ -29,6 +29,7 @@ from diffboost3d.stages.launching import (
     run_here,
     run_in_processes,
 )
+from diffboost3d.stages.segmenters import require_segmenter
 from diffboost3d.stages.study_data import is_laid_out, label_volumes, prepare_study, sizes_of
 from diffboost3d.stages.study_jobs import Job, cell_names, is_done, jobs_of, run_job, write_job
 
@@ -84,6 +85,7 @@ def start(config: Config, overrides: Sequence[str] = ()) -> None:
         workspace.write_config("compare", to_yaml(config))  # now: a refused study leaves what it was begun with
         jobs = _laid_out_jobs(configs, study)
         workspace.log(status_table(jobs, study))
+        _require_segmenters(jobs, study)
         errors = _launch(config, study, jobs, workspace)
         _write_results(config, study, jobs, workspace, errors)
         workspace.log(status_table(jobs, study))
@@ -169,6 +171,13 @@ def status_table(jobs: Sequence[Job], study: Study, unprepared: Sequence[str] = 
 
 
 # --- running ---------------------------------------------------------------------------------------------------------
+def _require_segmenters(jobs: Sequence[Job], study: Study) -> None:
+    """Refuse now a network or loss that would stop every cell of a variant after its generator was trained."""
+    first = {job.variant: job for job in reversed(jobs) if job.kind == "cell" and not is_done(job, study)}
+    for job in first.values():
+        require_segmenter(job.config, Workspace(job.config.workspace))
+
+
 def _launch(config: Config, study: Study, jobs: list[Job], workspace: Workspace) -> dict[str, str]:
     """Run what isn't done; {name of a job: what it failed with}."""
     by_name = {job.name: job for job in jobs}

@@ -35,6 +35,8 @@ def run(config: Config, workspace: Workspace) -> None:
         import_module(f"diffboost3d.stages.{stage.replace('-', '_')}").run(config, workspace)
         _wait_for_everyone(config)
         workspace.log(f"{stage}: {_minutes(time.monotonic() - started)}")
+        if stage == "prepare":
+            import_module("diffboost3d.stages.segmenters").require_segmenter(config, workspace)
     workspace.log(f"all: {_minutes(time.monotonic() - begun)}")
 
 

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffboost3d.cases.records import Manifest
+from diffboost3d.cases.workspace import Workspace
 from diffboost3d.schema import Config, NetworkConfig, TrainConfig
 from diffboost3d.seeds import seed_of
 from diffboost3d.segmentation.batches import Size, largest_shape, patch_size
 from diffboost3d.segmentation.losses import make_loss
 from diffboost3d.segmentation.networks import NetworkSpec, VolumeNetwork, build_network
+from diffboost3d.stages.inputs import cases_of
 
 
 def training_patch(section: TrainConfig, network: NetworkConfig, shapes: Sequence[tuple[int, ...]]) -> Size:
@@ -34,6 +36,19 @@ def network_spec(config: Config, manifest: Manifest, patch: Size) -> NetworkSpec
         target=network._target_,
         divisor=network.divisor,
     )
+
+
+def require_segmenter(config: Config, workspace: Workspace) -> None:
+    """Build the network and the loss once, so that what `train` would refuse is refused before a generator is trained.
+
+    Raises:
+        ConfigError: either can't be built for the prepared data set.
+    """
+    manifest = workspace.read_manifest()
+    training = cases_of(manifest, workspace.read_split(config.folds[0]).training)
+    patch = training_patch(config.train, config.network, [case.grid.shape for case in training])
+    new_network(network_spec(config, manifest, patch), config.seed)
+    segmenter_loss(config.train, manifest)
 
 
 def new_network(spec: NetworkSpec, seed: int) -> VolumeNetwork:
