@@ -6,8 +6,9 @@
 Sizes 3, 5, 10, 20 (breast_us: 20, 40, 80), three seeds, one fold with a third of the patients as test cases. Resumable: the
 same command goes on. Writes `results/SET_low_data.json` {n: {arm: {dice, ci}}, "gains": {"diffboost-none@5": [mean, low,
 high], ...}} (Dice as fractions; ci: 95 % bootstrap over patients; gains: 95 % over cases and seeds) and the tidy CSV of the
-same name. `--name` writes other results' files, so that a trial leaves the committed ones alone. The files hold the cells
-that are finished so far; `compare.tables=true` at the end of the command writes them while the study runs.
+same name. `--name` writes other results' files, so that a trial leaves the committed ones alone; a part of the set's sizes or
+arms needs it. Where `compare` fails or refuses, they stay as they were. `compare.tables=true` at the end of the command writes
+them of the cells that are finished so far.
 
 The cases of the committed study of hippocampus are given by `data.splits=results/hippocampus_low_data_splits.json` (seen from
 benchmarks/): an older rule drew them, which began with the largest size. The file has the split of size 20; with seed=0, 3, 5
@@ -96,16 +97,24 @@ def _list(values: Sequence[int]) -> str:
 
 
 def main() -> int:
-    given = arguments(__doc__).parse_args()
+    parser = arguments(__doc__)
+    given = parser.parse_args()
+    lacking = (
+        set(ARMS.split(",")) - set(given.arms.split(",")),
+        set(SETS[given.set]["sizes"]) - set(given.sizes or SETS[given.set]["sizes"]),
+    )
+    if any(lacking) and not given.name:
+        parser.error("--name is needed for a part of the arms or sizes: it doesn't take the place of the whole")
     overrides = overrides_of(given)
     command = [sys.executable, "-m", "diffboost3d", "compare", *overrides]
     status = subprocess.run(
         [*command, f"data.root={given.data}", f"workspace={given.workspace}"], check=False
     ).returncode
-    if not (given.workspace / "study.json").is_file():
+    name = given.name or f"{given.set}_low_data"
+    if status:
+        print(f"low_data.py: results/{name}.json is left as it was", file=sys.stderr)
         return status
     summary = json.loads((given.workspace / "study.json").read_text())
-    name = given.name or f"{given.set}_low_data"
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps({**figures(summary), **about(given, summary)}, indent=1) + "\n")
     shutil.copyfile(given.workspace / "scores.csv", RESULTS / f"{name}.csv")

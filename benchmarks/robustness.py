@@ -22,6 +22,7 @@ file each segmenter, shift and strength.
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import os
 import platform
@@ -162,7 +163,8 @@ def cell_scores(
     manifest = workspace.read_manifest()
     tested = cases_of(manifest, workspace.read_split(fold).test)[:cases]
     trained = workspace.require(folder, "train")["digest"]
-    own = digest(trained, [case.digest for case in tested], images.shift, images.strength)
+    done = inspect.getsource(SHIFTS[images.shift])  # a shift that was changed is another one
+    own = digest(trained, [case.digest for case in tested], images.shift, images.strength, done, config.train.overlap)
     name = f"{images.shift}{images.strength}-f{fold}-{arm}-s{seed}.json"
     path = study.root / "robustness" / workspace.root.relative_to(study.root) / name
     if path.is_file() and (kept := json.loads(path.read_text()))["digest"] == own:

@@ -285,8 +285,8 @@ def _check_anatomy(config: Config) -> None:
         arm = config.arm[name]
         if arm.merge == "warped" and of_set(config, arm.synthetic_set).synthesize.anatomy.same == 1:
             raise ConfigError(
-                f"arms: {name} merges with warped anatomy, and synthesize.anatomy.same=1 leaves none; give another share, e.g. "
-                "synthesize.anatomy.same=0 synthesize.anatomy.warped=1"
+                f"arms: {name} merges with warped anatomy, and synthesize.anatomy.same=1 leaves none; give it a set that has "
+                f"some, arm.{name}.synthetic_set=anatomy, or another share, synthesize.anatomy.same=0 synthesize.anatomy.warped=1"
             )
 
 

@@ -209,6 +209,7 @@ def test_a_missing_splits_file_is_named(tmp_path: Path, capsys: pytest.CaptureFi
     root = write_volumes(tmp_path / "data", 4)
     words = [f"data.root={root}", f"workspace={tmp_path / 'ws'}", "data.splits=nowhere.json"]
     assert "nowhere.json: no such file" in refused(capsys, "prepare", *words)
+    assert not (tmp_path / "ws" / "prepared").exists()
 
 
 def test_a_refused_colour_picture_is_skipped_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,6 @@ import torch
 IMAGES, LABELS = ("image", "other"), ("label", "other_label", "mask")
 ANISOTROPIC = 3.0  # nnU-Net's threshold, beyond which turning out of the fine plane would shear the anatomy
 DARKEST = -1.0  # what lies beyond a volume, as in patches
-THINNEST = 4  # slices; the longest blurring kernel reflects three voxels
 NO_BLUR = 0.1  # a standard deviation whose kernel has one voxel
 Arrays = dict[str, torch.Tensor]
 Shape = tuple[int, ...]
@@ -118,7 +117,7 @@ def spatial(patch: Shape, thick: int | None, **settings: Any) -> list[Any]:
 
 
 def blur(sigma: tuple[float, float], **settings: Any) -> Any:
-    """Gaussian blurring, along each axis by another sigma in voxels; an axis of less than `THINNEST` stays sharp."""
+    """Gaussian blurring, along each axis by another sigma in voxels; one too short for the longest kernel stays sharp."""
     from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 
     # benchmark=True, as nnU-Net has it, chooses an algorithm by the clock: other last bits on every run
@@ -129,7 +128,8 @@ def blur(sigma: tuple[float, float], **settings: Any) -> Any:
 def _drawn_sigma(sigma: tuple[float, float], shape: Sequence[int], dim: int) -> float:
     """No function inside `blur`: transforms are pickled where loader processes don't begin as forks."""
     drawn = float(np.random.uniform(*sigma))
-    return drawn if shape[dim] >= THINNEST else NO_BLUR
+    reflected = 3 * sigma[1] + 0.75  # voxels, at most: the kernel has 6 sigma + 0.5 of them, rounded to an odd number
+    return drawn if shape[dim] > reflected else NO_BLUR
 
 
 class InUnits:

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from diffboost3d.cases.layouts.table import is_table, read_patients
 from diffboost3d.cases.records import SPLIT_PARTS, Case, Split
@@ -275,6 +276,16 @@ def read_splits(path: Path, cases: Sequence[Case]) -> tuple[list[Split], list[st
     Raises:
         DataError: not of that form, a patient on two sides, an empty part.
     """
+    lines: list[str] = []
+    return [_pinned(path, index, fold, cases, lines) for index, fold in enumerate(folds_of(path))], lines
+
+
+def folds_of(path: Path) -> list[dict[str, Any]]:
+    """The folds of a file of splits, not yet held against cases.
+
+    Raises:
+        DataError: no such file, or none of that form.
+    """
     if not path.is_file():
         raise DataError(f"data.splits={path}: no such file")
     try:
@@ -283,8 +294,7 @@ def read_splits(path: Path, cases: Sequence[Case]) -> tuple[list[Split], list[st
         raise DataError(f"{path}: is no valid JSON ({error})") from error
     if not isinstance(folds, list) or not folds or not all(isinstance(fold, dict) for fold in folds):
         raise DataError(f"{path}: should be a list of folds, each with {', '.join(SPLIT_PARTS)}")
-    lines: list[str] = []
-    return [_pinned(path, index, fold, cases, lines) for index, fold in enumerate(folds)], lines
+    return folds
 
 
 def _pinned(path: Path, index: int, fold: dict[str, list[str]], cases: Sequence[Case], lines: list[str]) -> Split:

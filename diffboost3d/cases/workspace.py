@@ -69,6 +69,10 @@ class Workspace:
         return self.root / "manifest.json"
 
     @property
+    def log_path(self) -> Path:
+        return self.root / "log.txt"
+
+    @property
     def splits_path(self) -> Path:
         return self.root / "splits.json"
 
@@ -238,7 +242,7 @@ class Workspace:
 
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
-        with (self.root / "log.txt").open("a", encoding="utf-8") as file:
+        with self.log_path.open("a", encoding="utf-8") as file:
             file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {line}\n")
 
     # --- records -----------------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def add_adapters(unet: Any, plan: LoraPlan) -> None:
     try:
         from peft import LoraConfig
     except ImportError as error:
-        raise ConfigError("trained=lora needs PEFT; install it with: pip install 'diffboost3d[lora]'") from error
+        raise ConfigError("trained=lora needs PEFT; install it with: pip install peft") from error
     config = LoraConfig(r=plan.rank, lora_alpha=plan.alpha, target_modules=list(plan.targets))  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from diffboost3d.evaluation.statistics import PairedComparison, smallest_holm_p
+from diffboost3d.evaluation.statistics import Interval, PairedComparison, smallest_holm_p
 
 SIGNIFICANCE = 0.05
+ONCE = " in this one training"  # with one seed
 _ALSO_AGAINST = {
     "diffboost": ("cutmix", "warp_only"),
     "diffboost_classical": ("cutmix_classical", "warp_only_classical"),
@@ -85,10 +86,10 @@ def verdict(comparison: PairedComparison, seeds: int, comparisons: int) -> str:
 
     "diffboost helps: +2.1 Dice points over none (95 % interval 1.0 to 3.2, n = 50 cases, 2 seeds)".
 
-    With one seed the interval is over cases alone, and the sentence says so. `comparisons` is the size of the family that Holm's
-    adjustment was over. A gain or a loss is claimed only when the adjusted p-values, over cases and over cases and seeds, are
-    below 0.05. With too few cases for any p-value to get there the
-    sentence says so, since "no gain" would claim more than was measured.
+    With one seed the interval is over cases alone and the claim is of one training, and the sentence says so. `comparisons` is
+    the size of the family that Holm's adjustment was over. A gain or a loss is claimed only when the adjusted p-values, over
+    cases and over cases and seeds, are below 0.05. With too few cases for any p-value to get there the sentence says so, since
+    "no gain" would claim more than was measured.
     """
     who, reference, interval = comparison.arm, comparison.reference, comparison.difference
     if comparison.cases == 0:
@@ -105,11 +106,17 @@ def verdict(comparison: PairedComparison, seeds: int, comparisons: int) -> str:
         cases = f"n = {_count(comparison.cases, 'case')}{of_patients}"
         measured = f"{points(interval.mean, sign=True)} Dice points over {reference} ({cases})"
     if max(comparison.p_holm, comparison.p_crossed_holm) < SIGNIFICANCE:
-        return f"{who} {'helps' if interval.mean > 0 else 'hurts'}: {measured}"
+        return f"{who} {'helps' if interval.mean > 0 else 'hurts'}{'' if seeds > 1 else ONCE}: {measured}"
     if smallest_holm_p(independent, comparisons) >= SIGNIFICANCE:
         return f"{who}: too few cases to tell: {measured}"
-    by_table = f" by a table of {comparisons} comparisons" if interval.low * interval.high > 0 else ""
-    return f"{who} brings no detectable gain{by_table}: {measured}"
+    return f"{who} brings no detectable gain{in_spite_of(interval, comparison.p_value, comparisons)}: {measured}"
+
+
+def in_spite_of(interval: Interval, p_value: float, comparisons: int) -> str:
+    """Why nothing is claimed where the interval leaves out 0: by Wilcoxon's test, or by the adjustment; else nothing."""
+    if not interval.low * interval.high > 0:
+        return ""
+    return f" by a table of {comparisons} comparisons" if p_value < SIGNIFICANCE else " by Wilcoxon's test"
 
 
 def points(fraction: float, sign: bool = False) -> str:

@@ -231,7 +231,7 @@ def load_feature_network(path: str | Path) -> FeatureNetwork:
     try:
         import onnxruntime
     except ImportError:
-        raise ConfigError("feature networks need onnxruntime: pip install 'diffboost3d[fid]'") from None
+        raise ConfigError("feature networks need onnxruntime: pip install onnxruntime") from None
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has many classes of errors, without a common base of its own

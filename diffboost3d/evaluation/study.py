@@ -10,7 +10,17 @@ from typing import Any
 import numpy as np
 
 from diffboost3d.cases.study import StudyScore
-from diffboost3d.evaluation.comparisons import SIGNIFICANCE, Grid, arm_pairs, by_run, pair_cases, patient_means, points
+from diffboost3d.evaluation.comparisons import (
+    ONCE,
+    SIGNIFICANCE,
+    Grid,
+    arm_pairs,
+    by_run,
+    in_spite_of,
+    pair_cases,
+    patient_means,
+    points,
+)
 from diffboost3d.evaluation.crossed import CrossedMean, Run, crossed_mean, luck_of_seeds
 from diffboost3d.evaluation.metrics import METRICS
 from diffboost3d.evaluation.statistics import Interval, bootstrap_mean, holm, signed_rank_p, smallest_holm_p
@@ -120,17 +130,18 @@ def sentence(comparison: Comparison, comparisons: int) -> str:
     who, reference, interval = comparison.arm, comparison.reference, comparison.difference.interval
     if not comparison.cases:
         return f"{who} can't be compared with {reference}: no case is scored in both on the same seeds and labels"
+    once = "" if comparison.seeds > 1 else ONCE
     words = {
-        "helps": "helps",
-        "hurts": "hurts",
+        "helps": f"helps{once}",
+        "hurts": f"hurts{once}",
         "no detectable gain": "brings no detectable gain",
         "too few cases": "can't be judged, too few cases",
     }[found := claim(comparison, comparisons)]
-    if found == "no detectable gain" and interval.low * interval.high > 0:
-        words += f" by a table of {comparisons} comparisons"
+    if found == "no detectable gain":
+        words += in_spite_of(interval, comparison.p_value, comparisons)
     patients = comparison.difference.patients
     of_patients = "" if patients == comparison.cases else f" of {patients} patients"
-    over = "cases and seeds" if comparison.seeds > 1 else "cases; one seed, whose luck it doesn't hold"
+    over = "cases and seeds" if comparison.seeds > 1 else "cases, not over the luck of training,"
     bounds = f"95 % interval over {over} {points(interval.low)} to {points(interval.high)}, " if patients > 1 else ""
     seeds = f"{comparison.seeds} seed{'s' if comparison.seeds > 1 else ''}"
     return (

@@ -8,6 +8,7 @@ from typing import Any
 from diffboost3d.report.tables import MISSING, Table, interval_text, name_of, number_text, p_text, to_markdown
 
 THIRDS = ("small", "middle", "large")
+P_VALUES = ("p cases", "Holm", "p cases and seeds, Holm")
 
 
 def arms_of_study(summary: Mapping[str, Any], metric: str = "dice") -> Table:
@@ -39,7 +40,7 @@ def comparisons_of_study(summary: Mapping[str, Any], metric: str = "dice") -> Ta
         if row["metric"] == metric
     ]
     columns = (*_part_columns(summary), "arm", "against", *_difference_columns(metric, unit))
-    return Table(columns, tuple(rows), len(columns) - 6)
+    return Table(columns, tuple(rows), len(columns) - 7)
 
 
 def between_variants(summary: Mapping[str, Any], metric: str = "dice") -> Table:
@@ -159,7 +160,7 @@ def _tables(summary: Mapping[str, Any]) -> list[tuple[str, str, Table]]:
         )
         text = (
             "Arm minus reference on the same cases: 95 % interval over cases and seeds, the standard errors that each makes, "
-            "Wilcoxon's p and Holm's adjustment of it."
+            "Wilcoxon's p over cases and that of the mean over cases and seeds; the verdict goes by both with Holm's adjustment."
         )
         found.append((f"{name_of(metric)} differences", text, comparisons_of_study(summary, metric)))
         found.append((f"{name_of(metric)} between variants", text, between_variants(summary, metric)))
@@ -169,7 +170,7 @@ def _tables(summary: Mapping[str, Any]) -> list[tuple[str, str, Table]]:
 
 
 def _difference_columns(metric: str, unit: str) -> tuple[str, ...]:
-    return (f"{name_of(metric)} difference ({unit}) [95 %]", "SE cases", "SE seeds", "p", "p (Holm)", "verdict")
+    return (f"{name_of(metric)} difference ({unit}) [95 %]", "SE cases", "SE seeds", *P_VALUES, "verdict")
 
 
 def _difference_cells(row: Mapping[str, Any], metric: str) -> tuple[str, ...]:
@@ -179,6 +180,7 @@ def _difference_cells(row: Mapping[str, Any], metric: str) -> tuple[str, ...]:
         number_text(row["se_seeds"], metric, digits=1),
         p_text(row["p_value"]),
         p_text(row["p_holm"]),
+        p_text(row["p_crossed_holm"]),
         row.get("claim") or MISSING,
     )
 

@@ -93,7 +93,7 @@ def start(config: Config, overrides: Sequence[str] = ()) -> None:
         first = next(iter(errors))
         raise StudyError(
             f"{len(errors)} of {len(jobs)} jobs of the study failed: {', '.join(errors)}; the first: {errors[first]} "
-            f"({study.job(first) / LOG}); the same command tries them again"
+            f"({log if (log := study.job(first) / LOG).is_file() else workspace.log_path}); the same command tries them again"
         )
 
 

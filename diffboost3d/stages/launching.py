@@ -219,7 +219,7 @@ def require_launcher(launcher: str) -> None:
     found = {plugin.__module__ for plugin in Plugins.instance().discover(Launcher)}
     family = launcher.split("_")[0]
     if not any(family in module for module in found):
-        hint = "pip install diffboost3d[slurm]" if family == "submitit" else "install the plugin that has it"
+        hint = "pip install hydra-submitit-launcher" if family == "submitit" else "install the plugin that has it"
         raise ConfigError(f"compare.launcher={launcher} is not installed: {hint}; or compare.launcher=local")
 
 

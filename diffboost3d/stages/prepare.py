@@ -19,7 +19,7 @@ from diffboost3d.cases.layouts import SKIPPED, BidsChoice, Choice, Folder, Pair,
 from diffboost3d.cases.masks import read_masks
 from diffboost3d.cases.preparation import Preparation
 from diffboost3d.cases.records import IGNORED, Case, Finding, Manifest
-from diffboost3d.cases.splits import draw_splits, patients_of, read_splits
+from diffboost3d.cases.splits import draw_splits, folds_of, patients_of, read_splits
 from diffboost3d.cases.workspace import RECORD, Workspace
 from diffboost3d.config import digest
 from diffboost3d.errors import ConfigError, DataError
@@ -74,6 +74,8 @@ def run(config: Config, workspace: Workspace) -> None:
         return
     if config.data.root is None:
         raise ConfigError("data.root is missing: give the folder with the images, e.g. data.root=PATH/hippocampus")
+    if config.data.splits is not None:
+        folds_of(Path(config.data.splits))  # now, not after an hour of preparing
     edges = edge_operator(config.prepare.edges, device_of_prepare(config))  # first: a wrong file of weights is refused
     bids = BidsChoice(tuple(config.data.bids.images), config.data.bids.label)
     choice = Choice(bids, tuple(config.data.series), labels_named=bool(config.data.labels))

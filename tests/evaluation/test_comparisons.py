@@ -12,10 +12,16 @@ from diffboost3d.evaluation.statistics import Interval, PairedComparison
 ARMS = ["none", "classical", "cutmix", "cutmix_classical", "diffboost", "diffboost_classical"]
 
 
-def comparison(mean, low, high, p_holm, cases=50, p_crossed=None):
+def comparison(mean, low, high, p_holm, cases=50, p_crossed=None, p_value=None):
     p_crossed = p_holm if p_crossed is None else p_crossed
     return PairedComparison(
-        "diffboost", "none", Interval(mean, low, high), p_holm, p_holm, cases, p_crossed_holm=p_crossed
+        "diffboost",
+        "none",
+        Interval(mean, low, high),
+        p_holm / 5 if p_value is None else p_value,
+        p_holm,
+        cases,
+        p_crossed_holm=p_crossed,
     )
 
 
@@ -81,8 +87,8 @@ def test_a_clear_gain_is_said_to_help():
 def test_a_clear_loss_is_said_to_hurt():
     said = verdict(comparison(-0.021, -0.032, -0.010, 0.004), seeds=1, comparisons=5)
     assert said == (
-        "diffboost hurts: -2.1 Dice points over none (95 % interval over cases, not over the luck of training, -3.2 to -1.0, "
-        "n = 50 cases, 1 seed)"
+        "diffboost hurts in this one training: -2.1 Dice points over none (95 % interval over cases, not over the luck of "
+        "training, -3.2 to -1.0, n = 50 cases, 1 seed)"
     )
 
 
@@ -92,6 +98,12 @@ def test_a_clear_loss_is_said_to_hurt():
 def test_a_gain_is_claimed_only_when_both_p_values_agree(p_crossed, p_holm):
     seen = comparison(0.01, 0.001, 0.02, p_holm, p_crossed=p_crossed)
     assert "no detectable gain by a table of 5 comparisons: +1.0" in verdict(seen, seeds=2, comparisons=5)
+
+
+def test_where_the_rank_test_alone_sees_nothing_the_table_is_not_blamed():
+    seen = comparison(0.01, 0.001, 0.02, 0.2, p_value=0.2)
+    assert "no detectable gain by Wilcoxon's test: +1.0" in verdict(seen, seeds=2, comparisons=1)
+    assert "no detectable gain: +1.0" in verdict(comparison(0.01, -0.001, 0.02, 0.2), seeds=2, comparisons=1)
 
 
 def test_too_few_cases_are_called_that_and_not_no_gain():

@@ -36,6 +36,15 @@ def test_the_network_sees_another_image(name, shape, spacing, dims):
     assert all(augmented(name, shape, spacing, dims, seed)["image"].abs().max() <= 1 for seed in range(6))
 
 
+@pytest.mark.parametrize("slices", range(2, 8))
+@pytest.mark.parametrize("sigma", [0.3, 0.7, 1.0, 1.3, 1.5, 3.0])
+def test_few_slices_are_blurred_as_far_as_the_kernel_fits(sigma, slices):
+    plan = SinglePlan(probability=1.0, blur_sigma=(sigma, sigma))
+    given = prepared((24, 24, slices))
+    after = SingleAugmentations(["blur"], plan, (24, 24, slices), (1, 1, 1), 3)(given, 0)["image"]
+    assert not torch.equal(after, given["image"])
+
+
 @pytest.mark.parametrize("name", INTENSITY)
 def test_the_change_survives_a_normalisation_to_the_range(name):
     """Shifted and scaled back to the range that images have, another image stays; contrast below 1 is but a scale."""

@@ -39,6 +39,7 @@ def test_the_page_has_a_sentence_for_every_dice_comparison_and_tables_of_every_m
     for heading in ("## Dice by arm", "## Dice differences", "## HD95 differences", "## Effect by label and by size"):
         assert heading in text
     assert "4 of 4 cells" in text
+    assert "p cases and seeds, Holm" in text
     assert "small" in text
 
 
