@@ -37,14 +37,15 @@ from diffboost3d.cases.study import BASE
 from diffboost3d.cases.workspace import versions
 
 RESULTS = Path(__file__).resolve().parent / "results"
-ARMS = "none,classical,cutmix,cutmix_classical,pix2pix,diffboost,diffboost_classical"
 SETS: dict[str, dict[str, Any]] = {
     "hippocampus": {
         "sizes": [3, 5, 10, 20],
+        "arms": "none,classical,cutmix,cutmix_classical,pix2pix,diffboost,diffboost_classical",
         "overrides": ["data=hippocampus", "prompt=Hippocampus, MRI", "preset=quick"],
     },
     "breast_us": {
         "sizes": [20, 40, 80],
+        "arms": "none,classical,cutmix,diffboost,diffboost_classical",
         "overrides": [
             "data=breast_us",
             "preset=quick",
@@ -71,7 +72,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--workspace", type=Path, required=True, help="the study's folder")
     parser.add_argument("--sizes", type=int, nargs="+", help="labelled training cases; those of the set")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", default=ARMS, help="names with commas between")
+    parser.add_argument("--arms", help="names with commas between; those of the set")
     parser.add_argument("--validation", type=int, default=4, help="validation cases, the same for all sizes")
     parser.add_argument("--name", help="of the results' files; SET_low_data")
     parser.add_argument("overrides", nargs="*", help="more overrides, e.g. train.steps=3000 compare.processes=2")
@@ -84,7 +85,7 @@ def overrides_of(given: argparse.Namespace) -> list[str]:
     sizes = given.sizes or settings["sizes"]
     return [
         *settings["overrides"],
-        f"arms=[{given.arms}]",
+        f"arms=[{given.arms or settings['arms']}]",
         f"seeds={_list(given.seeds)}",
         f"compare.sizes={_list(sizes)}",
         f"compare.validation={given.validation}",
@@ -99,11 +100,10 @@ def _list(values: Sequence[int]) -> str:
 def main() -> int:
     parser = arguments(__doc__)
     given = parser.parse_args()
-    lacking = (
-        set(ARMS.split(",")) - set(given.arms.split(",")),
-        set(SETS[given.set]["sizes"]) - set(given.sizes or SETS[given.set]["sizes"]),
-    )
-    if any(lacking) and not given.name:
+    whole = SETS[given.set]
+    lacks_arms = given.arms and set(whole["arms"].split(",")) - set(given.arms.split(","))
+    lacks_sizes = given.sizes and set(whole["sizes"]) - set(given.sizes)
+    if (lacks_arms or lacks_sizes) and not given.name:
         parser.error("--name is needed for a part of the arms or sizes: it doesn't take the place of the whole")
     overrides = overrides_of(given)
     command = [sys.executable, "-m", "diffboost3d", "compare", *overrides]
