@@ -1,8 +1,9 @@
-"""Runs commands one after the other in processes of their own, and kills each (SIGKILL) as it is about to finish a chosen file.
+"""Runs commands one after the other in processes of their own, and kills each (SIGKILL): at a chosen file, or at a moment.
 
 `python killed_runs.py STEPS` with STEPS a JSON list of {"arguments": [...], "kill": pattern or null, "count": n}: the process
-dies at the n-th file whose path matches the pattern, written but not yet put in its place. Prints the list of exit codes
-(-9: killed). The heavy imports are made once and the processes are forked from that.
+dies at the n-th file whose path matches the pattern, written but not yet put in its place. With "share" instead it dies after
+that share of the time that the first step took. Prints the list of exit codes (-9: killed). The heavy imports are made once and
+the processes are forked from that.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import os
 import re
 import signal
 import sys
+import threading
+import time
 
 import accelerate  # noqa: F401
 import diffusers  # noqa: F401
@@ -40,14 +43,16 @@ def arm(pattern: str, count: int) -> None:
     os.replace = replace
 
 
-def run(step: dict) -> int:
+def run(step: dict, first_took: float) -> int:
     """Exit code of one step."""
     child = os.fork()
     if child == 0:
         status = 70
         try:
-            if step["kill"]:
+            if step.get("kill"):
                 arm(step["kill"], step["count"])
+            if step.get("share"):
+                threading.Timer(step["share"] * first_took, os.kill, (os.getpid(), signal.SIGKILL)).start()
             status = main(step["arguments"])
         finally:
             sys.stdout.flush()
@@ -57,5 +62,8 @@ def run(step: dict) -> int:
 
 
 if __name__ == "__main__":
-    codes = [run(step) for step in json.loads(sys.argv[1])]
+    steps, started = json.loads(sys.argv[1]), time.monotonic()
+    codes = [run(steps[0], 0.0)]
+    took = time.monotonic() - started
+    codes += [run(step, took) for step in steps[1:]]
     print(f"\ncodes: {json.dumps(codes)}")

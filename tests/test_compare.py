@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -59,7 +60,13 @@ def whole_and_killed(data, folder, study, kills):
         return ["compare", f"data.root={data}", f"workspace={folder / name}", *study]
 
     steps = [{"arguments": words("killed"), "kill": pattern, "count": count} for pattern, count in kills]
-    steps += [{"arguments": words(name), "kill": None, "count": 0} for name in ("killed", "whole")]
+    steps += [{"arguments": words(name)} for name in ("killed", "whole")]
+    assert codes_of(steps) == [-9] * len(kills) + [0, 0]
+    return folder / "whole", folder / "killed"
+
+
+def codes_of(steps):
+    """Exit codes of commands, some killed; see killed_runs.py."""
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("killed_runs.py")), json.dumps(steps)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
@@ -69,9 +76,8 @@ def whole_and_killed(data, folder, study, kills):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    codes = json.loads(done.stdout.rpartition("codes: ")[2])
-    assert codes == [-9] * len(kills) + [0, 0], done.stderr[-3000:]
-    return folder / "whole", folder / "killed"
+    print(done.stderr[-3000:])
+    return json.loads(done.stdout.rpartition("codes: ")[2])
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +101,22 @@ def test_a_study_with_a_generator_killed_five_times_ends_in_the_same_scores(data
     assert {one.arm for one in read_study_scores(Study(whole).scores_path)} == {"none", "diffboost"}
     made = [sorted((one / "n002" / "synthetic").rglob("*.nii.gz")) for one in (whole, killed)]
     assert [path.read_bytes() for path in made[0]] == [path.read_bytes() for path in made[1]] != []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes, which this system doesn't have")
+def test_a_study_killed_at_random_moments_ends_in_the_same_scores(data, tmp_path):
+    shares = [random.Random(number).uniform(0.05, 0.5) for number in range(5)]  # the clock makes other moments of them
+
+    def words(name):
+        return ["compare", f"data.root={data}", f"workspace={tmp_path / name}", *GENERATED, "compare.sizes=[3,2]"]
+
+    steps = [{"arguments": words("whole")}, *({"arguments": words("killed"), "share": share} for share in shares)]
+    codes = codes_of([*steps, {"arguments": words("killed")}])
+    assert codes[0] == codes[-1] == 0
+    assert set(codes) <= {0, -9}
+    assert codes.count(-9) >= 3
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert (whole / "scores.csv").read_bytes() == (killed / "scores.csv").read_bytes()
 
 
 def test_what_was_finished_before_a_kill_is_not_done_again(studies):
