@@ -201,7 +201,7 @@ def test_a_missing_onnxruntime_is_said_with_its_remedy(tmp_path, monkeypatch):
         return really_import(name, *rest, **named)
 
     monkeypatch.setattr(builtins, "__import__", without_onnxruntime)
-    with pytest.raises(ConfigError, match=r"diffboost3d\[fid\]"):
+    with pytest.raises(ConfigError, match="pip install onnxruntime"):
         load_feature_network(tmp_path / "network.onnx")
 
 
