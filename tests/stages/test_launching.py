@@ -99,7 +99,7 @@ def test_a_launcher_that_is_not_installed_is_refused_with_what_to_install(tmp_pa
 
     plan, _ = schedule(tmp_path, ("a", (), ()))
     monkeypatch.setattr(Plugins, "discover", lambda self, kind: [])
-    with pytest.raises(ConfigError, match=r"submitit_slurm is not installed: pip install diffboost3d\[slurm\]"):
+    with pytest.raises(ConfigError, match=r"submitit_slurm is not installed: pip install hydra-submitit-launcher"):
         run_by_hydra(plan, "submitit_slurm", {}, tmp_path)
 
 
