@@ -56,12 +56,7 @@ from diffboost3d.stages.inputs import accelerator_of, cases_of
 
 Float = NDArray[np.float32]
 STRENGTHS = (1, 2, 3)
-PAIRS = (
-    ("diffboost_classical", "classical"),
-    ("diffboost", "none"),
-    ("classical", "none"),
-    ("diffboost_classical", "cutmix_classical"),
-)
+PAIRS = (("diffboost_classical", "classical"), ("diffboost_classical", "cutmix_classical"), ("diffboost", "cutmix"))
 Shift = Callable[[np.random.Generator, int, int], tio.Transform]  # (draw, strength 1 to 3, slice axis)
 
 
@@ -219,6 +214,12 @@ def gains_of(
     return found
 
 
+def pairs_of(arms: Sequence[str]) -> list[tuple[str, str]]:
+    """The pairs of PAIRS that are there, and each arm over none."""
+    over_none = [(arm, "none") for arm in arms if arm != "none" and "none" in arms]
+    return [*(pair for pair in PAIRS if set(pair) <= set(arms)), *over_none]
+
+
 def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--size", type=int, default=10, help="the study's size whose segmenters are taken")
@@ -251,7 +252,7 @@ def write(given: Any, config: Config, table: Table, patients: dict[str, str]) ->
     result: dict[str, Any] = {}
     for shift in ["unchanged", *given.shifts]:
         result[shift] = {arm: crossed_mean(case_means(table, arm, [shift])).interval.mean for arm in config.arms}
-    pairs = [pair for pair in PAIRS if set(pair) <= set(config.arms)]
+    pairs = pairs_of(config.arms)
     gains = gains_of(table, pairs, given.shifts, patients)
     by_shift = {
         f"{pair}@{shift}": values

@@ -89,6 +89,16 @@ def test_a_planted_gain_on_one_shift_comes_out_as_its_mean_over_shifts():
     assert alone[0] == pytest.approx(0.0)
 
 
+def test_every_arm_is_compared_with_none_where_it_is_there():
+    assert robustness.pairs_of(["classical", "diffboost_classical"]) == [("diffboost_classical", "classical")]
+    assert robustness.pairs_of(["none", "mirror", "diffboost", "cutmix"]) == [
+        ("diffboost", "cutmix"),
+        ("mirror", "none"),
+        ("diffboost", "none"),
+        ("cutmix", "none"),
+    ]
+
+
 def test_dice_of_two_empty_masks_is_one_and_of_halves_a_half():
     empty, left = np.zeros((2, 4), bool), np.zeros((2, 4), bool)
     left[:, :2] = True
