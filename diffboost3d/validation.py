@@ -25,6 +25,10 @@ def validate(config: Config) -> None:
     for name, arm in config.arm.items():
         for one in dataclasses.fields(arm):
             _check_value(f"arm.{name}.{one.name}", getattr(arm, one.name), one.metadata)
+        if arm.partner is not None and arm.merge not in ("synthetic", "warped"):
+            raise ConfigError(
+                f"arm.{name}.partner={arm.partner} is refused with merge={arm.merge}, which has no such partner; allowed: null"
+            )
     _check_together(config)
     for name in config.synthesize.sets:
         _check_set(config, name)

@@ -51,6 +51,11 @@ class ArmConfig:
     synthetic_set: str = key(
         "default", "Which set of synthetic volumes, or of their warps: default, or a name in synthesize.sets."
     )
+    partner: str | None = key(
+        None,
+        "Whose synthetic volumes, where that is another choice than merge.partner; null: merge.partner.",
+        choices=("same", "any"),
+    )
     augmentations: list[str] = key(
         [],
         "Single augmentations, after the merge.",

@@ -25,6 +25,7 @@ from diffboost3d.imaging.files import files_of, read, read_prepared
 from diffboost3d.imaging.geometry import resample
 from diffboost3d.imaging.scratch import IN_MEMORY, Scratch
 from diffboost3d.schema import (
+    ArmConfig,
     CodecTrainingConfig,
     Config,
     DiffusionTrainingConfig,
@@ -221,6 +222,11 @@ def control_of(
         denoiser.neighbours,
         denoiser.control,
     )
+
+
+def merge_of(config: Config, arm: ArmConfig) -> MergeConfig:
+    """How an arm merges: as all do, but with partners of its own choice."""
+    return dataclasses.replace(config.merge, partner=arm.partner or config.merge.partner)
 
 
 def merge_plan(section: MergeConfig, source: str, manifest: Manifest, patches: int = 1) -> MergePlan:

@@ -32,7 +32,7 @@ from diffboost3d.segmentation.learning import SegmentationLearner
 from diffboost3d.stages.arms import augmentations_of
 from diffboost3d.stages.generator_start import Generator, first_generator, untrained_generator
 from diffboost3d.stages.generator_training import slice_plan
-from diffboost3d.stages.inputs import merge_plan, slice_axis
+from diffboost3d.stages.inputs import merge_of, merge_plan, slice_axis
 from diffboost3d.stages.refiners import new_refiner
 from diffboost3d.stages.segmenters import network_spec, new_network, segmenter_loss
 from diffboost3d.stages.synthesis_work import sampling_plan
@@ -302,7 +302,7 @@ def patches(config: Config, manifest: Manifest, arm: ArmConfig, patch: Size) -> 
         cases,
         patch,
         spacing_mm,
-        merge_plan(config.merge, _source(arm), manifest),
+        merge_plan(merge_of(config, arm), _source(arm), manifest),
         augmentations_of(config, arm, patch, spacing_mm, manifest.spatial_dims),
         config.train.foreground_probability,
         config.seed,

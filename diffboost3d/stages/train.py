@@ -22,6 +22,7 @@ from diffboost3d.stages.inputs import (
     accepted_records,
     cases_of,
     label_again,
+    merge_of,
     merge_plan,
     prepared,
     prepared_again,
@@ -120,7 +121,7 @@ def _digest(
     return digest(
         without_intervals(config.train),
         config.network,
-        arm,
+        _arm_facts(arm),
         _merge_facts(config, arm),
         config.classical if arm.classical else None,
         *([config.augmentations] if arm.augmentations else []),
@@ -132,12 +133,17 @@ def _digest(
     )
 
 
+def _arm_facts(arm: ArmConfig) -> dict[str, Any]:
+    """What the arm is; its partner is a fact of how it merges."""
+    return {name: value for name, value in to_plain(arm).items() if name != "partner"}
+
+
 def _merge_facts(config: Config, arm: ArmConfig) -> dict[str, Any] | None:
     """How the arm merges. Without the partner where it decides nothing, so that digests are those of versions without it."""
     if arm.merge in ("none", "instead"):
         return None
-    facts: dict[str, Any] = to_plain(config.merge)
-    if config.merge.partner == "same" or arm.merge == "real":
+    facts: dict[str, Any] = to_plain(merge_of(config, arm))
+    if facts["partner"] == "same" or arm.merge == "real":
         del facts["partner"]
     return facts
 
@@ -201,7 +207,7 @@ def _learner(
     spacing_mm = manifest.cases[0].grid.spacing_mm
     source = {"warped": "synthetic", "instead": "none"}.get(arm.merge, arm.merge)
     patches = config.train.steps * config.train.accumulation * config.train.batch
-    plan = merge_plan(config.merge, source, manifest, patches)
+    plan = merge_plan(merge_of(config, arm), source, manifest, patches)
     dataset = PatchDataset(
         training,
         spec.patch,

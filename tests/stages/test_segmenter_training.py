@@ -17,8 +17,9 @@ from diffboost3d.cli import main
 from diffboost3d.config import compose
 from diffboost3d.errors import ConfigError
 from diffboost3d.segmentation.weights import load_segmenter
+from diffboost3d.stages.inputs import merge_of
 from diffboost3d.stages.segmenters import training_patch
-from diffboost3d.stages.train import _merge_facts
+from diffboost3d.stages.train import _arm_facts, _merge_facts
 
 WORDS = (
     *(word for word in TINY if not word.startswith("network.")),
@@ -134,3 +135,21 @@ def test_the_partner_is_a_fact_of_arms_that_have_one_alone():
         for arm in ("none", "synthetic_only", "cutmix", "diffboost", "warp_only")
     }
     assert {key for key, found in with_partner.items() if found} == {("diffboost", "any"), ("warp_only", "any")}
+
+
+def test_an_arm_may_have_partners_of_its_own():
+    """In one study: `diffboost` with other cases, `diffboost_classical` with its own; each as if all did so."""
+    arms = "arms=[diffboost,diffboost_classical]"
+    mixed = compose([arms, "merge.partner=any", "arm.diffboost_classical.partner=same"])
+    turned = compose([arms, "arm.diffboost.partner=any"])
+    for config in (mixed, turned):
+        found = {name: merge_of(config, config.arm[name]).partner for name in config.arms}
+        assert found == {"diffboost": "any", "diffboost_classical": "same"}
+    for name in mixed.arms:
+        assert _merge_facts(mixed, mixed.arm[name]) == _merge_facts(turned, turned.arm[name])
+        assert _arm_facts(mixed.arm[name]) == _arm_facts(turned.arm[name])
+
+
+def test_partners_of_an_arm_without_synthetic_volumes_are_refused():
+    with pytest.raises(ConfigError, match=r"arm\.cutmix\.partner=any is refused with merge=real"):
+        compose(["arm.cutmix.partner=any"])
