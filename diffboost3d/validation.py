@@ -27,7 +27,8 @@ def validate(config: Config) -> None:
             _check_value(f"arm.{name}.{one.name}", getattr(arm, one.name), one.metadata)
         if arm.partner is not None and arm.merge not in ("synthetic", "warped"):
             raise ConfigError(
-                f"arm.{name}.partner={arm.partner} is refused with merge={arm.merge}, which has no such partner; allowed: null"
+                f"arm.{name}.partner={arm.partner} is refused with arm.{name}.merge={arm.merge}, which has no such partner; "
+                "allowed: null"
             )
     _check_together(config)
     for name in config.synthesize.sets:

@@ -18,6 +18,7 @@ from diffboost3d.cases.masks import read_masks
 from diffboost3d.cases.pool import PoolIndex, open_pool
 from diffboost3d.cases.records import Case, Manifest
 from diffboost3d.cases.workspace import Workspace
+from diffboost3d.config import to_plain
 from diffboost3d.errors import ConfigError, DataError
 from diffboost3d.imaging.channels import channels_of, read_channels
 from diffboost3d.imaging.edges import control_image
@@ -222,6 +223,11 @@ def control_of(
         denoiser.neighbours,
         denoiser.control,
     )
+
+
+def arm_facts(arm: ArmConfig) -> dict[str, Any]:
+    """What an arm is, for digests, but for its partner, which is a fact of how it merges (`merge_of`)."""
+    return {name: value for name, value in to_plain(arm).items() if name != "partner"}
 
 
 def merge_of(config: Config, arm: ArmConfig) -> MergeConfig:

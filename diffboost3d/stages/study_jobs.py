@@ -19,6 +19,7 @@ from diffboost3d.cases.workspace import CONFIG, RECORD, Workspace
 from diffboost3d.config import digest, from_yaml, to_plain, to_yaml
 from diffboost3d.errors import DiffBoostError
 from diffboost3d.schema import Config
+from diffboost3d.stages.inputs import arm_facts, merge_of
 from diffboost3d.stages.refine_rule import with_refine
 from diffboost3d.stages.run import needed_stages
 from diffboost3d.synthetic_sets import of_set, refines, synthetic_sets
@@ -166,7 +167,8 @@ def _before(config: Config, arm: str) -> bool:
 def _shaping(config: Config, arms: list[str]) -> dict[str, Any]:
     """Of the configuration what may shape a result: nearly all, but of other arms than these."""
     plain = to_plain(config)
-    plain["arm"] = {name: plain["arm"][name] for name in arms}
+    # a partner that isn't chosen is left out, as it was before there was one: finished cells stay finished
+    plain["arm"] = {name: {key: one for key, one in plain["arm"][name].items() if one is not None} for name in arms}
     plain["data"] = {}  # what it has shaped is in the manifest and the split
     plain["evaluate"] = {key: value for key, value in plain["evaluate"].items() if key != "reference"}
     dropped = set(NOT_OF_A_JOB) - {"arm"}
@@ -188,10 +190,10 @@ def _known(config: Config, kind: str) -> list[Any]:
         return generator
     arm = config.arm[config.arms[0]]
     return [
-        to_plain(arm),
+        arm_facts(arm),
         to_plain(config.train),
         to_plain(config.network),
-        to_plain(config.merge) if arm.merge != "none" else None,
+        to_plain(merge_of(config, arm)) if arm.merge != "none" else None,
         to_plain(config.classical) if arm.classical else None,
         generator if arm.merge not in ("none", "real") else None,
     ]

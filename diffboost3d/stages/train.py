@@ -20,6 +20,7 @@ from diffboost3d.stages.arms import augmentations_of
 from diffboost3d.stages.inputs import (
     accelerator_of,
     accepted_records,
+    arm_facts,
     cases_of,
     label_again,
     merge_of,
@@ -121,7 +122,7 @@ def _digest(
     return digest(
         without_intervals(config.train),
         config.network,
-        _arm_facts(arm),
+        arm_facts(arm),
         _merge_facts(config, arm),
         config.classical if arm.classical else None,
         *([config.augmentations] if arm.augmentations else []),
@@ -131,11 +132,6 @@ def _digest(
         [len(split.training), len(split.validation)],
         volumes,
     )
-
-
-def _arm_facts(arm: ArmConfig) -> dict[str, Any]:
-    """What the arm is; its partner is a fact of how it merges."""
-    return {name: value for name, value in to_plain(arm).items() if name != "partner"}
 
 
 def _merge_facts(config: Config, arm: ArmConfig) -> dict[str, Any] | None:

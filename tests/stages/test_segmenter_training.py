@@ -17,9 +17,9 @@ from diffboost3d.cli import main
 from diffboost3d.config import compose
 from diffboost3d.errors import ConfigError
 from diffboost3d.segmentation.weights import load_segmenter
-from diffboost3d.stages.inputs import merge_of
+from diffboost3d.stages.inputs import arm_facts, merge_of
 from diffboost3d.stages.segmenters import training_patch
-from diffboost3d.stages.train import _arm_facts, _merge_facts
+from diffboost3d.stages.train import _merge_facts
 
 WORDS = (
     *(word for word in TINY if not word.startswith("network.")),
@@ -147,9 +147,12 @@ def test_an_arm_may_have_partners_of_its_own():
         assert found == {"diffboost": "any", "diffboost_classical": "same"}
     for name in mixed.arms:
         assert _merge_facts(mixed, mixed.arm[name]) == _merge_facts(turned, turned.arm[name])
-        assert _arm_facts(mixed.arm[name]) == _arm_facts(turned.arm[name])
+        assert arm_facts(mixed.arm[name]) == arm_facts(turned.arm[name])
+    # as it was before arms had partners, so that finished segmenters stay what they are
+    before = {"merge": "synthetic", "synthetic_set": "default", "classical": False, "augmentations": []}
+    assert arm_facts(mixed.arm["diffboost"]) == before
 
 
 def test_partners_of_an_arm_without_synthetic_volumes_are_refused():
-    with pytest.raises(ConfigError, match=r"arm\.cutmix\.partner=any is refused with merge=real"):
+    with pytest.raises(ConfigError, match=r"arm\.cutmix\.partner=any is refused with arm\.cutmix\.merge=real"):
         compose(["arm.cutmix.partner=any"])
