@@ -138,7 +138,7 @@ def test_the_partner_is_a_fact_of_arms_that_have_one_alone():
 
 
 def test_an_arm_may_have_partners_of_its_own():
-    """In one study: `diffboost` with other cases, `diffboost_classical` with its own; each as if all did so."""
+    """In one study: `diffboost` with any case, `diffboost_classical` with its own; each as if all did so."""
     arms = "arms=[diffboost,diffboost_classical]"
     mixed = compose([arms, "merge.partner=any", "arm.diffboost_classical.partner=same"])
     turned = compose([arms, "arm.diffboost.partner=any"])
