@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from tiny_folders import TINY, write_volumes
+from killing import STUDY, whole_and_killed
+from tiny_folders import write_volumes
 
 from diffboost3d.cases.splits import draw_splits, nested_split
 from diffboost3d.cases.study import Study, read_study_scores, settle_job
@@ -20,17 +17,6 @@ from diffboost3d.cli import main
 from diffboost3d.stages import compare
 
 pytestmark = pytest.mark.slow
-STUDY = (
-    *TINY,
-    "arms=[none,classical]",
-    "train.steps=2",
-    "train.validate_every=1",
-    "train.checkpoint_every=1",
-    "prepare.workers=1",
-    "compare.sizes=[3,2]",
-    "compare.validation=2",
-    "compare.processes=0",
-)
 KILLS = [
     (r"n002/manifest\.json$", 1),
     (r"n002/segmentation/fold0/none/seed0/checkpoint/state\.safetensors$", 1),
@@ -38,46 +24,11 @@ KILLS = [
     (r"jobs/n003-f0-none-s0/done\.json$", 1),
     (r"scores\.csv$", 1),
 ]
-GENERATED = (*STUDY, "arms=[none,diffboost]", "compare.sizes=[2]")
-KILLS_GENERATED = [
-    (r"pretrained/fold0/checkpoint/state\.safetensors$", 2),
-    (r"diffusion/fold0/checkpoint/state\.safetensors$", 1),
-    (r"synthetic/fold0/[^/]+/00\.json$", 2),
-    (r"segmentation/fold0/diffboost/seed0/checkpoint/state\.safetensors$", 1),
-    (r"study\.json$", 1),
-]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_volumes(tmp_path_factory.mktemp("compare") / "data", 9)
-
-
-def whole_and_killed(data, folder, study, kills):
-    """An undisturbed study, and one that was killed all along."""
-
-    def words(name):
-        return ["compare", f"data.root={data}", f"workspace={folder / name}", *study]
-
-    steps = [{"arguments": words("killed"), "kill": pattern, "count": count} for pattern, count in kills]
-    steps += [{"arguments": words(name)} for name in ("killed", "whole")]
-    assert codes_of(steps) == [-9] * len(kills) + [0, 0]
-    return folder / "whole", folder / "killed"
-
-
-def codes_of(steps):
-    """Exit codes of commands, some killed; see killed_runs.py."""
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("killed_runs.py")), json.dumps(steps)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=1200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    print(done.stderr[-3000:])
-    return json.loads(done.stdout.rpartition("codes: ")[2])
 
 
 @pytest.fixture(scope="module")
@@ -92,31 +43,6 @@ def studies(data):
 def test_a_study_killed_five_times_ends_in_the_bytes_of_an_undisturbed_one(studies, name):
     whole, killed = ((folder / name).read_text() for folder in studies)
     assert whole.replace("Study whole", "") == killed.replace("Study killed", "")
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes, which this system doesn't have")
-def test_a_study_with_a_generator_killed_five_times_ends_in_the_same_scores(data, tmp_path):
-    whole, killed = whole_and_killed(data, tmp_path, GENERATED, KILLS_GENERATED)
-    assert (whole / "scores.csv").read_bytes() == (killed / "scores.csv").read_bytes()
-    assert {one.arm for one in read_study_scores(Study(whole).scores_path)} == {"none", "diffboost"}
-    made = [sorted((one / "n002" / "synthetic").rglob("*.nii.gz")) for one in (whole, killed)]
-    assert [path.read_bytes() for path in made[0]] == [path.read_bytes() for path in made[1]] != []
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes, which this system doesn't have")
-def test_a_study_killed_at_random_moments_ends_in_the_same_scores(data, tmp_path):
-    shares = [random.Random(number).uniform(0.05, 0.5) for number in range(5)]  # the clock makes other moments of them
-
-    def words(name):
-        return ["compare", f"data.root={data}", f"workspace={tmp_path / name}", *GENERATED, "compare.sizes=[3,2]"]
-
-    steps = [{"arguments": words("whole")}, *({"arguments": words("killed"), "share": share} for share in shares)]
-    codes = codes_of([*steps, {"arguments": words("killed")}])
-    assert codes[0] == codes[-1] == 0
-    assert set(codes) <= {0, -9}
-    assert codes.count(-9) >= 3
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert (whole / "scores.csv").read_bytes() == (killed / "scores.csv").read_bytes()
 
 
 def test_what_was_finished_before_a_kill_is_not_done_again(studies):

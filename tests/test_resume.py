@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from killing import exit_codes
 from tiny_folders import GATE, TINY, write_volumes
 
 pytestmark = [
@@ -69,19 +66,7 @@ def both(tmp_path_factory):
 
     steps = [{"arguments": words("killed"), "kill": pattern, "count": count} for pattern, count in KILLS]
     steps += [{"arguments": words(name), "kill": None, "count": 0} for name in ("killed", "whole")]
-    script = Path(__file__).with_name("killed_runs.py")
-    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(script), json.dumps(steps)],
-        env={**os.environ, **threads},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    codes = json.loads(done.stdout.rpartition("codes: ")[2])
-    assert codes == [-9] * len(KILLS) + [0, 0], done.stderr[-3000:]
+    assert exit_codes(steps) == [-9] * len(KILLS) + [0, 0]
     return folder / "whole", folder / "killed"
 
 
