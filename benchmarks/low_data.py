@@ -157,6 +157,7 @@ def about(given: argparse.Namespace, summary: dict[str, Any]) -> dict[str, Any]:
         ],
         "test_cases": max((row["cases"] for row in dice), default=0),
         "test_patients": max((row["patients"] for row in dice), default=0),
+        "synthetic": summary.get("synthetic", []),  # a study of earlier versions has no such key
         "finished": f"{summary['cells'] - len(summary['unfinished'])} of {summary['cells']} cells",
         "command": "diffboost3d compare "
         + " ".join(

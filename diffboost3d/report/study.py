@@ -74,6 +74,37 @@ def effects_of_study(summary: Mapping[str, Any]) -> Table:
     return Table(columns, tuple(rows), len(columns) - 4)
 
 
+def synthetic_of_study(summary: Mapping[str, Any]) -> Table:
+    """A row a set of synthetic volumes, part and fold: how many the gate accepted, and what it refused draws for."""
+    rows = [
+        (
+            *_part_cells(summary, one),
+            str(one["fold"]),
+            one["set"],
+            ", ".join(one["arms"]),
+            ", ".join(f"{reason} {count}" for reason, count in one["refused_for"].items()) or MISSING,
+            str(one["volumes"]),
+            str(one["accepted"]),
+        )
+        for one in summary.get("synthetic", [])
+    ]
+    columns = (*_part_columns(summary), "fold", "set", "arms", "draws refused for", "volumes", "accepted")
+    return Table(columns, tuple(rows), len(columns) - 2)
+
+
+def unmerged_lines(summary: Mapping[str, Any]) -> list[str]:
+    """A sentence for every set of which nothing was accepted: its arms merged nothing, and are no other than those without."""
+    return [_unmerged(summary, one) for one in summary.get("synthetic", []) if not one["accepted"]]
+
+
+def _unmerged(summary: Mapping[str, Any], one: Mapping[str, Any]) -> str:
+    where, arms = _where(summary, one), ", ".join(one["arms"])
+    return (
+        f"{where + ', ' if where else ''}fold {one['fold']}: the gate accepted none of the {one['volumes']} volumes of the set "
+        f"{one['set']}; {arms} had nothing to merge and trained on real images alone"
+    )
+
+
 def markdown_of_study(title: str, summary: Mapping[str, Any], notes: Sequence[str]) -> str:
     """The whole study as a page of Markdown."""
     blocks = [
@@ -131,8 +162,7 @@ def verdict_lines(summary: Mapping[str, Any]) -> list[str]:
     """One sentence a comparison, with the part it is of where there are several."""
     lines = []
     for part in summary["parts"]:
-        cells = zip(_part_columns(summary), _part_cells(summary, part), strict=True)
-        where = ", ".join(f"n = {cell}" if name == "n" else cell for name, cell in cells)
+        where = _where(summary, part)
         lines += [
             f"{where + ': ' if where else ''}{row['verdict']}" for row in part["comparisons"] if row.get("verdict")
         ]
@@ -166,6 +196,8 @@ def _tables(summary: Mapping[str, Any]) -> list[tuple[str, str, Table]]:
         found.append((f"{name_of(metric)} between variants", text, between_variants(summary, metric)))
     text = "Differences in Dice points; thirds of the test cases by the label's volume. Described, not tested."
     found.append(("Effect by label and by size of the label", text, effects_of_study(summary)))
+    text = "What the gate accepted of each set, and what it refused draws for, every attempt counted."
+    found.append(("Synthetic volumes", text, synthetic_of_study(summary)))
     return [one for one in found if one[2].rows]
 
 
@@ -193,6 +225,12 @@ def _part_columns(summary: Mapping[str, Any]) -> tuple[str, ...]:
 def _part_cells(summary: Mapping[str, Any], part: Mapping[str, Any]) -> tuple[str, ...]:
     cells = {"variant": part["variant"], "n": _size(part["size"])}
     return tuple(cells[column] for column in _part_columns(summary))
+
+
+def _where(summary: Mapping[str, Any], part: Mapping[str, Any]) -> str:
+    """The part in words; empty where there is no other."""
+    cells = zip(_part_columns(summary), _part_cells(summary, part), strict=True)
+    return ", ".join(f"n = {cell}" if name == "n" else cell for name, cell in cells)
 
 
 def _size(size: int | None) -> str:

@@ -16,7 +16,7 @@ from diffboost3d.cases.workspace import Workspace
 from diffboost3d.config import compose, to_yaml
 from diffboost3d.errors import ConfigError, StudyError, WorkspaceError
 from diffboost3d.evaluation.study import summarise_study
-from diffboost3d.report.study import latex_of_study, markdown_of_study, verdict_lines
+from diffboost3d.report.study import latex_of_study, markdown_of_study, unmerged_lines, verdict_lines
 from diffboost3d.schema import Config
 from diffboost3d.stages.evaluate import case_scores
 from diffboost3d.stages.launching import (
@@ -32,6 +32,7 @@ from diffboost3d.stages.launching import (
 from diffboost3d.stages.segmenters import require_segmenter
 from diffboost3d.stages.study_data import is_laid_out, label_volumes, prepare_study, sizes_of
 from diffboost3d.stages.study_jobs import Job, cell_names, is_done, jobs_of, run_job, write_job
+from diffboost3d.stages.study_synthetic import synthetic_of_study
 
 KEPT = (
     "workspace",
@@ -265,6 +266,7 @@ def _write_results(
     scores = [score for job in done for score in _scores_of(job, study)]
     study.write_scores(scores)
     summary = summarise_study(scores, config.compare.references, seed=config.seed)
+    summary["synthetic"] = synthetic_of_study(done)
     unfinished = [*(job.name for job in cells if job not in done), *unprepared]
     count = len(cells) + len(unprepared)
     write_json(study.summary_path, {**summary, "cells": count, "unfinished": unfinished})
@@ -272,6 +274,7 @@ def _write_results(
         return
     notes = [f"{len(done)} of {count} cells are finished"]
     notes += [f"{name} failed: {error}" for name, error in errors.items()]
+    notes += unmerged_lines(summary)
     title = f"Study {study.root.resolve().name}"
     write_text(study.report("md"), markdown_of_study(title, summary, notes))
     write_text(study.report("tex"), latex_of_study(title, summary))
@@ -280,7 +283,7 @@ def _write_results(
     if not arms & set(config.compare.references):
         named = ", ".join(config.compare.references) or "none is named"
         workspace.log(f"no arm of compare.references ({named}) is among the arms: nothing is compared")
-    for line in verdict_lines(summary):
+    for line in [*unmerged_lines(summary), *verdict_lines(summary)]:
         workspace.log(line)
     workspace.log(f"study: {study.report('md')}, {study.scores_path}")
 

@@ -69,7 +69,7 @@ def _run_cell(
         workspace.log(f"{title}: done already")
         return
     if without:
-        instead = "left out" if arm.merge == "instead" else "merged with nothing"
+        instead = _instead(config, arm, len(without) == len(synthetic))
         workspace.log(f"{title}: no accepted synthetic volume of {', '.join(without)}; {instead}")
     training = [
         _warped(config, workspace, case, anatomies)
@@ -96,6 +96,14 @@ def _run_cell(
         facts |= {"preparation": digest(told), **spec.facts()}
         workspace.finish(folder, "train", own, started, arm=name, fold=fold, seed=seed, **facts)
     accelerator.wait_for_everyone()
+
+
+def _instead(config: Config, arm: ArmConfig, all_lack: bool) -> str:
+    """What becomes of cases without accepted volumes."""
+    if arm.merge == "instead":
+        return "left out"
+    borrows = merge_of(config, arm).partner == "any" and not all_lack
+    return "merged with those of other cases alone" if borrows else "merged with nothing"
 
 
 def _digest(

@@ -8,7 +8,7 @@ import pytest
 
 from diffboost3d.cases.study import Study, StudyScore, read_study_scores
 from diffboost3d.evaluation.study import summarise_study
-from diffboost3d.report.study import latex_of_study, markdown_of_study, to_latex, verdict_lines
+from diffboost3d.report.study import latex_of_study, markdown_of_study, to_latex, unmerged_lines, verdict_lines
 from diffboost3d.report.study_figures import forest_plot, learning_curve
 from diffboost3d.report.tables import Table
 
@@ -47,6 +47,24 @@ def test_columns_that_would_say_one_thing_only_are_left_out():
     whole = markdown_of_study("x", summarise_study(scores(sizes=(None,)), ["none"]), [])
     assert not re.search(r"\| (n|variant) +\|", whole)
     assert "| variant" in markdown_of_study("x", summarise_study(scores(variants=("a", "b")), ["none"]), [])
+
+
+def test_sets_of_synthetic_volumes_are_counted_and_one_without_any_is_said_to_be():
+    row = {"variant": "base", "fold": 2, "volumes": 12}
+    made = {**row, "size": 3, "set": "default", "arms": ["diffboost"], "accepted": 11, "refused_for": {"copy": 4}}
+    none = {**row, "size": 10, "set": "gan", "arms": ["a", "b_classical"], "accepted": 0, "refused_for": {}}
+    summary = {**SUMMARY, "synthetic": [made, none]}
+    assert unmerged_lines(summary) == [
+        "n = 10, fold 2: the gate accepted none of the 12 volumes of the set gan; "
+        "a, b_classical had nothing to merge and trained on real images alone"
+    ]
+    rows = markdown_of_study("x", summary, []).split("## Synthetic volumes")[1].splitlines()
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows if row.startswith("| ")]
+    assert cells[0] == ["n", "fold", "set", "arms", "draws refused for", "volumes", "accepted"]
+    assert cells[2:] == [
+        ["3", "2", "default", "diffboost", "copy 4", "12", "11"],
+        ["10", "2", "gan", "a, b_classical", "-", "12", "0"],
+    ]
 
 
 def test_latex_has_closed_environments_and_no_naked_sign():

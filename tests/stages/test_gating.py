@@ -193,7 +193,11 @@ def test_a_case_without_accepted_volumes_is_trained_with_itself(folder, copy, mo
     assert main(["train", *words(folder, "few", "arms=[none,diffboost]")]) == 0
     said = capsys.readouterr().out
     others = ", ".join(workspace.read_split(0).training[1:])
-    assert f"train fold 0, diffboost, seed 0: no accepted synthetic volume of {others}" in said
+    assert f"train fold 0, diffboost, seed 0: no accepted synthetic volume of {others}; merged with nothing" in said
+    assert main(["train", *words(folder, "few", "arms=[diffboost]", "merge.partner=any")]) == 0
+    borrowed = f"no accepted synthetic volume of {others}; merged with those of other cases alone"
+    assert borrowed in capsys.readouterr().out
+    assert main(["train", *words(folder, "few", "arms=[diffboost]")]) == 0
     for stage in ("evaluate", "report"):
         assert main([stage, *words(folder, "few")]) == 0
     page = workspace.report_path.read_text(encoding="utf-8")
