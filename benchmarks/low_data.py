@@ -105,6 +105,8 @@ def main() -> int:
     lacks_sizes = given.sizes and set(whole["sizes"]) - set(given.sizes)
     if (lacks_arms or lacks_sizes) and not given.name:
         parser.error("--name is needed for a part of the arms or sizes: it doesn't take the place of the whole")
+    if any(word.partition("=")[0] == "compare.status" for word in given.overrides):
+        parser.error("compare.status writes no study; ask `diffboost3d compare` for it")
     overrides = overrides_of(given)
     command = [sys.executable, "-m", "diffboost3d", "compare", *overrides]
     status = subprocess.run(
@@ -157,7 +159,7 @@ def about(given: argparse.Namespace, summary: dict[str, Any]) -> dict[str, Any]:
         ],
         "test_cases": max((row["cases"] for row in dice), default=0),
         "test_patients": max((row["patients"] for row in dice), default=0),
-        "synthetic": summary.get("synthetic", []),  # a study of earlier versions has no such key
+        "synthetic": summary["synthetic"],
         "finished": f"{summary['cells'] - len(summary['unfinished'])} of {summary['cells']} cells",
         "command": "diffboost3d compare "
         + " ".join(

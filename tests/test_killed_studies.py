@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 
@@ -11,7 +10,6 @@ from killing import STUDY, exit_codes, whole_and_killed
 from tiny_folders import write_volumes
 
 from diffboost3d.cases.study import Study, read_study_scores
-from diffboost3d.cli import main
 
 pytestmark = [
     pytest.mark.slow,
@@ -38,20 +36,10 @@ def test_a_study_with_a_generator_killed_five_times_ends_in_the_same_scores(data
     assert {one.arm for one in read_study_scores(Study(whole).scores_path)} == {"none", "diffboost"}
     made = [sorted((one / "n002" / "synthetic").rglob("*.nii.gz")) for one in (whole, killed)]
     assert [path.read_bytes() for path in made[0]] == [path.read_bytes() for path in made[1]] != []
-    (synthetic,) = json.loads((whole / "study.json").read_text())["synthetic"]
-    assert (synthetic["set"], synthetic["arms"]) == ("default", ["diffboost"])
-    assert synthetic["volumes"] == synthetic["accepted"] == len(made[0]) == 2
-    for path in (whole / "n002" / "synthetic").rglob("0*.json"):
-        path.write_text(json.dumps({**json.loads(path.read_text()), "accepted": False}))
-    words = ["compare", f"data.root={data}", f"workspace={whole}", *GENERATED, "compare.tables=true"]
-    assert main(words) == 0
-    assert (
-        "the gate accepted none of the 2 volumes of the set default; diffboost had" in (whole / "study.md").read_text()
-    )
 
 
 def test_a_study_killed_at_random_moments_ends_in_the_same_scores(data, tmp_path):
-    shares = [random.Random(number).uniform(0.05, 0.5) for number in range(5)]  # the clock makes other moments of them
+    shares = [random.Random(number).uniform(0.05, 0.35) for number in range(5)]  # the clock makes other moments of them
 
     def words(name):
         return ["compare", f"data.root={data}", f"workspace={tmp_path / name}", *GENERATED]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -41,3 +42,26 @@ def test_a_part_needs_a_name_of_its_own(results, monkeypatch, capsys, part):
     with pytest.raises(SystemExit):
         run(monkeypatch, results, *part)
     assert "--name is needed" in capsys.readouterr().err
+
+
+def test_a_status_is_no_study(results, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, results, "--name", "trial", "compare.status=true")
+    assert "compare.status writes no study" in capsys.readouterr().err
+    assert (results / "trial.json").read_text() == "before"
+
+
+def test_results_say_how_many_synthetic_volumes_there_were(results, monkeypatch):
+    counted = [{"set": "pix2pix", "volumes": 20, "accepted": 0}]
+    study = {"parts": [], "between_variants": [], "synthetic": counted, "cells": 3, "unfinished": ["n005-f0-none-s0"]}
+
+    def compared(command, **_):
+        (results.parent / "study" / "study.json").write_text(json.dumps(study))
+        (results.parent / "study" / "scores.csv").write_text("variant\n")
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(low_data, "commit", lambda: "0")
+    monkeypatch.setattr(subprocess, "run", compared)
+    assert run(monkeypatch, results, "--name", "trial") == 0
+    made = json.loads((results / "trial.json").read_text())
+    assert (made["synthetic"], made["finished"]) == (counted, "2 of 3 cells")

@@ -74,34 +74,48 @@ def effects_of_study(summary: Mapping[str, Any]) -> Table:
     return Table(columns, tuple(rows), len(columns) - 4)
 
 
-def synthetic_of_study(summary: Mapping[str, Any]) -> Table:
-    """A row a set of synthetic volumes, part and fold: how many the gate accepted, and what it refused draws for."""
+def synthetic_table(summary: Mapping[str, Any]) -> Table:
+    """A row a set of synthetic volumes, part and fold: how many train, and what the gate refused draws for."""
     rows = [
         (
             *_part_cells(summary, one),
             str(one["fold"]),
             one["set"],
             ", ".join(one["arms"]),
-            ", ".join(f"{reason} {count}" for reason, count in one["refused_for"].items()) or MISSING,
+            _judgement(one),
+            str(one["refused_draws"]),
             str(one["volumes"]),
-            str(one["accepted"]),
+            MISSING if one["accepted"] is None else str(one["accepted"]),
         )
-        for one in summary.get("synthetic", [])
+        for one in summary["synthetic"]
     ]
-    columns = (*_part_columns(summary), "fold", "set", "arms", "draws refused for", "volumes", "accepted")
-    return Table(columns, tuple(rows), len(columns) - 2)
+    names = ("fold", "set", "arms", "gate", "draws refused", "volumes", "accepted")
+    columns = (*_part_columns(summary), *names)
+    return Table(columns, tuple(rows), len(columns) - 3)
+
+
+def _judgement(one: Mapping[str, Any]) -> str:
+    if not one["judged"]:
+        return "judged nothing"
+    said = [f"{kind} {count}" for kind, count in one["refused_for"].items()]
+    return ", ".join([*said, *(f"{kind} not checked" for kind in one["not_checked"])]) or MISSING
 
 
 def unmerged_lines(summary: Mapping[str, Any]) -> list[str]:
-    """A sentence for every set of which nothing was accepted: its arms merged nothing, and are no other than those without."""
-    return [_unmerged(summary, one) for one in summary.get("synthetic", []) if not one["accepted"]]
+    """A sentence for every set of which nothing was accepted: its arms merged nothing."""
+    lines = []
+    for one in summary["synthetic"]:
+        if one["accepted"] == 0:
+            where = _where(summary, one)
+            lines.append(f"{where + ', ' if where else ''}{nothing_accepted(one)}")
+    return lines
 
 
-def _unmerged(summary: Mapping[str, Any], one: Mapping[str, Any]) -> str:
-    where, arms = _where(summary, one), ", ".join(one["arms"])
+def nothing_accepted(one: Mapping[str, Any]) -> str:
+    """The sentence for a set of a fold, as `count_set` has it with `arms`."""
     return (
-        f"{where + ', ' if where else ''}fold {one['fold']}: the gate accepted none of the {one['volumes']} volumes of the set "
-        f"{one['set']}; {arms} had nothing to merge and trained on real images alone"
+        f"fold {one['fold']}: the gate accepted none of the {one['volumes']} volumes of the set {one['set']}; "
+        f"{', '.join(one['arms'])} had nothing to merge and trained on real images alone"
     )
 
 
@@ -162,15 +176,25 @@ def verdict_lines(summary: Mapping[str, Any]) -> list[str]:
     """One sentence a comparison, with the part it is of where there are several."""
     lines = []
     for part in summary["parts"]:
-        where = _where(summary, part)
+        where, empty = _where(summary, part), _arms_without_volumes(summary, part)
         lines += [
-            f"{where + ': ' if where else ''}{row['verdict']}" for row in part["comparisons"] if row.get("verdict")
+            f"{where + ': ' if where else ''}{row['verdict']}"
+            + ("; it had nothing to merge" if row["arm"] in empty else "")
+            for row in part["comparisons"]
+            if row.get("verdict")
         ]
     for row in summary["between_variants"]:
         if row.get("verdict"):
             where = f"n = {_size(row['size'])}: " if len(summary["sizes"]) > 1 else ""
             lines.append(where + row["verdict"])
     return lines
+
+
+def _arms_without_volumes(summary: Mapping[str, Any], part: Mapping[str, Any]) -> set[str]:
+    """The arms of a part that merged nothing in any fold."""
+    rows = [one for one in summary["synthetic"] if (one["variant"], one["size"]) == (part["variant"], part["size"])]
+    merged = {arm for one in rows if one["accepted"] != 0 for arm in one["arms"]}
+    return {arm for one in rows for arm in one["arms"]} - merged
 
 
 def _verdicts(summary: Mapping[str, Any]) -> str:
@@ -196,8 +220,8 @@ def _tables(summary: Mapping[str, Any]) -> list[tuple[str, str, Table]]:
         found.append((f"{name_of(metric)} between variants", text, between_variants(summary, metric)))
     text = "Differences in Dice points; thirds of the test cases by the label's volume. Described, not tested."
     found.append(("Effect by label and by size of the label", text, effects_of_study(summary)))
-    text = "What the gate accepted of each set, and what it refused draws for, every attempt counted."
-    found.append(("Synthetic volumes", text, synthetic_of_study(summary)))
+    text = "Volumes that were accepted train. What draws were refused for, all attempts counted; one may have several reasons."
+    found.append(("Synthetic volumes", text, synthetic_table(summary)))
     return [one for one in found if one[2].rows]
 
 

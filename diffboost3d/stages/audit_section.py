@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from diffboost3d.report.tables import MISSING, Table
 from diffboost3d.schema import Config
 from diffboost3d.stages.gating import places_of, read_limits
 from diffboost3d.stages.inputs import cases_of, prepared, prepared_again, slice_axis
+from diffboost3d.stages.synthetic_draws import draws_by_reason, draws_of
 from diffboost3d.synthesis.gate import INTENSITY, Limit
 
 Float = NDArray[np.float32]
@@ -34,7 +34,7 @@ CAVEAT = (
 def audit_section(config: Config, workspace: Workspace, manifest: Manifest) -> list[Section]:
     """The audit of the first fold; empty without synthetic volumes."""
     fold = config.folds[0]
-    settled, draws = _draws(config, workspace, manifest, fold)
+    settled, draws = draws_of(config, workspace, fold)
     if not settled:
         return []
     if not any(record.checks for record in draws):
@@ -48,39 +48,12 @@ def audit_section(config: Config, workspace: Workspace, manifest: Manifest) -> l
     return [Section("Audit of the synthetic volumes", text, (figure,) if figure else (), table)]
 
 
-def _draws(
-    config: Config, workspace: Workspace, manifest: Manifest, fold: int
-) -> tuple[list[SyntheticRecord], list[SyntheticRecord]]:
-    """(what became of each sample, every draw)."""
-    settled, draws = [], []
-    for case in workspace.read_split(fold).training:
-        for sample in range(config.synthesize.samples):
-            path = workspace.synthetic_record(fold, case, sample)
-            if not path.is_file():
-                continue
-            record = SyntheticRecord.from_json(json.loads(path.read_text(encoding="utf-8")))
-            settled.append(record)
-            folder = workspace.rejected_record(fold, case, sample, 0).parent
-            for refused in sorted(folder.glob(f"{sample:02d}-*.json")):
-                one = json.loads(refused.read_text(encoding="utf-8"))
-                moved: dict[str, Any] = {"path": f"{folder.name}/{one['path']}"}
-                moved |= {"channels": [f"{folder.name}/{name}" for name in one.get("channels", ())]}
-                draws.append(SyntheticRecord.from_json(one | moved))
-            if record.accepted:
-                draws.append(record)
-    return settled, draws
-
-
 # --- words -----------------------------------------------------------------------------------------------------------
 def _counts(settled: Sequence[SyntheticRecord], draws: Sequence[SyntheticRecord]) -> str:
     accepted, refused = sum(record.accepted for record in settled), sum(not record.accepted for record in draws)
     lines = f"{accepted} of {len(settled)} samples were accepted; of {len(draws)} draws {refused} were refused."
-    reasons: dict[str, int] = {}
-    for record in draws:
-        for kind in {reason.partition(":")[0] for reason in record.reasons}:
-            reasons[kind] = reasons.get(kind, 0) + 1
-    if reasons:
-        lines += "\n\n" + "\n".join(f"- {kind}: {count} draws" for kind, count in sorted(reasons.items()))
+    if reasons := draws_by_reason(draws):
+        lines += "\n\n" + "\n".join(f"- {kind}: {count} draws" for kind, count in reasons.items())
     lost = [f"{record.case} {record.sample:02d}" for record in settled if not record.accepted]
     return lines + (f"\n\nWithout an accepted draw: {', '.join(lost)}. They train nothing." if lost else "")
 

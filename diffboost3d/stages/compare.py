@@ -32,7 +32,7 @@ from diffboost3d.stages.launching import (
 from diffboost3d.stages.segmenters import require_segmenter
 from diffboost3d.stages.study_data import is_laid_out, label_volumes, prepare_study, sizes_of
 from diffboost3d.stages.study_jobs import Job, cell_names, is_done, jobs_of, run_job, write_job
-from diffboost3d.stages.study_synthetic import synthetic_of_study
+from diffboost3d.stages.study_synthetic import count_sets_of_study
 
 KEPT = (
     "workspace",
@@ -265,8 +265,7 @@ def _write_results(
     done = [job for job in cells if is_done(job, study)]
     scores = [score for job in done for score in _scores_of(job, study)]
     study.write_scores(scores)
-    summary = summarise_study(scores, config.compare.references, seed=config.seed)
-    summary["synthetic"] = synthetic_of_study(done)
+    summary = summarise_study(scores, config.compare.references, config.seed, count_sets_of_study(done))
     unfinished = [*(job.name for job in cells if job not in done), *unprepared]
     count = len(cells) + len(unprepared)
     write_json(study.summary_path, {**summary, "cells": count, "unfinished": unfinished})

@@ -18,6 +18,7 @@ from diffboost3d.imaging.colours import Colour, label_colours
 from diffboost3d.imaging.files import PICTURE_ENDINGS, ending_like, ending_of, read
 from diffboost3d.report.figures import Panel, gain_plot, montage, per_case_plot
 from diffboost3d.report.page import PageFigure, Section, build_page
+from diffboost3d.report.study import nothing_accepted
 from diffboost3d.report.tables import arms_table, to_text
 from diffboost3d.schema import Config
 from diffboost3d.seeds import seed_of
@@ -33,6 +34,7 @@ from diffboost3d.stages.inputs import (
     slice_axis,
     source_label,
 )
+from diffboost3d.stages.synthetic_draws import count_sets
 from diffboost3d.stages.synthetic_fidelity import measure_fidelity
 
 SHOWN_CASES = 3
@@ -47,7 +49,11 @@ def run(config: Config, workspace: Workspace) -> None:
     summary = json.loads(workspace.summary_path.read_text(encoding="utf-8"))
     patients = {case.id: case.patient for case in manifest.cases}
     sections = [
-        _results(summary, _caveat(config)),
+        _results(
+            summary,
+            _caveat(config),
+            [nothing_accepted(one) for one in count_sets(config, workspace) if one["accepted"] == 0],
+        ),
         Section("Cases", "One dot a test case, averaged over labels and seeds.", (_per_case(scores, patients),)),
         *_synthetic_section(config, workspace, manifest),
         *audit_section(config, workspace, manifest),
@@ -81,9 +87,9 @@ PAIRED = (
 )
 
 
-def _results(summary: dict[str, Any], caveat: str) -> Section:
+def _results(summary: dict[str, Any], caveat: str, unmerged: list[str]) -> Section:
     verdicts = [f"- {row['verdict']}" for row in summary["comparisons"] if row["metric"] == "dice"]
-    notes = [f"- {note}" for note in summary["notes"]]
+    notes = [f"- {note}" for note in (*unmerged, *summary["notes"])]
     figures: tuple[PageFigure, ...] = ()
     if verdicts:
         figures = (PageFigure(gain_plot(summary), "Forest plot of paired Dice differences", PAIRED),)

@@ -103,7 +103,7 @@ def _instead(config: Config, arm: ArmConfig, all_lack: bool) -> str:
     if arm.merge == "instead":
         return "left out"
     borrows = merge_of(config, arm).partner == "any" and not all_lack
-    return "merged with those of other cases alone" if borrows else "merged with nothing"
+    return "merged with volumes of other cases only" if borrows else "merged with nothing"
 
 
 def _digest(

@@ -50,20 +50,34 @@ def test_columns_that_would_say_one_thing_only_are_left_out():
 
 
 def test_sets_of_synthetic_volumes_are_counted_and_one_without_any_is_said_to_be():
-    row = {"variant": "base", "fold": 2, "volumes": 12}
-    made = {**row, "size": 3, "set": "default", "arms": ["diffboost"], "accepted": 11, "refused_for": {"copy": 4}}
-    none = {**row, "size": 10, "set": "gan", "arms": ["a", "b_classical"], "accepted": 0, "refused_for": {}}
-    summary = {**SUMMARY, "synthetic": [made, none]}
+    row = {
+        "variant": "base",
+        "fold": 2,
+        "volumes": 12,
+        "judged": True,
+        "not_checked": [],
+        "refused_draws": 0,
+        "refused_for": {},
+    }
+    rows = [
+        {**row, "size": 3, "set": "default", "arms": ["diffboost"], "accepted": 11, "refused_draws": 5}
+        | {"refused_for": {"copy": 4, "intensity": 2}, "not_checked": ["label fidelity"]},
+        {**row, "size": 10, "set": "gan", "arms": ["none", "cutmix_classical"], "accepted": 0},
+        {**row, "size": 10, "set": "lost", "arms": ["diffboost"], "accepted": None, "judged": False},
+    ]
+    summary = {**SUMMARY, "synthetic": rows}
     assert unmerged_lines(summary) == [
         "n = 10, fold 2: the gate accepted none of the 12 volumes of the set gan; "
-        "a, b_classical had nothing to merge and trained on real images alone"
+        "none, cutmix_classical had nothing to merge and trained on real images alone"
     ]
-    rows = markdown_of_study("x", summary, []).split("## Synthetic volumes")[1].splitlines()
-    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows if row.startswith("| ")]
-    assert cells[0] == ["n", "fold", "set", "arms", "draws refused for", "volumes", "accepted"]
+    assert [line.endswith("; it had nothing to merge") for line in verdict_lines(summary)] == [False, True]
+    shown = markdown_of_study("x", summary, []).split("## Synthetic volumes")[1].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown if line.startswith("| ")]
+    assert cells[0] == ["n", "fold", "set", "arms", "gate", "draws refused", "volumes", "accepted"]
     assert cells[2:] == [
-        ["3", "2", "default", "diffboost", "copy 4", "12", "11"],
-        ["10", "2", "gan", "a, b_classical", "-", "12", "0"],
+        ["3", "2", "default", "diffboost", "copy 4, intensity 2, label fidelity not checked", "5", "12", "11"],
+        ["10", "2", "gan", "none, cutmix_classical", "-", "0", "12", "0"],
+        ["10", "2", "lost", "diffboost", "judged nothing", "0", "12", "-"],
     ]
 
 

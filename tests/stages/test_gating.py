@@ -15,7 +15,8 @@ from diffboost3d import Workspace
 from diffboost3d.cli import main
 from diffboost3d.config import compose
 from diffboost3d.stages.audit_section import audit_section
-from diffboost3d.synthesis.gate import KINDS, Gate, Verdict
+from diffboost3d.stages.synthetic_draws import count_sets
+from diffboost3d.synthesis.gate import FIDELITY, KINDS, Gate, Verdict
 
 LEARNED = ("prepare", "pretrain", "finetune")
 OWN = ("record.json", "config.yaml")  # these name times and the workspace
@@ -159,6 +160,8 @@ def test_limits_without_their_segmenters_get_them_again(folder, copy):
 def test_turned_off_it_judges_nothing(folder, copy):
     workspace = copy("off")
     assert main(["synthesize", *words(folder, "off", "gate.enabled=false")]) == 0
+    (counts,) = count_sets(compose(words(folder, "off", "gate.enabled=false")), workspace)
+    assert (counts["accepted"], counts["judged"], counts["not_checked"]) == (6, False, [])
     for record in settled(workspace):
         assert record["accepted"]
         assert (record["checks"], record["reasons"], record["attempt"]) == ({}, [], 0)
@@ -195,7 +198,7 @@ def test_a_case_without_accepted_volumes_is_trained_with_itself(folder, copy, mo
     others = ", ".join(workspace.read_split(0).training[1:])
     assert f"train fold 0, diffboost, seed 0: no accepted synthetic volume of {others}; merged with nothing" in said
     assert main(["train", *words(folder, "few", "arms=[diffboost]", "merge.partner=any")]) == 0
-    borrowed = f"no accepted synthetic volume of {others}; merged with those of other cases alone"
+    borrowed = f"no accepted synthetic volume of {others}; merged with volumes of other cases only"
     assert borrowed in capsys.readouterr().out
     assert main(["train", *words(folder, "few", "arms=[diffboost]")]) == 0
     for stage in ("evaluate", "report"):
@@ -203,6 +206,32 @@ def test_a_case_without_accepted_volumes_is_trained_with_itself(folder, copy, mo
     page = workspace.report_path.read_text(encoding="utf-8")
     assert "2 of 6 samples were accepted; of 10 draws 8 were refused." in page
     assert "They train nothing." in page
+    (counts,) = count_sets(compose(words(folder, "few", "arms=[none,diffboost,diffboost_classical]")), workspace)
+    assert counts == {
+        "fold": 0, "set": "default", "arms": ["diffboost", "diffboost_classical"], "volumes": 6, "accepted": 2,
+        "judged": True, "not_checked": [], "refused_draws": 8, "refused_for": {"copy": 8},
+    }  # fmt: skip
+    (counts,) = count_sets(compose(words(folder, "few", "arms=[diffboost]", "synthesize.samples=1")), workspace)
+    assert (counts["volumes"], counts["accepted"], counts["refused_draws"]) == (3, 1, 4)
+    assert "had nothing to merge" not in page
+    records = [workspace.synthetic_record(0, spared, sample) for sample in range(2)]
+    for path in records:
+        path.write_text(json.dumps({**load(path), "accepted": False}), encoding="utf-8")
+    assert main(["report", *words(folder, "few", "arms=[none,diffboost]")]) == 0
+    said = "fold 0: the gate accepted none of the 6 volumes of the set default; diffboost had nothing to merge"
+    assert said in workspace.report_path.read_text(encoding="utf-8")
+    records[0].unlink()
+    (counts,) = count_sets(compose(words(folder, "few", "arms=[diffboost]")), workspace)
+    assert counts["accepted"] is None
+
+
+def test_what_a_gate_of_one_patient_cannot_check_is_counted_as_not_checked(folder, copy):
+    workspace = copy("one patient")
+    shutil.copytree(folder / "ws" / "synthetic", workspace.root / "synthetic")
+    limits = workspace.gate(0) / "limits.json"
+    limits.write_text(json.dumps([one for one in load(limits) if one["kind"] != FIDELITY]), encoding="utf-8")
+    (counts,) = count_sets(compose(words(folder, "one patient", "arms=[diffboost]")), workspace)
+    assert counts["not_checked"] == [FIDELITY]
 
 
 def test_the_audit_names_limits_their_origin_and_the_closest_pairs(folder):
