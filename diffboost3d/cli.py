@@ -7,9 +7,13 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from diffboost3d import __version__
-from diffboost3d.errors import ConfigError, DiffBoostError
+from diffboost3d.errors import ConfigError, DiffBoostError, WorkspaceError
+
+if TYPE_CHECKING:
+    from diffboost3d.cases.workspace import Workspace
 
 COMMANDS = {
     "run": "prepare to report in order, on a folder of your own: data.root=FOLDER",
@@ -163,6 +167,8 @@ def _run(command: str, overrides: list[str]) -> int:
     from diffboost3d.cases.workspace import Workspace
 
     workspace = Workspace(config.workspace)
+    if command not in ("run", "demo", "prepare") and not (command == "train-codec" and config.diffusion.pool.root):
+        _require_prepared(workspace)
     main_process = os.environ.get("RANK", "0") == "0"  # as torchrun and accelerate set it, before torch is loaded
     with workspace.opened(main_process):
         if main_process:
@@ -170,6 +176,20 @@ def _run(command: str, overrides: list[str]) -> int:
             workspace.log(f"diffboost3d {command} {' '.join(overrides)}")
         import_module(f"diffboost3d.stages.{command.replace('-', '_')}").run(config, workspace)
     return 0
+
+
+def _require_prepared(workspace: Workspace) -> None:
+    """Refuse a folder that `prepare` has not made, before anything is written there."""
+    if workspace.manifest_path.is_file():
+        return
+    from diffboost3d.cases.study import workspaces_in
+
+    if inside := workspaces_in(workspace.root):
+        raise WorkspaceError(
+            f"{workspace.root} is the folder of a study; its workspaces are {', '.join(map(str, inside))}: take one of them, "
+            f"workspace={inside[0]}"
+        )
+    workspace.read_manifest()
 
 
 def _help() -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from diffboost3d.errors import ConfigError
 from diffboost3d.schema import ArmConfig, Config
 from diffboost3d.schema.keys import leaves
-from diffboost3d.validation import validate
+from diffboost3d.validation import allowed_values, validate
 
 ANY_KEYS = (  # dictionaries of any names
     "network.arguments.",
@@ -203,7 +203,19 @@ def _typed_message(error: Exception, overrides: Sequence[str]) -> str:
         return _unknown_key(str(full_key))
     if "not a ListConfig" in first:
         return f"{full_key} takes a list, with brackets: {full_key}=[...]"
+    if found := re.match(
+        r"Value '(.*)' (?:of type '\w+' could not be converted to (Float|Integer)|is not a valid bool)", first
+    ):
+        return _wrong_kind(str(full_key), *found.groups())
     return f"{full_key}: {first}"
+
+
+def _wrong_kind(key: str, value: str, kind: str | None) -> str:
+    """A word where a number or a yes or no stands, with what is allowed."""
+    known = {name: one.metadata for name, one in leaves(Config())}
+    bounds = allowed_values(known.get(re.sub(r"\[\d+\]$", "", key), {}))
+    words = {"Float": "a number", "Integer": "a whole number", None: "true or false"}[kind]
+    return f"{key}={value} is refused; allowed: {words}{', ' + bounds if bounds else ''}"
 
 
 def with_values(config: Config, values: dict[str, Any]) -> Config:

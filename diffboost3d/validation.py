@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +60,19 @@ def _check_value(path: str, value: Any, allowed: Any) -> None:
         if isinstance(element, float) and not math.isfinite(element):
             raise ConfigError(f"{path}={element} is refused; it takes a finite number")
         choices, low, high = allowed.get("choices"), allowed.get("low"), allowed.get("high")
-        if choices is not None and element not in choices:
-            raise ConfigError(f"{path}={element} is refused; allowed: {', '.join(map(str, choices))}")
-        if (low is not None and not element >= low) or (high is not None and not element <= high):
-            bounds = (
-                f"at least {low}" if high is None else f"at most {high}" if low is None else f"from {low} to {high}"
-            )
-            raise ConfigError(f"{path}={element} is refused; allowed: {bounds}")
+        outside = (low is not None and not element >= low) or (high is not None and not element <= high)
+        if outside or (choices is not None and element not in choices):
+            raise ConfigError(f"{path}={element} is refused; allowed: {allowed_values(allowed)}")
+
+
+def allowed_values(allowed: Mapping[str, Any]) -> str:
+    """The values that a key's metadata allow, in words; empty where it bounds nothing."""
+    choices, low, high = allowed.get("choices"), allowed.get("low"), allowed.get("high")
+    if choices is not None:
+        return ", ".join(map(str, choices))
+    if low is None and high is None:
+        return ""
+    return f"at least {low}" if high is None else f"at most {high}" if low is None else f"from {low} to {high}"
 
 
 def _check_together(config: Config) -> None:

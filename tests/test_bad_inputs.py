@@ -269,6 +269,37 @@ def test_a_segmenter_that_can_not_be_is_refused_before_a_generator_is_trained(
     assert not list((tmp_path / "ws").rglob("*.safetensors"))
 
 
+@pytest.mark.parametrize("command", ["run", "compare"])
+def test_a_class_that_monai_does_not_have_is_refused_before_anything_is_prepared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    words = ["network=monai", "network._target_=monai.networks.nets.Unett", f"workspace={tmp_path / 'ws'}"]
+    assert "did you mean monai.networks.nets.Unet?" in refused(capsys, command, f"data.root={tmp_path}", *words)
+    assert not (tmp_path / "ws" / "prepared").exists()
+
+
+@pytest.mark.parametrize("command", ["plan", "predict", "train", "report"])
+def test_a_folder_that_nothing_prepared_is_refused_and_left_as_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    said = refused(capsys, command, f"workspace={tmp_path / 'ws'}", f"predict.input={tmp_path}", "predict.output=out")
+    assert "manifest.json is missing: run `diffboost3d prepare`" in said
+    assert not (tmp_path / "ws").exists()
+
+
+def test_the_folder_of_a_study_is_told_from_one_of_its_workspaces(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "jobs").mkdir()
+    for size in ("n003", "n010"):
+        (tmp_path / "longer" / size).mkdir(parents=True)
+        (tmp_path / "longer" / size / "manifest.json").write_text("{}")
+    said = refused(capsys, "predict", f"workspace={tmp_path}", f"predict.input={tmp_path}", "predict.output=out")
+    assert f"{tmp_path} is the folder of a study; its workspaces are {tmp_path / 'longer' / 'n003'}, " in said
+    assert f"workspace={tmp_path / 'longer' / 'n003'}" in said
+    assert not (tmp_path / "config").exists()
+
+
 def test_a_workspace_behind_a_link_finds_the_data(tmp_path: Path) -> None:
     from diffboost3d.cases.workspace import Workspace
 

@@ -156,6 +156,12 @@ def test_tables_of_what_is_finished_come_without_running_anything(data, tmp_path
     assert main([*words, "compare.sizes=[2,3,4]", "compare.tables=true"]) == 0
     summary = json.loads((tmp_path / "part" / "study.json").read_text())
     assert summary["cells"] == 6
+    cases = [(one["size"], one["training"]["cases"], one["validation"]["cases"]) for one in summary["cases"]]
+    assert cases == [(2, 2, 2), (3, 3, 2)]
+    assert [(one["arm"], one["trainings"]) for one in summary["trainings"]] == [("none", 1)] * 2
+    assert summary["command"].startswith("diffboost3d compare ")
+    assert "compare.sizes=[2,3,4]" in summary["command"]
+    assert str(tmp_path) not in summary["command"]
     assert summary["unfinished"][-2:] == ["n004-f0-none-s0", "n004-f0-classical-s0"]
     assert main(["compare", f"data.root={data}", f"workspace={tmp_path / 'new'}", *STUDY, "compare.tables=true"]) == 1
     assert "nothing is prepared yet" in capsys.readouterr().err

@@ -106,6 +106,15 @@ class Study:
                 writer.writerow([f"{x:.6g}" if isinstance(x, float) else x for x in dataclasses.astuple(score)])
 
 
+def workspaces_in(root: Path) -> list[Path]:
+    """The workspaces of the sizes and variants of a study in this folder; none where it is no study's."""
+    if not (root / "jobs").is_dir():
+        return []
+    sizes = [root, *(folder for folder in root.iterdir() if folder.is_dir() and folder.name != "data")]
+    found = [path.parent for folder in sizes for path in folder.glob("*/manifest.json")]
+    return sorted(found)
+
+
 def read_study_scores(path: Path) -> list[StudyScore]:
     """The scores of a study's CSV."""
     kinds: dict[str, Any] = {"fold": int, "seed": int, "value": float, "volume": float}

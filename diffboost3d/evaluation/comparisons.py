@@ -116,7 +116,7 @@ def in_spite_of(interval: Interval, p_value: float, comparisons: int) -> str:
     """Why nothing is claimed where the interval leaves out 0: by Wilcoxon's test, or by the adjustment; else nothing."""
     if not interval.low * interval.high > 0:
         return ""
-    return f" by a table of {comparisons} comparisons" if p_value < SIGNIFICANCE else " by Wilcoxon's test"
+    return f" among {comparisons} comparisons" if p_value < SIGNIFICANCE else " by Wilcoxon's test"
 
 
 def points(fraction: float, sign: bool = False) -> str:

@@ -154,14 +154,12 @@ def summarise_study(
     scores: Sequence[StudyScore],
     references: Sequence[str],
     seed: int = 0,
-    synthetic: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Summarise a study as a JSON-able dictionary; scores that aren't finite are left out and counted.
 
     Keys: `rule` of the verdicts; `references`, `metrics` [{name, unit, higher_is_better}], `variants`, `sizes`, `labels`;
     `parts`, one a variant and size: {variant, size, arms, comparisons}; `between_variants`: each arm in a variant against
-    itself in the first, size by size; `left_out`: how many scores; `synthetic`: as given, the sets of synthetic volumes on
-    which arms were trained, with variant, size and arms (`stages.synthetic_draws.count_set`).
+    itself in the first, size by size; `left_out`: how many scores.
 
     Of an arm, by metric: mean, low and high (95 % bootstrap over patients), cases, patients, `seed_sd` (standard deviation
     of the mean between seeds), `seeds` {seed: mean}, `labels` {label: mean}. Of a comparison: see `compare`; Dice has
@@ -177,7 +175,6 @@ def summarise_study(
     for score in finite:
         parts.setdefault((score.variant, score.size), []).append(score)
     return {
-        "synthetic": list(synthetic),
         "rule": RULE,
         "references": list(references),
         "metrics": [

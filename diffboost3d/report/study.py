@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from diffboost3d.report.study_basis import (
+    arms_without_volumes,
+    cases_table,
+    synthetic_table,
+    trainings_table,
+)
+from diffboost3d.report.study_parts import interval_over, part_cells, part_columns, size_text, where_of
 from diffboost3d.report.tables import MISSING, Table, interval_text, name_of, number_text, p_text, to_markdown
 
 THIRDS = ("small", "middle", "large")
-P_VALUES = ("p cases", "Holm", "p cases and seeds, Holm")
+P_VALUES = ("Wilcoxon p", "Holm", "p of the mean, Holm")
 
 
 def arms_of_study(summary: Mapping[str, Any], metric: str = "dice") -> Table:
@@ -16,7 +23,7 @@ def arms_of_study(summary: Mapping[str, Any], metric: str = "dice") -> Table:
     unit = _unit(summary, metric)
     rows = [
         (
-            *_part_cells(summary, part),
+            *part_cells(summary, part),
             arm,
             interval_text(result[metric], metric),
             number_text(result[metric]["seed_sd"], metric),
@@ -26,7 +33,7 @@ def arms_of_study(summary: Mapping[str, Any], metric: str = "dice") -> Table:
         for arm, result in part["arms"].items()
         if metric in result
     ]
-    columns = (*_part_columns(summary), "arm", f"{name_of(metric)} ({unit}) [95 %]", "SD between seeds", "cases")
+    columns = (*part_columns(summary), "arm", f"{name_of(metric)} ({unit}) [95 %]", "SD between seeds", "cases")
     return Table(columns, tuple(rows), len(columns) - 3)
 
 
@@ -34,12 +41,12 @@ def comparisons_of_study(summary: Mapping[str, Any], metric: str = "dice") -> Ta
     """A row a comparison and part: difference with interval, standard errors by source, p, claim."""
     unit = "points" if _unit(summary, metric) == "%" else _unit(summary, metric)
     rows = [
-        (*_part_cells(summary, part), row["arm"], row["reference"], *_difference_cells(row, metric))
+        (*part_cells(summary, part), row["arm"], row["reference"], *_difference_cells(row, metric))
         for part in summary["parts"]
         for row in part["comparisons"]
         if row["metric"] == metric
     ]
-    columns = (*_part_columns(summary), "arm", "against", *_difference_columns(metric, unit))
+    columns = (*part_columns(summary), "arm", "against", *_difference_columns(metric, unit))
     return Table(columns, tuple(rows), len(columns) - 7)
 
 
@@ -47,7 +54,7 @@ def between_variants(summary: Mapping[str, Any], metric: str = "dice") -> Table:
     """A row an arm, variant and size: its difference from itself in the first variant."""
     unit = "points" if _unit(summary, metric) == "%" else _unit(summary, metric)
     rows = [
-        (_size(row["size"]), row["arm"], row["reference"], *_difference_cells(row, metric))
+        (size_text(row["size"]), row["arm"], row["reference"], *_difference_cells(row, metric))
         for row in summary["between_variants"]
         if row["metric"] == metric
     ]
@@ -58,7 +65,7 @@ def effects_of_study(summary: Mapping[str, Any]) -> Table:
     """A row a comparison, part and label: the Dice difference of all cases and of each third by the label's volume."""
     rows = [
         (
-            *_part_cells(summary, part),
+            *part_cells(summary, part),
             row["arm"],
             row["reference"],
             label,
@@ -70,53 +77,8 @@ def effects_of_study(summary: Mapping[str, Any]) -> Table:
         if row["metric"] == "dice"
         for label, effect in row["labels"].items()
     ]
-    columns = (*_part_columns(summary), "arm", "against", "label", "all (points)", *(f"{third}" for third in THIRDS))
+    columns = (*part_columns(summary), "arm", "against", "label", "all (points)", *(f"{third}" for third in THIRDS))
     return Table(columns, tuple(rows), len(columns) - 4)
-
-
-def synthetic_table(summary: Mapping[str, Any]) -> Table:
-    """A row a set of synthetic volumes, part and fold: how many train, and what the gate refused draws for."""
-    rows = [
-        (
-            *_part_cells(summary, one),
-            str(one["fold"]),
-            one["set"],
-            ", ".join(one["arms"]),
-            _judgement(one),
-            str(one["refused_draws"]),
-            str(one["volumes"]),
-            MISSING if one["accepted"] is None else str(one["accepted"]),
-        )
-        for one in summary["synthetic"]
-    ]
-    names = ("fold", "set", "arms", "gate", "draws refused", "volumes", "accepted")
-    columns = (*_part_columns(summary), *names)
-    return Table(columns, tuple(rows), len(columns) - 3)
-
-
-def _judgement(one: Mapping[str, Any]) -> str:
-    if not one["judged"]:
-        return "judged nothing"
-    said = [f"{kind} {count}" for kind, count in one["refused_for"].items()]
-    return ", ".join([*said, *(f"{kind} not checked" for kind in one["not_checked"])]) or MISSING
-
-
-def unmerged_lines(summary: Mapping[str, Any]) -> list[str]:
-    """A sentence for every set of which nothing was accepted: its arms merged nothing."""
-    lines = []
-    for one in summary["synthetic"]:
-        if one["accepted"] == 0:
-            where = _where(summary, one)
-            lines.append(f"{where + ', ' if where else ''}{nothing_accepted(one)}")
-    return lines
-
-
-def nothing_accepted(one: Mapping[str, Any]) -> str:
-    """The sentence for a set of a fold, as `count_set` has it with `arms`."""
-    return (
-        f"fold {one['fold']}: the gate accepted none of the {one['volumes']} volumes of the set {one['set']}; "
-        f"{', '.join(one['arms'])} had nothing to merge and trained on real images alone"
-    )
 
 
 def markdown_of_study(title: str, summary: Mapping[str, Any], notes: Sequence[str]) -> str:
@@ -125,11 +87,14 @@ def markdown_of_study(title: str, summary: Mapping[str, Any], notes: Sequence[st
         f"# {title}",
         *(f"- {note}" for note in notes),
         "## Verdicts",
-        f"Rule: {summary['rule']}.",
+        f"Rule: {summary['rule']}. Verdicts are of Dice; other metrics are shown without.",
         _verdicts(summary),
     ]
     for heading, text, table in _tables(summary):
         blocks += [f"## {heading}", text, to_markdown(table)]
+    if "command" in summary:
+        versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
+        blocks += ["## How it was made", f"```bash\n{summary['command']}\n```", f"With {versions}."]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
@@ -176,7 +141,7 @@ def verdict_lines(summary: Mapping[str, Any]) -> list[str]:
     """One sentence a comparison, with the part it is of where there are several."""
     lines = []
     for part in summary["parts"]:
-        where, empty = _where(summary, part), _arms_without_volumes(summary, part)
+        where, empty = where_of(summary, part), arms_without_volumes(summary, part)
         lines += [
             f"{where + ': ' if where else ''}{row['verdict']}"
             + ("; it had nothing to merge" if row["arm"] in empty else "")
@@ -185,16 +150,9 @@ def verdict_lines(summary: Mapping[str, Any]) -> list[str]:
         ]
     for row in summary["between_variants"]:
         if row.get("verdict"):
-            where = f"n = {_size(row['size'])}: " if len(summary["sizes"]) > 1 else ""
+            where = f"n = {size_text(row['size'])}: " if len(summary["sizes"]) > 1 else ""
             lines.append(where + row["verdict"])
     return lines
-
-
-def _arms_without_volumes(summary: Mapping[str, Any], part: Mapping[str, Any]) -> set[str]:
-    """The arms of a part that merged nothing in any fold."""
-    rows = [one for one in summary["synthetic"] if (one["variant"], one["size"]) == (part["variant"], part["size"])]
-    merged = {arm for one in rows if one["accepted"] != 0 for arm in one["arms"]}
-    return {arm for one in rows for arm in one["arms"]} - merged
 
 
 def _verdicts(summary: Mapping[str, Any]) -> str:
@@ -212,17 +170,30 @@ def _tables(summary: Mapping[str, Any]) -> list[tuple[str, str, Table]]:
                 arms_of_study(summary, metric),
             )
         )
-        text = (
-            "Arm minus reference on the same cases: 95 % interval over cases and seeds, the standard errors that each makes, "
-            "Wilcoxon's p over cases and that of the mean over cases and seeds; the verdict goes by both with Holm's adjustment."
-        )
+        text = _about_differences(summary, metric)
         found.append((f"{name_of(metric)} differences", text, comparisons_of_study(summary, metric)))
         found.append((f"{name_of(metric)} between variants", text, between_variants(summary, metric)))
+    text = "Cases, in brackets the patients that they are of; n are the labelled training cases."
+    found.append(("Cases", text, cases_table(summary)))
+    text = "Where the best validation of most trainings was the last one, longer trainings may have come further."
+    found.append(("Trainings", text, trainings_table(summary)))
     text = "Differences in Dice points; thirds of the test cases by the label's volume. Described, not tested."
     found.append(("Effect by label and by size of the label", text, effects_of_study(summary)))
     text = "Volumes that were accepted train. What draws were refused for, all attempts counted; one may have several reasons."
     found.append(("Synthetic volumes", text, synthetic_table(summary)))
     return [one for one in found if one[2].rows]
+
+
+def _about_differences(summary: Mapping[str, Any], metric: str) -> str:
+    over = interval_over(summary)
+    verdict = "No verdict is given of this metric."
+    if metric == "dice":
+        verdict = "The verdict goes by both p-values as Holm's adjustment, which counts all comparisons of a size, makes them."
+    return (
+        f"Arm minus reference on the same cases: 95 % interval over {over}, the standard errors that each makes, Wilcoxon's p "
+        f"over cases and the p of the mean over {over}. Each interval is its pair's own: of many some leave out 0 by chance. "
+        f"{verdict}"
+    )
 
 
 def _difference_columns(metric: str, unit: str) -> tuple[str, ...]:
@@ -239,26 +210,6 @@ def _difference_cells(row: Mapping[str, Any], metric: str) -> tuple[str, ...]:
         p_text(row["p_crossed_holm"]),
         row.get("claim") or MISSING,
     )
-
-
-def _part_columns(summary: Mapping[str, Any]) -> tuple[str, ...]:
-    """Which columns tell the parts apart."""
-    return (*(("variant",) if len(summary["variants"]) > 1 else ()), *(("n",) if len(summary["sizes"]) > 1 else ()))
-
-
-def _part_cells(summary: Mapping[str, Any], part: Mapping[str, Any]) -> tuple[str, ...]:
-    cells = {"variant": part["variant"], "n": _size(part["size"])}
-    return tuple(cells[column] for column in _part_columns(summary))
-
-
-def _where(summary: Mapping[str, Any], part: Mapping[str, Any]) -> str:
-    """The part in words; empty where there is no other."""
-    cells = zip(_part_columns(summary), _part_cells(summary, part), strict=True)
-    return ", ".join(f"n = {cell}" if name == "n" else cell for name, cell in cells)
-
-
-def _size(size: int | None) -> str:
-    return "all" if size is None else str(size)
 
 
 def _unit(summary: Mapping[str, Any], metric: str) -> str:

@@ -57,12 +57,17 @@ def forest_plot(summary: Mapping[str, Any], metric: str = "dice") -> dict[str, b
         place += 1.1
     axes.set_yticks([at for at, _ in ticks], [text for _, text in ticks])
     axes.set_ylim(place - 0.4, -0.7)
-    axes.set_xlabel(
-        f"difference in {name_of(metric)} ({unit or 'points'}); thick: 95 % over cases, thin: over cases and seeds"
-    )
+    axes.set_xlabel(f"difference in {name_of(metric)} ({unit or 'points'}); {_bars(summary)}")
     axes.grid(axis="x", color=FAINT, linewidth=0.5)
     axes.tick_params(axis="y", length=0)
     return _files(figure)
+
+
+def _bars(summary: Mapping[str, Any]) -> str:
+    rows = [row for part in summary["parts"] for row in part["comparisons"]] + list(summary["between_variants"])
+    if all(row["seeds"] < 2 for row in rows):
+        return "95 % over cases, of one seed (thick: bootstrap, thin: t)"
+    return "thick: 95 % over cases, thin: over cases and seeds"
 
 
 def learning_curve(summary: Mapping[str, Any], metric: str = "dice") -> dict[str, bytes]:

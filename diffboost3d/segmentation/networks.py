@@ -175,7 +175,7 @@ def build_network(spec: NetworkSpec) -> VolumeNetwork:
         "network.arguments" if spec.name in NAMED else f"network._target_={spec.target}: network.arguments and divisor"
     )
     builder: Callable[[Any], VolumeNetwork] = _BUILDERS.get(spec.name, _monai)
-    made = _class_of(spec)
+    made = network_class(spec.name, spec.target)
     unknown = [name for name in spec.arguments if name not in inspect.signature(made).parameters]
     if unknown and not _takes_any(made):
         near = difflib.get_close_matches(unknown[0], list(inspect.signature(made).parameters), n=1)
@@ -194,17 +194,21 @@ def _takes_any(made: Any) -> bool:
     return inspect.Parameter.VAR_KEYWORD in kinds
 
 
-def _class_of(spec: NetworkSpec) -> Any:
-    """The class of MONAI; nothing else is ever imported."""
+def network_class(name: str, target: str | None) -> Any:
+    """The class of MONAI of a network's name, or of `target` where the name is monai; nothing else is ever imported.
+
+    Raises:
+        ConfigError: it is no network class of MONAI, or one that can't segment.
+    """
     import monai.networks.nets as nets
 
-    name = NAMED.get(spec.name) or str(spec.target).removeprefix(MONAI_NETWORKS)
+    name = NAMED.get(name) or str(target).removeprefix(MONAI_NETWORKS)
     made = getattr(nets, name, None) if name.isidentifier() else None
     if not (inspect.isclass(made) and issubclass(made, torch.nn.Module)):
         classes = [one for one, kind in vars(nets).items() if inspect.isclass(kind)]
         near = difflib.get_close_matches(name, classes, n=1)
         hint = f"; did you mean {MONAI_NETWORKS}{near[0]}?" if near else ""
-        raise ConfigError(f"network._target_={spec.target} is no network class of MONAI{hint}")
+        raise ConfigError(f"network._target_={target} is no network class of MONAI{hint}")
     lacking = [
         one
         for one in ("spatial_dims", "in_channels", "out_channels")
@@ -212,7 +216,7 @@ def _class_of(spec: NetworkSpec) -> Any:
     ]
     if lacking:
         raise ConfigError(
-            f"network._target_={spec.target} is refused: its constructor takes no {lacking[0]}; allowed: networks that take "
+            f"network._target_={target} is refused: its constructor takes no {lacking[0]}; allowed: networks that take "
             "spatial_dims, in_channels and out_channels"
         )
     return made

@@ -16,7 +16,8 @@ from diffboost3d.cases.workspace import Workspace
 from diffboost3d.config import compose, to_yaml
 from diffboost3d.errors import ConfigError, StudyError, WorkspaceError
 from diffboost3d.evaluation.study import summarise_study
-from diffboost3d.report.study import latex_of_study, markdown_of_study, unmerged_lines, verdict_lines
+from diffboost3d.report.study import latex_of_study, markdown_of_study, verdict_lines
+from diffboost3d.report.study_basis import basis_lines
 from diffboost3d.schema import Config
 from diffboost3d.stages.evaluate import case_scores
 from diffboost3d.stages.launching import (
@@ -29,10 +30,10 @@ from diffboost3d.stages.launching import (
     run_here,
     run_in_processes,
 )
-from diffboost3d.stages.segmenters import require_segmenter
+from diffboost3d.stages.segmenters import require_network_class, require_segmenter
+from diffboost3d.stages.study_basis import basis_of_study
 from diffboost3d.stages.study_data import is_laid_out, label_volumes, prepare_study, sizes_of
 from diffboost3d.stages.study_jobs import Job, cell_names, is_done, jobs_of, run_job, write_job
-from diffboost3d.stages.study_synthetic import count_sets_of_study
 
 KEPT = (
     "workspace",
@@ -76,10 +77,12 @@ def start(config: Config, overrides: Sequence[str] = ()) -> None:
                 f"{study.root}: no cell is finished in this configuration, so no table is written and those that are there stay; "
                 "give the words of the command that made them, or leave out compare.tables=true to do the cells"
             )
-        _write_results(config, study, jobs, workspace, {}, _unprepared_cells(configs, study))
+        _write_results(config, overrides, study, jobs, workspace, {}, _unprepared_cells(configs, study))
         return
     if config.compare.launcher != "local":
         require_launcher(config.compare.launcher)
+    for of_variant in configs.values():
+        require_network_class(of_variant)
     with workspace.opened(clear=config.compare.launcher == "local"):
         workspace.log(f"diffboost3d compare {' '.join(overrides)}")
         prepare_study(configs, study, workspace)
@@ -88,7 +91,7 @@ def start(config: Config, overrides: Sequence[str] = ()) -> None:
         workspace.log(status_table(jobs, study))
         _require_segmenters(jobs, study)
         errors = _launch(config, study, jobs, workspace)
-        _write_results(config, study, jobs, workspace, errors)
+        _write_results(config, overrides, study, jobs, workspace, errors)
         workspace.log(status_table(jobs, study))
     if errors:
         first = next(iter(errors))
@@ -254,6 +257,7 @@ def _sharing_cores(job: Job, config: Config) -> Job:
 # --- results ---------------------------------------------------------------------------------------------------------
 def _write_results(
     config: Config,
+    words: Sequence[str],
     study: Study,
     jobs: list[Job],
     workspace: Workspace,
@@ -265,7 +269,7 @@ def _write_results(
     done = [job for job in cells if is_done(job, study)]
     scores = [score for job in done for score in _scores_of(job, study)]
     study.write_scores(scores)
-    summary = summarise_study(scores, config.compare.references, config.seed, count_sets_of_study(done))
+    summary = summarise_study(scores, config.compare.references, config.seed) | basis_of_study(done, words)
     unfinished = [*(job.name for job in cells if job not in done), *unprepared]
     count = len(cells) + len(unprepared)
     write_json(study.summary_path, {**summary, "cells": count, "unfinished": unfinished})
@@ -273,7 +277,7 @@ def _write_results(
         return
     notes = [f"{len(done)} of {count} cells are finished"]
     notes += [f"{name} failed: {error}" for name, error in errors.items()]
-    notes += unmerged_lines(summary)
+    notes += basis_lines(summary)
     title = f"Study {study.root.resolve().name}"
     write_text(study.report("md"), markdown_of_study(title, summary, notes))
     write_text(study.report("tex"), latex_of_study(title, summary))
@@ -282,7 +286,7 @@ def _write_results(
     if not arms & set(config.compare.references):
         named = ", ".join(config.compare.references) or "none is named"
         workspace.log(f"no arm of compare.references ({named}) is among the arms: nothing is compared")
-    for line in [*unmerged_lines(summary), *verdict_lines(summary)]:
+    for line in [*basis_lines(summary), *verdict_lines(summary)]:
         workspace.log(line)
     workspace.log(f"study: {study.report('md')}, {study.scores_path}")
 

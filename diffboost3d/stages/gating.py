@@ -21,7 +21,6 @@ from diffboost3d.schema import Config
 from diffboost3d.seeds import generator, seed_of
 from diffboost3d.stages.inputs import cases_of, prepared, sampling_settings, training_plan, without_intervals
 from diffboost3d.synthesis.gate import (
-    KINDS,
     Gate,
     Learned,
     Limit,
@@ -312,30 +311,3 @@ def clear_rejected(workspace: Workspace, records: Sequence[SyntheticRecord]) -> 
         folder = workspace.rejected_record(record.fold, record.case, record.sample, 0).parent
         for path in folder.glob(f"{record.sample:02d}-*"):
             path.unlink()
-
-
-def tally(workspace: Workspace, records: Sequence[SyntheticRecord]) -> dict[str, Any]:
-    """How many samples were accepted, and the draws that were refused for each kind of reason; also logged."""
-    settled = [
-        json.loads(workspace.synthetic_record(one.fold, one.case, one.sample).read_text(encoding="utf-8"))
-        for one in records
-    ]
-    accepted = sum(record["accepted"] for record in settled)
-    refused = refusals(workspace, sorted({(record.fold, record.case) for record in records}))
-    kinds = {kind: sum(kind in of_draw for of_draw in refused) for kind in KINDS}
-    said = ", ".join(f"{kind} {count}" for kind, count in kinds.items() if count)
-    workspace.log(
-        f"gate fold {records[0].fold}: {accepted} of {len(settled)} volumes accepted; {len(refused)} draws refused"
-        + (f" ({said})" if said else "")
-    )
-    return {"accepted": accepted, "refused_draws": len(refused), "refused_for": kinds}
-
-
-def refusals(workspace: Workspace, cases: Sequence[tuple[int, str]]) -> list[set[str]]:
-    """The kinds of reasons against each refused draw of (fold, case)."""
-    found = []
-    for fold, case in cases:
-        for path in sorted(workspace.rejected_record(fold, case, 0, 0).parent.glob("*.json")):
-            reasons = json.loads(path.read_text(encoding="utf-8"))["reasons"]
-            found.append({reason.partition(":")[0] for reason in reasons})
-    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from diffboost3d.augmentation.cuboids import merge_images
 from diffboost3d.cases.atomic import write_text
-from diffboost3d.cases.records import Case, Manifest, Score
+from diffboost3d.cases.records import Case, Manifest, Score, Split
 from diffboost3d.cases.workspace import CONFIG, Workspace, versions
 from diffboost3d.imaging.channels import first_channel, read_channels
 from diffboost3d.imaging.colours import Colour, label_colours
 from diffboost3d.imaging.files import PICTURE_ENDINGS, ending_like, ending_of, read
 from diffboost3d.report.figures import Panel, gain_plot, montage, per_case_plot
 from diffboost3d.report.page import PageFigure, Section, build_page
-from diffboost3d.report.study import nothing_accepted
+from diffboost3d.report.study_basis import nothing_accepted
 from diffboost3d.report.tables import arms_table, to_text
 from diffboost3d.schema import Config
 from diffboost3d.seeds import seed_of
@@ -227,13 +227,7 @@ def _fullest(label: NDArray[Any], axis: int) -> int:
 def _data_section(workspace: Workspace, manifest: Manifest, config: Config) -> Section:
     findings = json.loads(workspace.findings_path.read_text(encoding="utf-8"))
     lines = [f"- {one['case']}: {one['problem']}; {one['outcome']}" for one in findings]
-    parts = []
-    for fold in config.folds:
-        split = workspace.read_split(fold)
-        parts.append(
-            f"- Fold {fold}: {len(split.training)} labelled training, {len(split.unlabelled)} unlabelled, "
-            f"{len(split.validation)} validation, {len(split.test)} test cases."
-        )
+    parts = [_split_line(manifest, fold, workspace.read_split(fold)) for fold in config.folds]
     spacing = " x ".join(f"{space:g}" for space in manifest.cases[0].grid.spacing_mm)
     grid = f"prepared at {spacing} mm" if manifest.physical else "in pixels"
     text = f"{len(manifest.cases)} cases of {manifest.name}, {grid}; licence: {manifest.licence}.\n\n" + "\n".join(
@@ -242,6 +236,20 @@ def _data_section(workspace: Workspace, manifest: Manifest, config: Config) -> S
     return Section(
         "Data",
         text + ("\n\nFindings:\n\n" + "\n".join(lines) if lines else "\n\nNothing was found wrong with any case."),
+    )
+
+
+def _split_line(manifest: Manifest, fold: int, split: Split) -> str:
+    """How many cases each side of a fold has, and of how many patients where these are fewer."""
+    patients = {case.id: case.patient for case in manifest.cases}
+
+    def count(cases: Sequence[str]) -> str:
+        of = len({patients[case] for case in cases})
+        return f"{len(cases)} (of {of} patient{'' if of == 1 else 's'})" if of < len(cases) else str(len(cases))
+
+    return (
+        f"- Fold {fold}: {count(split.training)} labelled training, {count(split.unlabelled)} unlabelled, "
+        f"{count(split.validation)} validation, {count(split.test)} test cases."
     )
 
 

@@ -11,7 +11,7 @@ from diffboost3d.schema import Config, NetworkConfig, TrainConfig
 from diffboost3d.seeds import seed_of
 from diffboost3d.segmentation.batches import Size, largest_shape, patch_size
 from diffboost3d.segmentation.losses import make_loss
-from diffboost3d.segmentation.networks import NetworkSpec, VolumeNetwork, build_network
+from diffboost3d.segmentation.networks import NetworkSpec, VolumeNetwork, build_network, network_class
 from diffboost3d.stages.inputs import cases_of
 
 
@@ -36,6 +36,16 @@ def network_spec(config: Config, manifest: Manifest, patch: Size) -> NetworkSpec
         target=network._target_,
         divisor=network.divisor,
     )
+
+
+def require_network_class(config: Config) -> None:
+    """Refuse a class that MONAI doesn't have before anything is prepared; the built-in networks are known to be there.
+
+    Raises:
+        ConfigError: `network._target_` is no network class of MONAI.
+    """
+    if config.network._target_ is not None:
+        network_class(config.network.name, config.network._target_)
 
 
 def require_segmenter(config: Config, workspace: Workspace) -> None:

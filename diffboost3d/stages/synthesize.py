@@ -26,7 +26,7 @@ from diffboost3d.schema import Config
 from diffboost3d.seeds import generator, seed_of
 from diffboost3d.stages.anatomies import Anatomies
 from diffboost3d.stages.blueprints import Blueprint, blueprint_of, blueprint_of_case, control_of_blueprint
-from diffboost3d.stages.gating import clear_rejected, gate_digest, give_up, judged, open_gate, tally
+from diffboost3d.stages.gating import clear_rejected, gate_digest, give_up, judged, open_gate
 from diffboost3d.stages.generator_training import require_generator
 from diffboost3d.stages.inputs import (
     accelerator_of,
@@ -50,6 +50,7 @@ from diffboost3d.stages.synthesis_work import (
     sampling_plan,
     shares,
 )
+from diffboost3d.stages.synthetic_draws import tally
 from diffboost3d.stages.translators import as_translated, require_translator, translated_volumes
 from diffboost3d.synthesis.gate import Gate
 from diffboost3d.synthesis.translated import TranslatedVolumes
@@ -124,7 +125,11 @@ def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelera
             bar.update(len(group.missing))
     accelerator.wait_for_everyone()
     if rank == 0:
-        facts = {"volumes": len(records), "rho": config.synthesize.rho, **(tally(workspace, records) if gate else {})}
+        facts = {
+            "volumes": len(records),
+            "rho": config.synthesize.rho,
+            **(tally(config, workspace, fold) if gate else {}),
+        }
         workspace.finish(workspace.synthetic(fold), "synthesize", own, started, **facts)
     accelerator.wait_for_everyone()
 

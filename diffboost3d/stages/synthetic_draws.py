@@ -47,19 +47,24 @@ def draws_by_reason(draws: Sequence[SyntheticRecord]) -> dict[str, int]:
 
 
 def count_set(config: Config, workspace: Workspace, fold: int, name: str) -> dict[str, Any]:
-    """A set of synthetic volumes in numbers: {fold, set, volumes, accepted, judged, not_checked, refused_draws, refused_for}.
+    """A set of synthetic volumes in numbers: {fold, set} and those of `count_draws`."""
+    return {"fold": fold, "set": name, **count_draws(of_set(config, name), workspace.of_set(name), fold)}
+
+
+def count_draws(config: Config, workspace: Workspace, fold: int) -> dict[str, Any]:
+    """The volumes and draws of a set in numbers: {volumes, accepted, judged, not_checked, refused_draws, refused_for}.
 
     `accepted` is None where records of volumes are no longer there. `not_checked`: kinds of faults that the gate could not look
     for. `refused_for`: {kind: draws}; a draw may have several.
+
+    Args:
+        config, workspace: of the set.
     """
-    workspace, config = workspace.of_set(name), of_set(config, name)
     settled, draws = draws_of(config, workspace, fold)
     volumes = len(workspace.read_split(fold).training) * config.synthesize.samples
     judged = any(record.checks for record in draws)
     checked = {limit.kind for limit in read_limits(workspace, fold)}
     return {
-        "fold": fold,
-        "set": name,
         "volumes": volumes,
         "accepted": sum(record.accepted for record in settled) if len(settled) == volumes else None,
         "judged": judged,
@@ -67,6 +72,17 @@ def count_set(config: Config, workspace: Workspace, fold: int, name: str) -> dic
         "refused_draws": sum(not record.accepted for record in draws),
         "refused_for": draws_by_reason(draws),
     }
+
+
+def tally(config: Config, workspace: Workspace, fold: int) -> dict[str, Any]:
+    """What the gate has come to on a set that is made: {accepted, refused_draws, refused_for} of `count_draws`; also logged."""
+    counts = count_draws(config, workspace, fold)
+    said = ", ".join(f"{kind} {count}" for kind, count in counts["refused_for"].items())
+    workspace.log(
+        f"gate fold {fold}: {counts['accepted']} of {counts['volumes']} volumes accepted; {counts['refused_draws']} draws refused"
+        + (f" ({said})" if said else "")
+    )
+    return {name: counts[name] for name in ("accepted", "refused_draws", "refused_for")}
 
 
 def count_sets(config: Config, workspace: Workspace) -> list[dict[str, Any]]:

@@ -97,7 +97,7 @@ def test_a_clear_loss_is_said_to_hurt():
 )
 def test_a_gain_is_claimed_only_when_both_p_values_agree(p_crossed, p_holm):
     seen = comparison(0.01, 0.001, 0.02, p_holm, p_crossed=p_crossed)
-    assert "no detectable gain by a table of 5 comparisons: +1.0" in verdict(seen, seeds=2, comparisons=5)
+    assert "no detectable gain among 5 comparisons: +1.0" in verdict(seen, seeds=2, comparisons=5)
 
 
 def test_where_the_rank_test_alone_sees_nothing_the_table_is_not_blamed():

@@ -8,7 +8,8 @@ import pytest
 
 from diffboost3d.cases.study import Study, StudyScore, read_study_scores
 from diffboost3d.evaluation.study import summarise_study
-from diffboost3d.report.study import latex_of_study, markdown_of_study, to_latex, unmerged_lines, verdict_lines
+from diffboost3d.report.study import latex_of_study, markdown_of_study, to_latex, verdict_lines
+from diffboost3d.report.study_basis import basis_lines, unmerged_lines
 from diffboost3d.report.study_figures import forest_plot, learning_curve
 from diffboost3d.report.tables import Table
 
@@ -39,7 +40,8 @@ def test_the_page_has_a_sentence_for_every_dice_comparison_and_tables_of_every_m
     for heading in ("## Dice by arm", "## Dice differences", "## HD95 differences", "## Effect by label and by size"):
         assert heading in text
     assert "4 of 4 cells" in text
-    assert "p cases and seeds, Holm" in text
+    assert "p of the mean, Holm" in text
+    assert "Verdicts are of Dice" in text
     assert "small" in text
 
 
@@ -79,6 +81,45 @@ def test_sets_of_synthetic_volumes_are_counted_and_one_without_any_is_said_to_be
         ["10", "2", "gan", "none, cutmix_classical", "-", "0", "12", "0"],
         ["10", "2", "lost", "diffboost", "judged nothing", "0", "12", "-"],
     ]
+
+
+BASIS = {
+    "command": "diffboost3d compare preset=quick",
+    "versions": {"torch": "2.13"},
+    "cases": [
+        {"size": 3, "fold": 1, "training": {"cases": 3, "patients": 1}, "validation": {"cases": 1, "patients": 1}}
+        | {"unlabelled": {"cases": 60, "patients": 20}, "test": {"cases": 12, "patients": 12}},
+        {"size": 10, "fold": 1, "training": {"cases": 10, "patients": 2}, "validation": {"cases": 4, "patients": 1}}
+        | {"unlabelled": {"cases": 53, "patients": 20}, "test": {"cases": 12, "patients": 12}},
+    ],
+    "trainings": [
+        {"variant": "base", "size": 3, "arm": "none", "trainings": 6, "best_last": 3},
+        {"variant": "base", "size": 10, "arm": "classical", "trainings": 6, "best_last": 4},
+    ],
+}
+
+
+def test_a_study_says_what_it_rests_on_and_where_that_is_little():
+    summary = {**SUMMARY, **BASIS}
+    assert basis_lines(summary) == [
+        "n = 3, fold 1: only 1 validation case chooses the checkpoint, largely by luck; "
+        "compare.validation=4 gives each size as many",
+        "n = 3, fold 1: all 3 labelled training cases are of one patient",
+        "n = 10: the best validation was the last one in most trainings of classical (4 of 6): "
+        "more train.steps may bring them further",
+    ]
+    text = markdown_of_study("x", summary, [])
+    assert re.search(r"\| 10 +\| 1 +\| +10 \(2\) \| +4 \(1\) \| +53 \(20\) \| 12 \(12\) \|", text)
+    assert "diffboost3d compare preset=quick" in text.split("## How it was made")[1]
+
+
+def test_where_there_is_one_seed_nothing_speaks_of_several():
+    one = summarise_study([score for score in scores() if score.seed == 0], ["none"])
+    for text in (markdown_of_study("x", one, []), latex_of_study("x", one)):
+        assert "over cases and seeds" not in text.replace(one["rule"], "")
+        assert "over cases alone (of one seed, whose luck it doesn't hold)" in text
+    assert b"cases and seeds" not in forest_plot(one)["svg"]
+    assert b"cases and seeds" in forest_plot(SUMMARY)["svg"]
 
 
 def test_latex_has_closed_environments_and_no_naked_sign():
