@@ -159,7 +159,7 @@ def about(given: argparse.Namespace, summary: dict[str, Any]) -> dict[str, Any]:
         ],
         "test_cases": max((row["cases"] for row in dice), default=0),
         "test_patients": max((row["patients"] for row in dice), default=0),
-        "synthetic": summary["synthetic"],
+        **{name: summary[name] for name in ("cases", "trainings", "synthetic")},
         "finished": f"{summary['cells'] - len(summary['unfinished'])} of {summary['cells']} cells",
         "command": "diffboost3d compare "
         + " ".join(

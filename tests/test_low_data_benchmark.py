@@ -53,7 +53,8 @@ def test_a_status_is_no_study(results, monkeypatch, capsys):
 
 def test_results_say_how_many_synthetic_volumes_there_were(results, monkeypatch):
     counted = [{"set": "pix2pix", "volumes": 20, "accepted": 0}]
-    study = {"parts": [], "between_variants": [], "synthetic": counted, "cells": 3, "unfinished": ["n005-f0-none-s0"]}
+    study = {"parts": [], "between_variants": [], "cells": 3, "unfinished": ["n005-f0-none-s0"]}
+    study |= {"cases": [], "trainings": [], "synthetic": counted}
 
     def compared(command, **_):
         (results.parent / "study" / "study.json").write_text(json.dumps(study))
