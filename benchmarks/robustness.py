@@ -158,7 +158,8 @@ def cell_scores(
     manifest = workspace.read_manifest()
     tested = cases_of(manifest, workspace.read_split(fold).test)[:cases]
     trained = workspace.require(folder, "train")["digest"]
-    done = inspect.getsource(SHIFTS[images.shift])  # a shift that was changed is another one
+    # a shift that was changed is another one
+    done = inspect.getsource(SHIFTS[images.shift]) if images.strength else "nothing"
     own = digest(trained, [case.digest for case in tested], images.shift, images.strength, done, config.train.overlap)
     name = f"{images.shift}{images.strength}-f{fold}-{arm}-s{seed}.json"
     path = study.root / "robustness" / workspace.root.relative_to(study.root) / name

@@ -8,9 +8,11 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from diffboost3d.composition import composed
 from diffboost3d.errors import ConfigError
 from diffboost3d.schema import ArmConfig, Config
 from diffboost3d.schema.keys import leaves
@@ -45,24 +47,30 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: one line naming the key or value refused and what is allowed.
     """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     chosen = _with_plan(overrides)
-    with initialize_config_dir(str(configs_folder()), version_base="1.3"):
-        try:
-            raw = hydra_compose("config", [_quoted(override) for override in chosen])
-        except Exception as error:  # Hydra raises many types; each is a refused override
-            raise ConfigError(_hydra_message(error, overrides)) from error
+    plans = any(override.startswith("plan=") for override in chosen)
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), raw)
+        raw = composed(configs_folder(), [_quoted(override) for override in chosen], keeps=not plans)
+    except Exception as error:  # Hydra raises many types; each is a refused override
+        raise ConfigError(_hydra_message(error, overrides)) from error
+    try:
+        merged = OmegaConf.merge(_typed_defaults(), raw)
         config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise ConfigError(_typed_message(error, overrides)) from error
     validate(config)
     return config
+
+
+@lru_cache
+def _typed_defaults() -> Any:
+    """The schema as OmegaConf has it; never changed, `merge` copies it."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.structured(Config)
 
 
 def _with_plan(overrides: Sequence[str]) -> list[str]:

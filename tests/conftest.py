@@ -15,6 +15,11 @@ CASES, SHAPE = 12, (12, 14, 10)
 LABELS = {"0": "background", "3": "shell", "7": "core"}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first (those of this folder and of stages/), short ones last, so that no process waits for another."""
+    items.sort(key=lambda item: item.path.as_posix(), reverse=True)  # within a file they stay in order
+
+
 @pytest.fixture
 def msd_folder(msd_original: Path, tmp_path: Path) -> Path:
     """A copy of `msd_original` that a test may spoil."""

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "diffboost3d"
 LAYERS = {
-    "errors": 0, "schema": 0, "synthetic_sets": 0, "validation": 0, "config": 0, "seeds": 0,
+    "errors": 0, "schema": 0, "synthetic_sets": 0, "validation": 0, "composition": 0, "config": 0, "seeds": 0,
     "cases": 1, "imaging": 1, "cohort": 1,
     "augmentation": 2, "training": 2,
     "diffusion": 3, "refinement": 3, "translation": 3, "segmentation": 3, "evaluation": 3,

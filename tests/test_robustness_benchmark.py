@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from tiny_folders import write_volumes
 
+from diffboost3d.cases.atomic import write_json
+from diffboost3d.cases.study import Study
 from diffboost3d.cases.workspace import Workspace
 from diffboost3d.cli import main
 from diffboost3d.config import compose
@@ -68,6 +70,33 @@ def test_inverted_contrast_is_undone_by_scaling_at_first_and_the_same_negative_a
     assert far(first, plain) < 0.01
     assert far(second, third) < 0.01
     assert np.corrcoef(third.ravel(), plain.ravel())[0, 1] < -0.95
+
+
+@pytest.mark.parametrize(("shift", "strength"), [("unchanged", 0), ("noise", 1)])
+def test_a_segmenter_is_scored_once_under_a_shift_and_on_unchanged_images(tmp_path, monkeypatch, shift, strength):
+    words = [
+        f"data.root={write_volumes(tmp_path / 'data', 6)}",
+        f"workspace={tmp_path / 'study' / 'n003'}",
+        "data.folds=3",
+    ]
+    assert main(["prepare", *words]) == 0
+    config, workspace = compose(words), Workspace(tmp_path / "study" / "n003")
+    write_json(workspace.segmenter(0, "none", 0) / "record.json", {"digest": "trained"})
+    monkeypatch.setattr(robustness, "load_segmenter", lambda *_: (None, (4, 4, 4)))
+
+    def nothing_seen(_, image, *__):
+        return np.stack([np.ones_like(image), *(np.zeros_like(image) for _ in "ab")])
+
+    monkeypatch.setattr(robustness, "probabilities", nothing_seen)
+
+    def scores():
+        images = robustness.Shifted(config, workspace, workspace.read_manifest(), shift, strength)
+        return robustness.cell_scores(config, Study(tmp_path / "study"), workspace, (0, "none", 0), images, 1)
+
+    first = scores()
+    assert [set(labels.values()) for labels in first.values()] == [{0.0}]
+    monkeypatch.setattr(robustness, "load_segmenter", None)  # would fail
+    assert scores() == first
 
 
 def test_a_planted_gain_on_one_shift_comes_out_as_its_mean_over_shifts():
