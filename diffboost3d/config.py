@@ -253,7 +253,7 @@ def from_yaml(text: str) -> Config:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        read = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text))
+        read = OmegaConf.merge(_typed_defaults(), OmegaConf.create(text))
         config: Config = OmegaConf.to_object(read)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise ConfigError(_typed_message(error, ())) from error
@@ -265,7 +265,7 @@ def to_yaml(config: Config) -> str:
     """The resolved configuration as YAML."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return OmegaConf.to_yaml(OmegaConf.create(to_plain(config)))
 
 
 def digest(*parts: Any) -> str:

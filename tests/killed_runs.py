@@ -2,8 +2,8 @@
 
 `python killed_runs.py STEPS` with STEPS a JSON list of {"arguments": [...], "kill": pattern or null, "count": n}: the process
 dies at the n-th file whose path matches the pattern, written but not yet put in its place. With "share" instead it dies after
-that share of the time that the first step took. Prints the list of exit codes (-9: killed). The heavy imports are made once and
-the processes are forked from that.
+that share of the time that the first step took. Prints the list of exit codes (-9: killed). The heavy imports and the choice of
+configuration files are made once and the processes are forked from that.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import torchio  # noqa: F401
 import transformers  # noqa: F401
 
 from diffboost3d.cli import main
+from diffboost3d.config import compose
 
 
 def arm(pattern: str, count: int) -> None:
@@ -62,6 +63,7 @@ def run(step: dict, first_took: float) -> int:
 
 
 if __name__ == "__main__":
+    compose(["preset=demo"])
     steps, started = json.loads(sys.argv[1]), time.monotonic()
     codes = [run(steps[0], 0.0)]
     took = time.monotonic() - started

@@ -31,9 +31,10 @@ def run(config: Config, workspace: Workspace) -> None:
     begun = time.monotonic()
     if config.network._target_ is not None:
         import_module("diffboost3d.stages.segmenters").require_network_class(config)
+    resolved = to_yaml(config)
     for stage in needed_stages(config):
         started = time.monotonic()
-        workspace.write_config(stage, to_yaml(config))
+        workspace.write_config(stage, resolved)
         import_module(f"diffboost3d.stages.{stage.replace('-', '_')}").run(config, workspace)
         _wait_for_everyone(config)
         workspace.log(f"{stage}: {_minutes(time.monotonic() - started)}")
