@@ -12,7 +12,7 @@ from diffboost3d.report.study_basis import (
     trainings_table,
 )
 from diffboost3d.report.study_parts import interval_over, part_cells, part_columns, size_text, where_of
-from diffboost3d.report.tables import MISSING, Table, interval_text, name_of, number_text, p_text, to_markdown
+from diffboost3d.report.tables import Table, interval_text, name_of, number_text, p_text, to_markdown
 
 THIRDS = ("small", "middle", "large")
 P_VALUES = ("Wilcoxon p", "Holm", "p of the mean, Holm")
@@ -46,8 +46,8 @@ def comparisons_of_study(summary: Mapping[str, Any], metric: str = "dice") -> Ta
         for row in part["comparisons"]
         if row["metric"] == metric
     ]
-    columns = (*part_columns(summary), "arm", "against", *_difference_columns(metric, unit))
-    return Table(columns, tuple(rows), len(columns) - 7)
+    words = (*part_columns(summary), "arm", "against")
+    return Table((*words, *_difference_columns(metric, unit)), tuple(rows), len(words))
 
 
 def between_variants(summary: Mapping[str, Any], metric: str = "dice") -> Table:
@@ -197,7 +197,8 @@ def _about_differences(summary: Mapping[str, Any], metric: str) -> str:
 
 
 def _difference_columns(metric: str, unit: str) -> tuple[str, ...]:
-    return (f"{name_of(metric)} difference ({unit}) [95 %]", "SE cases", "SE seeds", *P_VALUES, "verdict")
+    verdict = ("verdict",) if metric == "dice" else ()
+    return (f"{name_of(metric)} difference ({unit}) [95 %]", "SE cases", "SE seeds", *P_VALUES, *verdict)
 
 
 def _difference_cells(row: Mapping[str, Any], metric: str) -> tuple[str, ...]:
@@ -208,7 +209,7 @@ def _difference_cells(row: Mapping[str, Any], metric: str) -> tuple[str, ...]:
         p_text(row["p_value"]),
         p_text(row["p_holm"]),
         p_text(row["p_crossed_holm"]),
-        row.get("claim") or MISSING,
+        *((row["claim"],) if "claim" in row else ()),
     )
 
 
