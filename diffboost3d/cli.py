@@ -169,6 +169,8 @@ def _run(command: str, overrides: list[str]) -> int:
     workspace = Workspace(config.workspace)
     if command not in ("run", "demo", "prepare") and not (command == "train-codec" and config.diffusion.pool.root):
         _require_prepared(workspace)
+    if command in ("run", "demo", "train") and config.network._target_ is not None:
+        import_module("diffboost3d.stages.segmenters").require_network_class(config)
     main_process = os.environ.get("RANK", "0") == "0"  # as torchrun and accelerate set it, before torch is loaded
     with workspace.opened(main_process):
         if main_process:
@@ -184,7 +186,12 @@ def _require_prepared(workspace: Workspace) -> None:
         return
     from diffboost3d.cases.study import workspaces_in
 
-    if inside := workspaces_in(workspace.root):
+    inside = workspaces_in(workspace.root)
+    if inside is not None and not inside:
+        raise WorkspaceError(
+            f"{workspace.root} is the folder of a study that has no workspace yet; `compare` makes them"
+        )
+    if inside:
         raise WorkspaceError(
             f"{workspace.root} is the folder of a study; its workspaces are {', '.join(map(str, inside))}: take one of them, "
             f"workspace={inside[0]}"

@@ -39,14 +39,14 @@ def composed(folder: Path, overrides: Sequence[str], keeps: bool = True) -> Any:
 
 
 @lru_cache(maxsize=32)
-def _of_choices(folder: Path, choices: tuple[str, ...], state: tuple[int, int]) -> Any:
+def _of_choices(folder: Path, choices: tuple[str, ...], state: tuple[tuple[str, int, int], ...]) -> Any:
     return _whole(folder, choices)
 
 
-def _state_of(folder: Path) -> tuple[int, int]:
-    """Number of files, and when the last was written: an edited file is read again."""
-    times = [path.stat().st_mtime_ns for path in folder.rglob("*.yaml")]
-    return len(times), max(times, default=0)
+def _state_of(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, time of writing and size of every file: what was edited or put in its place is read again."""
+    found = ((str(path), path.stat()) for path in sorted(folder.rglob("*.yaml")))
+    return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in found)
 
 
 def _whole(folder: Path, overrides: Sequence[str]) -> Any:

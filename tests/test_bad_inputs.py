@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -269,13 +270,13 @@ def test_a_segmenter_that_can_not_be_is_refused_before_a_generator_is_trained(
     assert not list((tmp_path / "ws").rglob("*.safetensors"))
 
 
-@pytest.mark.parametrize("command", ["run", "compare"])
+@pytest.mark.parametrize("command", ["run", "demo", "compare"])
 def test_a_class_that_monai_does_not_have_is_refused_before_anything_is_prepared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     words = ["network=monai", "network._target_=monai.networks.nets.Unett", f"workspace={tmp_path / 'ws'}"]
     assert "did you mean monai.networks.nets.Unet?" in refused(capsys, command, f"data.root={tmp_path}", *words)
-    assert not (tmp_path / "ws" / "prepared").exists()
+    assert not (tmp_path / "ws").exists()
 
 
 @pytest.mark.parametrize("command", ["plan", "predict", "train", "report"])
@@ -298,6 +299,9 @@ def test_the_folder_of_a_study_is_told_from_one_of_its_workspaces(
     assert f"{tmp_path} is the folder of a study; its workspaces are {tmp_path / 'longer' / 'n003'}, " in said
     assert f"workspace={tmp_path / 'longer' / 'n003'}" in said
     assert not (tmp_path / "config").exists()
+    shutil.rmtree(tmp_path / "longer")
+    said = refused(capsys, "plan", f"workspace={tmp_path}")
+    assert "is the folder of a study that has no workspace yet" in said
 
 
 def test_a_workspace_behind_a_link_finds_the_data(tmp_path: Path) -> None:

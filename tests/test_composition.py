@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -54,3 +55,6 @@ def test_an_edited_file_is_read_again(tmp_path: Path) -> None:
     file = folder / "merge" / "cuboids.yaml"
     file.write_text(file.read_text().replace("alpha: 0.6", "alpha: 0.7"))
     assert composed(folder, []).merge.alpha == 0.7
+    file.write_text(file.read_text().replace("alpha: 0.7", "alpha: 0.8"))
+    os.utime(file, (1e9, 1e9))  # a copy that keeps the time of an older file
+    assert composed(folder, []).merge.alpha == 0.8

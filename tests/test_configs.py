@@ -27,6 +27,11 @@ def test_every_file_of_every_group_composes(row: int) -> None:
     assert isinstance(compose(words), Config)
 
 
+@pytest.mark.parametrize("word", [f"{group}={choice}" for group in ("preset", "data") for choice in CHOICES[group]])
+def test_presets_and_data_sets_compose_alone_with_the_choices_that_they_make(word: str) -> None:
+    assert isinstance(compose([word]), Config)
+
+
 def test_configs_and_schema_hold_the_same_keys_and_defaults() -> None:
     """So that nothing is undocumented and a Python caller gets what the command line gets."""
 

@@ -39,7 +39,7 @@ def test_a_study_with_a_generator_killed_five_times_ends_in_the_same_scores(data
 
 
 def test_a_study_killed_at_random_moments_ends_in_the_same_scores(data, tmp_path):
-    shares = [random.Random(number).uniform(0.05, 0.35) for number in range(5)]  # the clock makes other moments of them
+    shares = [random.Random(number).uniform(0.02, 0.16) for number in range(5)]  # the clock makes other moments of them
 
     def words(name):
         return ["compare", f"data.root={data}", f"workspace={tmp_path / name}", *GENERATED]
@@ -47,7 +47,6 @@ def test_a_study_killed_at_random_moments_ends_in_the_same_scores(data, tmp_path
     steps = [{"arguments": words("whole")}, *({"arguments": words("killed"), "share": share} for share in shares)]
     codes = exit_codes([*steps, {"arguments": words("killed")}])
     assert codes[0] == codes[-1] == 0
-    assert set(codes) <= {0, -9}
-    assert codes.count(-9) >= 3
+    assert codes[1:-1] == [-9] * 5
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert (whole / "scores.csv").read_bytes() == (killed / "scores.csv").read_bytes()

@@ -106,10 +106,10 @@ class Study:
                 writer.writerow([f"{x:.6g}" if isinstance(x, float) else x for x in dataclasses.astuple(score)])
 
 
-def workspaces_in(root: Path) -> list[Path]:
-    """The workspaces of the sizes and variants of a study in this folder; none where it is no study's."""
-    if not (root / "jobs").is_dir():
-        return []
+def workspaces_in(root: Path) -> list[Path] | None:
+    """The workspaces of the sizes and variants of a study in this folder; None where it is no study's."""
+    if not (root / "jobs").is_dir() and not (root / "data" / "0").is_dir():
+        return None
     sizes = [root, *(folder for folder in root.iterdir() if folder.is_dir() and folder.name != "data")]
     found = [path.parent for folder in sizes for path in folder.glob("*/manifest.json")]
     return sorted(found)

@@ -29,7 +29,7 @@ from diffboost3d.evaluation.summary import score_grids
 TERCILES = ("small", "middle", "large")
 RULE = (
     "helps or hurts: two adjusted p-values are below 0.05, that of Wilcoxon's test over cases and that of the mean over cases "
-    "and seeds; no detectable gain: otherwise"
+    "and, where there are several, seeds; no detectable gain: otherwise"
 )
 Grids = Mapping[str, Grid]  # case -> {(fold, seed, label): value}
 

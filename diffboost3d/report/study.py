@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from diffboost3d.report.study_basis import (
+    about_cases,
     arms_without_volumes,
     cases_table,
     synthetic_table,
     trainings_table,
 )
-from diffboost3d.report.study_parts import interval_over, part_cells, part_columns, size_text, where_of
+from diffboost3d.report.study_parts import has_seeds, interval_over, part_cells, part_columns, size_text, where_of
 from diffboost3d.report.tables import Table, interval_text, name_of, number_text, p_text, to_markdown
 
 THIRDS = ("small", "middle", "large")
@@ -19,46 +20,47 @@ P_VALUES = ("Wilcoxon p", "Holm", "p of the mean, Holm")
 
 
 def arms_of_study(summary: Mapping[str, Any], metric: str = "dice") -> Table:
-    """A row an arm and part: mean with interval, SD between seeds, cases."""
+    """A row an arm and part: mean with interval, SD between seeds where there are several, cases."""
     unit = _unit(summary, metric)
     rows = [
         (
             *part_cells(summary, part),
             arm,
             interval_text(result[metric], metric),
-            number_text(result[metric]["seed_sd"], metric),
+            *((number_text(result[metric]["seed_sd"], metric),) if has_seeds(summary) else ()),
             str(result[metric]["cases"]),
         )
         for part in summary["parts"]
         for arm, result in part["arms"].items()
         if metric in result
     ]
-    columns = (*part_columns(summary), "arm", f"{name_of(metric)} ({unit}) [95 %]", "SD between seeds", "cases")
-    return Table(columns, tuple(rows), len(columns) - 3)
+    words = (*part_columns(summary), "arm")
+    spread = ("SD between seeds",) if has_seeds(summary) else ()
+    return Table((*words, f"{name_of(metric)} ({unit}) [95 %]", *spread, "cases"), tuple(rows), len(words))
 
 
 def comparisons_of_study(summary: Mapping[str, Any], metric: str = "dice") -> Table:
     """A row a comparison and part: difference with interval, standard errors by source, p, claim."""
     unit = "points" if _unit(summary, metric) == "%" else _unit(summary, metric)
     rows = [
-        (*part_cells(summary, part), row["arm"], row["reference"], *_difference_cells(row, metric))
+        (*part_cells(summary, part), row["arm"], row["reference"], *_difference_cells(summary, row, metric))
         for part in summary["parts"]
         for row in part["comparisons"]
         if row["metric"] == metric
     ]
     words = (*part_columns(summary), "arm", "against")
-    return Table((*words, *_difference_columns(metric, unit)), tuple(rows), len(words))
+    return Table((*words, *_difference_columns(summary, metric, unit)), tuple(rows), len(words))
 
 
 def between_variants(summary: Mapping[str, Any], metric: str = "dice") -> Table:
     """A row an arm, variant and size: its difference from itself in the first variant."""
     unit = "points" if _unit(summary, metric) == "%" else _unit(summary, metric)
     rows = [
-        (size_text(row["size"]), row["arm"], row["reference"], *_difference_cells(row, metric))
+        (size_text(row["size"]), row["arm"], row["reference"], *_difference_cells(summary, row, metric))
         for row in summary["between_variants"]
         if row["metric"] == metric
     ]
-    return Table(("n", "variant/arm", "against", *_difference_columns(metric, unit)), tuple(rows), 3)
+    return Table(("n", "variant/arm", "against", *_difference_columns(summary, metric, unit)), tuple(rows), 3)
 
 
 def effects_of_study(summary: Mapping[str, Any]) -> Table:
@@ -161,7 +163,7 @@ def _verdicts(summary: Mapping[str, Any]) -> str:
 
 def _tables(summary: Mapping[str, Any]) -> list[tuple[str, str, Table]]:
     """(heading, what it shows, table), without empty ones."""
-    found = []
+    found = [("Cases", about_cases(summary), cases_table(summary))]
     for metric in (one["name"] for one in summary["metrics"]):
         found.append(
             (
@@ -173,8 +175,6 @@ def _tables(summary: Mapping[str, Any]) -> list[tuple[str, str, Table]]:
         text = _about_differences(summary, metric)
         found.append((f"{name_of(metric)} differences", text, comparisons_of_study(summary, metric)))
         found.append((f"{name_of(metric)} between variants", text, between_variants(summary, metric)))
-    text = "Cases, in brackets the patients that they are of; n are the labelled training cases."
-    found.append(("Cases", text, cases_table(summary)))
     text = "Where the best validation of most trainings was the last one, longer trainings may have come further."
     found.append(("Trainings", text, trainings_table(summary)))
     text = "Differences in Dice points; thirds of the test cases by the label's volume. Described, not tested."
@@ -185,31 +185,32 @@ def _tables(summary: Mapping[str, Any]) -> list[tuple[str, str, Table]]:
 
 
 def _about_differences(summary: Mapping[str, Any], metric: str) -> str:
-    over = interval_over(summary)
+    errors = "standard errors of cases and of seeds" if has_seeds(summary) else "standard error"
     verdict = "No verdict is given of this metric."
     if metric == "dice":
         verdict = "The verdict goes by both p-values as Holm's adjustment, which counts all comparisons of a size, makes them."
     return (
-        f"Arm minus reference on the same cases: 95 % interval over {over}, the standard errors that each makes, Wilcoxon's p "
-        f"over cases and the p of the mean over {over}. Each interval is its pair's own: of many some leave out 0 by chance. "
-        f"{verdict}"
+        f"Arm minus reference on the same cases: 95 % interval over {interval_over(summary)}, {errors}, Wilcoxon's p over cases "
+        f"and the p of the same mean. Each interval is its pair's own: of many some leave out 0 by chance. {verdict}"
     )
 
 
-def _difference_columns(metric: str, unit: str) -> tuple[str, ...]:
+def _difference_columns(summary: Mapping[str, Any], metric: str, unit: str) -> tuple[str, ...]:
+    errors = ("SE cases", "SE seeds") if has_seeds(summary) else ("SE cases",)
     verdict = ("verdict",) if metric == "dice" else ()
-    return (f"{name_of(metric)} difference ({unit}) [95 %]", "SE cases", "SE seeds", *P_VALUES, *verdict)
+    return (f"{name_of(metric)} difference ({unit}) [95 %]", *errors, *P_VALUES, *verdict)
 
 
-def _difference_cells(row: Mapping[str, Any], metric: str) -> tuple[str, ...]:
+def _difference_cells(summary: Mapping[str, Any], row: Mapping[str, Any], metric: str) -> tuple[str, ...]:
+    once = " (one training)" if row["seeds"] == 1 and row.get("claim") in ("helps", "hurts") else ""
     return (
         interval_text(row["difference"], metric, sign=True),
         number_text(row["se_cases"], metric, digits=1),
-        number_text(row["se_seeds"], metric, digits=1),
+        *((number_text(row["se_seeds"], metric, digits=1),) if has_seeds(summary) else ()),
         p_text(row["p_value"]),
         p_text(row["p_holm"]),
         p_text(row["p_crossed_holm"]),
-        *((row["claim"],) if "claim" in row else ()),
+        *((row["claim"] + once,) if "claim" in row else ()),
     )
 
 

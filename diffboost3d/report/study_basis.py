@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from diffboost3d.report.study_parts import has_sizes, part_cells, part_columns, size_text, where_of
+from diffboost3d.report.study_parts import has_sizes, part_cells, part_columns, where_of
 from diffboost3d.report.tables import MISSING, Table
 
 FEW_VALIDATION_CASES = 4  # with fewer, the choice of the checkpoint is largely luck
@@ -39,18 +39,23 @@ def _judgement(one: Mapping[str, Any]) -> str:
 
 
 def cases_table(summary: Mapping[str, Any]) -> Table:
-    """A row a size and fold: how many cases train, validate, test and have no label, with their patients in brackets."""
+    """A row a part and fold: how many cases train, validate, test and have no label, with their patients in brackets."""
     kinds = ("training", "validation", "unlabelled", "test")
     rows = [
-        (
-            *((size_text(one["size"]),) if has_sizes(summary) else ()),
-            str(one["fold"]),
-            *(_counted(one[kind]) for kind in kinds),
-        )
+        (*part_cells(summary, one), str(one["fold"]), *(_counted(one[kind]) for kind in kinds))
         for one in summary.get("cases", ())
     ]
-    columns = (*(("n",) if has_sizes(summary) else ()), "fold", "labelled training", *kinds[1:])
+    columns = (*part_columns(summary), "fold", "labelled training", *kinds[1:])
     return Table(columns, tuple(rows), len(columns) - 4)
+
+
+def about_cases(summary: Mapping[str, Any]) -> str:
+    """What the table of cases has in brackets, and what n is."""
+    told = any(one["patients_told"] for one in summary.get("cases", ()))
+    text = "Cases, in brackets the patients that they are of."
+    if not told:
+        text = "No patients are told (data.patients), so that each case counts as one; if they aren't, intervals are too narrow."
+    return text + (" n are the labelled training cases." if has_sizes(summary) else "")
 
 
 def _counted(part: Mapping[str, int]) -> str:
@@ -73,25 +78,22 @@ def basis_lines(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _thin_lines(summary: Mapping[str, Any]) -> list[str]:
-    """Of few validation cases or one patient, with the sizes and fold that each is true of."""
-    found: dict[tuple[int, str], list[str]] = {}
+    """Of few validation cases or one patient, each with the parts and folds that it is true of."""
+    found: dict[str, list[str]] = {}
     for one in summary.get("cases", ()):
+        where = ", ".join([*filter(None, [where_of(summary, one)]), f"fold {one['fold']}"])
         for line in (*_few_validation_cases(one["validation"]["cases"]), *_one_patient(one)):
-            found.setdefault((one["fold"], line), []).append(size_text(one["size"]))
-    several = has_sizes(summary)
-    return [
-        f"{'n = ' + ', '.join(sizes) + ', ' if several else ''}fold {fold}: {line}"
-        for (fold, line), sizes in found.items()
-    ]
+            found.setdefault(line, []).append(where)
+    return [f"{'; '.join(places)}: {line}" for line, places in found.items()]
 
 
 def _few_validation_cases(count: int) -> list[str]:
-    if not 0 < count < FEW_VALIDATION_CASES:
+    if count >= FEW_VALIDATION_CASES:
         return []
     choose = "validation case chooses" if count == 1 else "validation cases choose"
     return [
-        f"only {count} {choose} the checkpoint, largely by luck; "
-        f"compare.validation={FEW_VALIDATION_CASES} gives each size as many"
+        f"only {count} {choose} the checkpoint, largely by luck; a new study with compare.validation={FEW_VALIDATION_CASES} "
+        "has as many"
     ]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from diffboost3d.report.figures import ACCENT, FAINT, INK, LABEL_COLOURS, QUIET, axes_of
+from diffboost3d.report.study_parts import has_seeds
 from diffboost3d.report.tables import name_of
 
 # Okabe and Ito's, with an ink of our own, for the arms; twelve are told apart by the marker too
@@ -18,8 +19,10 @@ CLAIM_COLOURS = {"helps": ACCENT, "hurts": "#D55E00"}
 
 
 def forest_plot(summary: Mapping[str, Any], metric: str = "dice") -> dict[str, bytes]:
-    """Paired differences with their intervals over cases (thick) and over cases and seeds (thin), a row a comparison, grouped by
-    variant and size; what helps is blue, what hurts orange, all else grey. Returns {png: bytes, svg: bytes}.
+    """Paired differences with their intervals over cases (thick) and over cases and seeds, where there are several (thin), a row
+    a comparison, grouped by variant and size; what helps is blue, what hurts orange, all else grey.
+
+    Returns {png: bytes, svg: bytes}.
 
     Raises ValueError where nothing is compared.
     """
@@ -64,8 +67,7 @@ def forest_plot(summary: Mapping[str, Any], metric: str = "dice") -> dict[str, b
 
 
 def _bars(summary: Mapping[str, Any]) -> str:
-    rows = [row for part in summary["parts"] for row in part["comparisons"]] + list(summary["between_variants"])
-    if all(row["seeds"] < 2 for row in rows):
+    if not has_seeds(summary):
         return "95 % over cases, of one seed (thick: bootstrap, thin: t)"
     return "thick: 95 % over cases, thin: over cases and seeds"
 

@@ -33,10 +33,20 @@ def size_text(size: int | None) -> str:
     return "all" if size is None else str(size)
 
 
+def has_seeds(summary: Mapping[str, Any]) -> bool:
+    """Whether anything was trained with several seeds."""
+    return any(
+        len(result["seeds"]) > 1
+        for part in summary["parts"]
+        for arm in part["arms"].values()
+        for result in arm.values()
+    )
+
+
 def interval_over(summary: Mapping[str, Any]) -> str:
     """What the intervals of a study's differences are over, in words."""
-    rows = [row for part in summary["parts"] for row in part["comparisons"]] + list(summary["between_variants"])
-    seeds = {row["seeds"] for row in rows if row["cases"]}
-    if seeds and max(seeds) == 1:
+    if not has_seeds(summary):
         return "cases alone (of one seed, whose luck it doesn't hold)"
-    return "cases and seeds" + (" (where there is one seed: over cases alone)" if 1 in seeds else "")
+    rows = [row for part in summary["parts"] for row in part["comparisons"]] + list(summary["between_variants"])
+    once = any(row["seeds"] == 1 for row in rows)
+    return "cases and seeds" + (" (where there is one seed: over cases alone)" if once else "")

@@ -29,8 +29,6 @@ DIFFUSION = {"train-codec", "pretrain", "train-refiner", "finetune"}
 def run(config: Config, workspace: Workspace) -> None:
     """Run the stages; those of synthesis, its codec and its refiner only where an arm uses what they make."""
     begun = time.monotonic()
-    if config.network._target_ is not None:
-        import_module("diffboost3d.stages.segmenters").require_network_class(config)
     resolved = to_yaml(config)
     for stage in needed_stages(config):
         started = time.monotonic()

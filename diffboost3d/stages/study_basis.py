@@ -7,11 +7,11 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from diffboost3d.cases.workspace import RECORD, Workspace, versions
+from diffboost3d.cases.workspace import RECORD, Workspace
 from diffboost3d.stages.study_jobs import Job
 from diffboost3d.stages.synthetic_draws import MERGES, count_set
 
-# words of a command that say where and how it ran, not what came out
+# words of a command that say where and how it ran, not what came out, and keys below them
 NO_SETTINGS = (
     "workspace",
     "data.root",
@@ -20,6 +20,7 @@ NO_SETTINGS = (
     "compare.launcher",
     "compare.launcher_options",
 )
+FEWEST_VALIDATIONS = 3
 
 
 def basis_of_study(cells: Sequence[Job], words: Sequence[str]) -> dict[str, Any]:
@@ -28,33 +29,55 @@ def basis_of_study(cells: Sequence[Job], words: Sequence[str]) -> dict[str, Any]
     Args:
         words: the overrides of the command; `command` has those that shape what comes out.
     """
-    kept = [word for word in words if word.lstrip("+").partition("=")[0] not in NO_SETTINGS]
+    kept = [word for word in words if not _is_no_setting(word.lstrip("+~").partition("=")[0])]
     return {
-        "command": shlex.join(["diffboost3d", "compare", *kept]),
-        "versions": versions(),
+        "command": shlex.join(["diffboost3d", "compare", "data.root=FOLDER", "workspace=STUDY", *kept]),
+        "versions": _versions(cells),
         "cases": count_cases(cells),
         "trainings": count_trainings(cells),
         "synthetic": count_sets_of_study(cells),
     }
 
 
+def _is_no_setting(key: str) -> bool:
+    return any(key == one or key.startswith(f"{one}.") for one in NO_SETTINGS)
+
+
+def _versions(cells: Iterable[Job]) -> dict[str, str]:
+    """Of the packages when the cells were trained; several with a stroke between them."""
+    found: dict[str, set[str]] = {}
+    for job in cells:
+        for package, version in _training_record(job)["versions"].items():
+            found.setdefault(package, set()).add(version)
+    return {package: " / ".join(sorted(versions)) for package, versions in found.items()}
+
+
+def _training_record(job: Job) -> dict[str, Any]:
+    folder = Workspace(job.config.workspace).segmenter(job.fold, job.arm, job.seed)
+    record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    return record
+
+
 def count_cases(cells: Iterable[Job]) -> list[dict[str, Any]]:
-    """Of every size and fold: how many cases train, validate, test and have no label, and of how many patients each.
+    """Of every variant, size and fold: how many cases train, validate, test and have no label, and of how many patients each.
 
     Returns:
-        [{size, fold, training: {cases, patients}, unlabelled: ..., validation: ..., test: ...}], the same for all variants.
+        [{variant, size, fold, patients_told, training: {cases, patients}, unlabelled: ..., validation: ..., test: ...}];
+        patients_told: whether any case has another patient's name than its own.
     """
-    found: dict[tuple[int | None, int], dict[str, Any]] = {}
+    found: dict[tuple[str, int | None, int], dict[str, Any]] = {}
     for job in cells:
-        if (job.size, job.fold) not in found:
+        key = (job.variant, job.size, job.fold)
+        if key not in found:
             workspace = Workspace(job.config.workspace)
             patients = {case.id: case.patient for case in workspace.read_manifest().cases}
             split = workspace.read_split(job.fold)
-            counts: dict[str, Any] = {"size": job.size, "fold": job.fold}
+            counts: dict[str, Any] = {"variant": job.variant, "size": job.size, "fold": job.fold}
+            counts["patients_told"] = any(case != patient for case, patient in patients.items())
             for part in ("training", "unlabelled", "validation", "test"):
                 cases = getattr(split, part)
                 counts[part] = {"cases": len(cases), "patients": len({patients[case] for case in cases})}
-            found[job.size, job.fold] = counts
+            found[key] = counts
     return list(found.values())
 
 
@@ -63,16 +86,17 @@ def count_trainings(cells: Iterable[Job]) -> list[dict[str, Any]]:
     might have come further.
 
     Returns:
-        [{variant, size, arm, trainings, best_last}]; those without validation aren't among `best_last`.
+        [{variant, size, arm, trainings, best_last}]; those with fewer than three validations, of which the last is easily the
+        best, aren't among `best_last`.
     """
     found: dict[tuple[str, int | None, str], dict[str, Any]] = {}
     for job in cells:
-        folder = Workspace(job.config.workspace).segmenter(job.fold, job.arm, job.seed)
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = _training_record(job)
         new = {"variant": job.variant, "size": job.size, "arm": job.arm, "trainings": 0, "best_last": 0}
         counts = found.setdefault((job.variant, job.size, job.arm), new)
         counts["trainings"] += 1
-        counts["best_last"] += record["best_score"] is not None and record["best_step"] == record["steps"]
+        validations = -(-record["steps"] // job.config.train.validate_every)
+        counts["best_last"] += validations >= FEWEST_VALIDATIONS and record["best_step"] == record["steps"]
     return list(found.values())
 
 

@@ -78,8 +78,9 @@ def tally(config: Config, workspace: Workspace, fold: int) -> dict[str, Any]:
     """What the gate has come to on a set that is made: {accepted, refused_draws, refused_for} of `count_draws`; also logged."""
     counts = count_draws(config, workspace, fold)
     said = ", ".join(f"{kind} {count}" for kind, count in counts["refused_for"].items())
+    accepted = "?" if counts["accepted"] is None else counts["accepted"]
     workspace.log(
-        f"gate fold {fold}: {counts['accepted']} of {counts['volumes']} volumes accepted; {counts['refused_draws']} draws refused"
+        f"gate fold {fold}: {accepted} of {counts['volumes']} volumes accepted; {counts['refused_draws']} draws refused"
         + (f" ({said})" if said else "")
     )
     return {name: counts[name] for name in ("accepted", "refused_draws", "refused_for")}

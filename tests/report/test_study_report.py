@@ -87,9 +87,23 @@ BASIS = {
     "command": "diffboost3d compare preset=quick",
     "versions": {"torch": "2.13"},
     "cases": [
-        {"size": 3, "fold": 1, "training": {"cases": 3, "patients": 1}, "validation": {"cases": 1, "patients": 1}}
+        {
+            "variant": "base",
+            "size": 3,
+            "fold": 1,
+            "patients_told": True,
+            "training": {"cases": 3, "patients": 1},
+            "validation": {"cases": 1, "patients": 1},
+        }
         | {"unlabelled": {"cases": 60, "patients": 20}, "test": {"cases": 12, "patients": 12}},
-        {"size": 10, "fold": 1, "training": {"cases": 10, "patients": 2}, "validation": {"cases": 4, "patients": 1}}
+        {
+            "variant": "base",
+            "size": 10,
+            "fold": 1,
+            "patients_told": True,
+            "training": {"cases": 10, "patients": 2},
+            "validation": {"cases": 4, "patients": 1},
+        }
         | {"unlabelled": {"cases": 53, "patients": 20}, "test": {"cases": 12, "patients": 12}},
     ],
     "trainings": [
@@ -103,7 +117,7 @@ def test_a_study_says_what_it_rests_on_and_where_that_is_little():
     summary = {**SUMMARY, **BASIS}
     assert basis_lines(summary) == [
         "n = 3, fold 1: only 1 validation case chooses the checkpoint, largely by luck; "
-        "compare.validation=4 gives each size as many",
+        "a new study with compare.validation=4 has as many",
         "n = 3, fold 1: all 3 labelled training cases are of one patient",
         "n = 10: the best validation was the last one in most trainings of classical (4 of 6): "
         "more train.steps may bring them further",
@@ -113,10 +127,25 @@ def test_a_study_says_what_it_rests_on_and_where_that_is_little():
     assert "diffboost3d compare preset=quick" in text.split("## How it was made")[1]
 
 
+def test_of_patients_that_nobody_told_no_number_is_claimed():
+    rows = [{**row, "patients_told": False} for row in BASIS["cases"]]
+    assert "No patients are told (data.patients)" in markdown_of_study("x", {**SUMMARY, **BASIS, "cases": rows}, [])
+
+
+def test_variants_with_other_splits_have_rows_and_lines_of_their_own():
+    summary = summarise_study(scores(sizes=(3,), variants=("a", "b")), ["none"])
+    row = {**BASIS["cases"][0], "training": {"cases": 3, "patients": 2}}
+    rows = [{**row, "variant": "a"}, {**row, "variant": "b", "validation": {"cases": 5, "patients": 2}}]
+    lines = basis_lines({**summary, "cases": rows})
+    assert [line.partition(":")[0] for line in lines] == ["a, fold 1"]
+
+
 def test_where_there_is_one_seed_nothing_speaks_of_several():
     one = summarise_study([score for score in scores() if score.seed == 0], ["none"])
     for text in (markdown_of_study("x", one, []), latex_of_study("x", one)):
-        assert "over cases and seeds" not in text.replace(one["rule"], "")
+        assert "over cases and seeds" not in text
+        assert not re.search(r"(SD between|SE) seeds", text)
+        assert "helps (one training)" in text
         assert "over cases alone (of one seed, whose luck it doesn't hold)" in text
     assert b"cases and seeds" not in forest_plot(one)["svg"]
     assert b"cases and seeds" in forest_plot(SUMMARY)["svg"]
