@@ -15,7 +15,7 @@ demo: $(VENV)/.installed ## run every stage on a built-in MR-like cohort; a tabl
 	$(BIN)/diffboost3d demo
 
 test: $(VENV)/.installed-test ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-dev ## check style, format and types
 	$(BIN)/ruff check .
