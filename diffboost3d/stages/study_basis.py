@@ -47,14 +47,15 @@ def _versions(cells: Iterable[Job]) -> dict[str, str]:
     """Of the packages when the cells were trained; several with a stroke between them."""
     found: dict[str, set[str]] = {}
     for job in cells:
-        for package, version in _training_record(job)["versions"].items():
+        for package, version in _training_record(job).get("versions", {}).items():
             found.setdefault(package, set()).add(version)
     return {package: " / ".join(sorted(versions)) for package, versions in found.items()}
 
 
 def _training_record(job: Job) -> dict[str, Any]:
-    folder = Workspace(job.config.workspace).segmenter(job.fold, job.arm, job.seed)
-    record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    """What the training of a cell left; nothing where it is gone, with the scores kept."""
+    path = Workspace(job.config.workspace).segmenter(job.fold, job.arm, job.seed) / RECORD
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return record
 
 
@@ -91,13 +92,18 @@ def count_trainings(cells: Iterable[Job]) -> list[dict[str, Any]]:
     """
     found: dict[tuple[str, int | None, str], dict[str, Any]] = {}
     for job in cells:
-        record = _training_record(job)
         new = {"variant": job.variant, "size": job.size, "arm": job.arm, "trainings": 0, "best_last": 0}
         counts = found.setdefault((job.variant, job.size, job.arm), new)
         counts["trainings"] += 1
-        validations = -(-record["steps"] // job.config.train.validate_every)
-        counts["best_last"] += validations >= FEWEST_VALIDATIONS and record["best_step"] == record["steps"]
+        counts["best_last"] += _best_was_last(job, _training_record(job))
     return list(found.values())
+
+
+def _best_was_last(job: Job, record: dict[str, Any]) -> bool:
+    if not record:
+        return False
+    validations = -(-record["steps"] // job.config.train.validate_every)
+    return bool(validations >= FEWEST_VALIDATIONS and record["best_step"] == record["steps"])
 
 
 def count_sets_of_study(cells: Iterable[Job]) -> list[dict[str, Any]]:
