@@ -125,11 +125,9 @@ def _run_fold(config: Config, workspace: Workspace, manifest: Manifest, accelera
             bar.update(len(group.missing))
     accelerator.wait_for_everyone()
     if rank == 0:
-        facts = {
-            "volumes": len(records),
-            "rho": config.synthesize.rho,
-            **(tally(config, workspace, fold) if gate else {}),
-        }
+        facts = {"volumes": len(records), "rho": config.synthesize.rho} | (
+            tally(config, workspace, fold) if gate else {}
+        )
         workspace.finish(workspace.synthetic(fold), "synthesize", own, started, **facts)
     accelerator.wait_for_everyone()
 
